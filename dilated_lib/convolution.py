@@ -1,0 +1,166 @@
+"""The dilated convolution, written five ways that all agree.
+
+Like torch, every method computes cross-correlation,
+
+    out[n, o, y, x] = bias[o] + Σ_{c,i,j} weight[o, c, i, j] · x[n, c, y + d·i, x + d·j],
+
+the sum of eq. 2 of Yu & Koltun (2016) with the kernel turned by 180°. For their
+true convolution pass ``weight.flip(-2, -1)``.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dilated_lib.arithmetic import Window
+
+__all__ = ["dilate"]
+
+Pair = tuple[int, int]
+
+
+def dilate(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dilation: int | Pair = 1,
+    padding: int | Pair = 0,
+    method: str = "shift",
+) -> Tensor:
+    """Convolve ``x`` (N, C, H, W) with a dilated ``weight`` (O, C, kH, kW).
+
+    Returns (N, O, H', W'), H' = H + 2·padding − dilation·(kH − 1), the numbers of
+    ``torch.nn.functional.conv2d`` up to rounding, and differentiable like it.
+    ``dilation`` and ``padding`` (zeros, both sides) are in pixels: one number, or a
+    pair (vertical, horizontal). ``bias`` is (O,).
+
+    ``method`` is one of
+
+    - ``"loops"``: the definition, output by output and tap by tap; the oracle
+    - ``"inflate"``: put dilation − 1 zeros between the taps, then convolve
+    - ``"unfold"``: gather what each output reads in a column, one matrix product
+    - ``"shift"``: for each tap, move the whole picture, scale and add
+    - ``"space_to_batch"``: split the picture in dilation² interleaved sub-pictures,
+      convolve those densely, and interleave the results
+
+    Raises TypeError where x, weight and bias are not tensors of one floating dtype,
+    ValueError for a wrong rank, channels that differ, an unknown method, a dilation
+    or padding out of range, and a dilated kernel larger than the padded input.
+
+    >>> x = torch.arange(25.0).reshape(1, 1, 5, 5)
+    >>> dilate(x, torch.ones(1, 1, 3, 3), dilation=2)
+    tensor([[[[108.]]]])
+    """
+    _check(x, weight, bias)
+    if method not in _METHODS:
+        raise ValueError(f"method must be one of {', '.join(_METHODS)}; got {method!r}")
+    steps, pads = _pair("dilation", dilation), _pair("padding", padding)
+    size = tuple(
+        Window(kernel, dilation=step, padding=pad).output_size(length)
+        for kernel, step, pad, length in zip(
+            weight.shape[2:], steps, pads, x.shape[2:], strict=True
+        )
+    )
+    padded = F.pad(x, (pads[1], pads[1], pads[0], pads[0]))
+    out = _METHODS[method](padded, weight, steps, (size[0], size[1]))
+    return out if bias is None else out + bias[:, None, None]
+
+
+def _loops(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
+    (down, right), (height, width) = dilation, size
+    units = []
+    for row in range(height):
+        for column in range(width):
+            unit = torch.zeros((), dtype=x.dtype, device=x.device)
+            for i in range(weight.shape[2]):
+                for j in range(weight.shape[3]):
+                    seen = x[:, :, row + down * i, column + right * j]
+                    unit = unit + seen @ weight[:, :, i, j].T
+            units.append(unit)
+    return torch.stack(units, dim=-1).unflatten(-1, size)
+
+
+def _inflate(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
+    (down, right), (rows, columns) = dilation, weight.shape[2:]
+    inflated = weight.new_zeros(
+        *weight.shape[:2], down * (rows - 1) + 1, right * (columns - 1) + 1
+    )
+    inflated[:, :, ::down, ::right] = weight
+    return F.conv2d(x, inflated)
+
+
+def _unfold(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
+    columns = F.unfold(x, weight.shape[2:], dilation=dilation)
+    return (weight.flatten(1) @ columns).unflatten(-1, size)
+
+
+def _shift(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
+    (down, right), (height, width) = dilation, size
+    out = x.new_zeros(len(x), len(weight), height, width)
+    for i in range(weight.shape[2]):
+        for j in range(weight.shape[3]):
+            top, left = down * i, right * j
+            moved = x[:, :, top : top + height, left : left + width]
+            out = out + torch.einsum("oc,nchw->nohw", weight[:, :, i, j], moved)
+    return out
+
+
+def _space_to_batch(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
+    (down, right), (height, width) = dilation, size
+    # whole blocks of down × right pixels, each pixel of a block to its sub-picture
+    whole = F.pad(x, (0, -x.shape[3] % right, 0, -x.shape[2] % down))
+    blocks = whole.unflatten(3, (-1, right)).unflatten(2, (-1, down))
+    parts = blocks.permute(3, 5, 0, 1, 2, 4)
+    dense = F.conv2d(parts.flatten(0, 2), weight)
+    split = dense.unflatten(0, (down, right, len(x)))
+    together = split.permute(2, 3, 4, 0, 5, 1).flatten(4, 5).flatten(2, 3)
+    return together[:, :, :height, :width]
+
+
+_METHODS: dict[str, Callable[[Tensor, Tensor, Pair, Pair], Tensor]] = {
+    "loops": _loops,
+    "inflate": _inflate,
+    "unfold": _unfold,
+    "shift": _shift,
+    "space_to_batch": _space_to_batch,
+}
+
+
+def _pair(name: str, value: int | Pair) -> Pair:
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(
+            f"{name} must be one number or a pair (vertical, horizontal), got {value!r}"
+        )
+    return pair
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    tensors = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    for value in tensors.values():
+        if not value.is_floating_point() or value.dtype != x.dtype:
+            raise TypeError(
+                "x, weight and bias must share one floating dtype, got "
+                + ", ".join(f"{key}: {one.dtype}" for key, one in tensors.items())
+            )
+    for name, value, axes in (
+        ("x", x, "(N, C, H, W)"),
+        ("weight", weight, "(O, C, kH, kW)"),
+    ):
+        if value.ndim != 4:
+            raise ValueError(f"{name} must have shape {axes}, got {tuple(value.shape)}")
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"x and weight must have the same channels C, got x {tuple(x.shape)} with "
+            f"{x.shape[1]} and weight {tuple(weight.shape)} with {weight.shape[1]}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"bias must have shape (O,) = ({len(weight)},), got {tuple(bias.shape)}"
+        )

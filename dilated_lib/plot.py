@@ -1,0 +1,249 @@
+"""The book's figures: one colour code, one style.
+
+Every function returns a finished figure, 720 px wide on the page at twice that
+density, on a white face so that it also reads on a dark page. A cell that ends in
+the call shows it.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind eyes: input, kernel
+taps and output each have their own; grey is reached but not under study, a hatch is
+a hole, a black frame is the receptive field.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
+
+from dilated_lib.arithmetic import Window, compose
+
+__all__ = ["COLOURS", "curves", "grids", "pictures", "stack"]
+
+COLOURS = {
+    "input": "#56B4E9",
+    "tap": "#D55E00",
+    "output": "#009E73",
+    "reached": "#999999",
+    "hole": "#FFFFFF",
+    "frame": "#000000",
+}
+
+_STYLE = {
+    "figure.dpi": 200,
+    "figure.facecolor": "white",
+    "font.size": 14,
+    "axes.titlesize": 14,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "hatch.linewidth": 0.8,
+    "lines.linewidth": 2.5,
+    "lines.markersize": 8,
+}
+_WIDTH = 7.2  # inches: 720 px on the page
+_LINES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#999999", "D"))
+
+
+@mpl.rc_context(_STYLE)
+def pictures(
+    images: Mapping[str, ArrayLike],
+    *,
+    columns: int = 2,
+    cmap: str = "gray",
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Pictures (H, W) or (H, W, 3) under their titles, every pixel a sharp square.
+
+    ``limits`` are the values drawn as the two ends of ``cmap``, for all pictures
+    alike; by default each picture (H, W) has its own.
+    """
+    rows = -(-len(images) // columns)
+    first = np.asarray(next(iter(images.values())))
+    height = _WIDTH / columns * first.shape[0] / first.shape[1] + 0.4
+    figure, axes = _figure(rows, columns, rows * height)
+    low, high = limits or (None, None)
+    for ax, (title, image) in zip(axes, images.items(), strict=False):
+        ax.imshow(image, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+        ax.set_title(title)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure
+
+
+@mpl.rc_context(_STYLE)
+def curves(
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+) -> Figure:
+    """One line for each name in ``lines`` over the same ``x``, marked at each point.
+
+    ``log=True`` spaces ``x`` by powers of two.
+    """
+    figure, (ax,) = _figure(1, 1, 4.2)
+    for (name, y), (colour, marker) in zip(lines.items(), _LINES, strict=False):
+        ax.plot(x, y, color=colour, marker=marker, label=name)
+    if log:
+        ax.set_xscale("log", base=2)
+    ax.set_xticks(x, [f"{value:g}" for value in x])
+    ax.minorticks_off()
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(axis="y", color="#DDDDDD")
+    ax.legend(frameon=False)
+    return figure
+
+
+@mpl.rc_context(_STYLE)
+def grids(
+    panels: Mapping[str, ArrayLike],
+    *,
+    values: Mapping[str, ArrayLike] | None = None,
+    frames: Mapping[str, tuple[int, int, int, int]] | None = None,
+    columns: int = 3,
+) -> Figure:
+    """Grids of square cells under their titles.
+
+    A panel is an array (H, W) of the names of the colour code; an empty name is an
+    empty cell. ``values[title]`` (H, W) is written into the cells.
+    ``frames[title]`` is a receptive field: its top row, left column, height, width.
+
+    Raises ValueError for a name that the colour code does not have.
+    """
+    cells = {title: np.asarray(panel, dtype=str) for title, panel in panels.items()}
+    wrong = {name for panel in cells.values() for name in panel.flat} - {*COLOURS, ""}
+    if wrong:
+        raise ValueError(f"cells must be one of {', '.join(COLOURS)}; got {sorted(wrong)}")
+    rows = -(-len(cells) // columns)
+    tallest = max(panel.shape[0] / panel.shape[1] for panel in cells.values())
+    figure, axes = _figure(rows, columns, rows * (_WIDTH / columns * tallest + 0.4))
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, (title, panel) in zip(axes, cells.items(), strict=False):
+        texts = (values or {}).get(title)
+        text = None if texts is None else np.asarray(texts)
+        for (row, column), name in np.ndenumerate(panel):
+            content = "" if text is None else str(text[row, column])
+            _cell(ax, column, row, name, content)
+        if frames and title in frames:
+            top, left, height, width = frames[title]
+            _frame(ax, left, top, width, height)
+        ax.set(xlim=(-0.6, panel.shape[1] - 0.4), ylim=(panel.shape[0] - 0.4, -0.6))
+        ax.set_aspect("equal")
+        ax.set_title(title)
+    return figure
+
+
+@mpl.rc_context(_STYLE)
+def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figure:
+    """A stack of layers along one axis, and what ``unit`` of the last layer sees.
+
+    The input is the bottom row. Each unit stands over the middle of what it sees;
+    lines are the taps that ``unit`` depends on. ``margin`` input positions are drawn
+    on either side of the receptive field, which is framed.
+    """
+    layers = tuple(windows)
+    fields = [compose(layers[:depth]) for depth in range(len(layers) + 1)]
+    reached = [{unit}]
+    for layer in reversed(layers):
+        reached.insert(0, {i for one in reached[0] for i in layer.inputs(one)})
+    left, right = fields[-1].start(unit) - margin, fields[-1].end(unit) + margin
+    figure, (ax,) = _figure(1, 1, 0.8 + 0.7 * len(fields))
+    gap = (right - left + 1) / 9  # between rows, in input positions
+    side = 0.86 * min(1.0, *(float(field.stride) for field in fields))
+    for depth, layer in enumerate(layers):
+        for upper in reached[depth + 1]:
+            for lower in layer.inputs(upper):
+                ax.plot(
+                    [float(fields[depth + 1].centre(upper)), float(fields[depth].centre(lower))],
+                    [(depth + 1) * gap, depth * gap],
+                    color=COLOURS["tap"],
+                    linewidth=1.2,
+                    zorder=1,
+                )
+    for depth, field in enumerate(fields):
+        first = int((left - field.centre(0)) / field.stride) - len(field.phases)
+        last = int((right - field.centre(0)) / field.stride) + len(field.phases)
+        for i in range(first, last + 1):
+            centre = float(field.centre(i))
+            if not left - 0.01 <= centre <= right + 0.01:
+                continue
+            name = ""
+            if i in reached[depth]:
+                name = "input" if depth == 0 else "reached"
+                name = "output" if depth == len(layers) else name
+            elif depth == 0 and fields[-1].start(unit) <= i <= fields[-1].end(unit):
+                name = "hole"
+            _cell(ax, centre, depth * gap, name, side=side)
+    size = fields[-1].size
+    _frame(ax, fields[-1].start(unit), 0, fields[-1].end(unit) - fields[-1].start(unit) + 1, 1)
+    ax.set(xlim=(left - 0.7, right + 0.7), ylim=(-gap, len(layers) * gap + 0.8))
+    ax.set_aspect("equal")
+    names = [_label(layer) for layer in layers]
+    ax.set_yticks([depth * gap for depth in range(len(fields))], ["input", *names])
+    ax.set_xticks([])
+    twin = ax.secondary_yaxis("right")
+    seen = [f"sees {field.size}" for field in fields[1:]]
+    twin.set_yticks([depth * gap for depth in range(1, len(fields))], seen)
+    for one in (ax, twin):
+        one.tick_params(length=0)
+        for spine in one.spines.values():
+            spine.set_visible(False)
+    ax.set_xlabel(f"{size} input positions, from {fields[-1].start(unit)} to {fields[-1].end(unit)}")
+    return figure
+
+
+def _label(layer: Window) -> str:
+    parts = [f"k {layer.kernel_size}"]
+    if layer.stride > 1:
+        parts.append(f"{'up' if layer.transposed else 's'} {layer.stride}")
+    if layer.dilation > 1:
+        parts.append(f"d {layer.dilation}")
+    return " ".join(parts)
+
+
+def _cell(
+    ax: Axes, x: float, y: float, name: str, content: str = "", *, side: float = 0.92
+) -> None:
+    empty = name in ("", "hole")
+    ax.add_patch(
+        Rectangle(
+            (x - side / 2, y - side / 2),
+            side,
+            side,
+            facecolor="white" if empty else COLOURS[name],
+            edgecolor="#666666" if empty else "black",
+            hatch="////" if name == "hole" else None,
+            linewidth=0.6,
+            zorder=2,
+        )
+    )
+    ax.text(x, y, content, ha="center", va="center", fontsize=11, zorder=3)
+
+
+def _frame(ax: Axes, left: float, top: float, width: float, height: float) -> None:
+    ax.add_patch(
+        Rectangle(
+            (left - 0.5, top - 0.5),
+            width,
+            height,
+            fill=False,
+            edgecolor=COLOURS["frame"],
+            linewidth=2.5,
+            zorder=4,
+        )
+    )
+
+
+def _figure(rows: int, columns: int, height: float) -> tuple[Figure, list[Any]]:
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(_WIDTH, height), layout="constrained", squeeze=False
+    )
+    plt.close(figure)  # shown once, as the cell's value, and not again by pyplot
+    return figure, list(axes.flat)
