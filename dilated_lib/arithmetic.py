@@ -149,7 +149,9 @@ class ReceptiveField:
     @property
     def size(self) -> int:
         """Input positions from the first to the last seen; the largest phase's."""
-        return max((last - first + 1 for first, last in filter(None, self.phases)), default=0)
+        return max(
+            (last - first + 1 for first, last in filter(None, self.phases)), default=0
+        )
 
     @property
     def padding(self) -> int:

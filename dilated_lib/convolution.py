@@ -80,7 +80,7 @@ def _loops(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
                     seen = x[:, :, row + down * i, column + right * j]
                     unit = unit + seen @ weight[:, :, i, j].T
             units.append(unit)
-    return torch.stack(units, dim=-1).unflatten(-1, size)
+    return torch.stack(units, dim=-1).reshape(len(x), len(weight), *size)
 
 
 def _inflate(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
@@ -94,7 +94,7 @@ def _inflate(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
 
 def _unfold(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
     columns = F.unfold(x, weight.shape[2:], dilation=dilation)
-    return (weight.flatten(1) @ columns).unflatten(-1, size)
+    return (weight.flatten(1) @ columns).reshape(len(x), len(weight), *size)
 
 
 def _shift(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
@@ -110,13 +110,13 @@ def _shift(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
 
 def _space_to_batch(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
     (down, right), (height, width) = dilation, size
-    # whole blocks of down × right pixels, each pixel of a block to its sub-picture
+    # cut whole blocks of down × right pixels; each pixel goes to its sub-picture
     whole = F.pad(x, (0, -x.shape[3] % right, 0, -x.shape[2] % down))
-    blocks = whole.unflatten(3, (-1, right)).unflatten(2, (-1, down))
-    parts = blocks.permute(3, 5, 0, 1, 2, 4)
-    dense = F.conv2d(parts.flatten(0, 2), weight)
-    split = dense.unflatten(0, (down, right, len(x)))
-    together = split.permute(2, 3, 4, 0, 5, 1).flatten(4, 5).flatten(2, 3)
+    n, c, rows, columns = whole.shape
+    blocks = whole.reshape(n, c, rows // down, down, columns // right, right)
+    dense = F.conv2d(blocks.permute(3, 5, 0, 1, 2, 4).flatten(0, 2), weight)
+    parts = dense.reshape(down, right, n, *dense.shape[1:])
+    together = parts.permute(2, 3, 4, 0, 5, 1).flatten(4, 5).flatten(2, 3)
     return together[:, :, :height, :width]
 
 
@@ -142,7 +142,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     tensors = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+            raise TypeError(
+                f"{name} must be a torch.Tensor, got {type(value).__name__}"
+            )
     for value in tensors.values():
         if not value.is_floating_point() or value.dtype != x.dtype:
             raise TypeError(

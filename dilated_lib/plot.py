@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
-from dilated_lib.arithmetic import Window, compose
+from dilated_lib.arithmetic import ReceptiveField, Window, compose
 
 __all__ = ["COLOURS", "curves", "grids", "pictures", "stack"]
 
@@ -33,7 +33,7 @@ COLOURS = {
     "frame": "#000000",
 }
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "figure.dpi": 200,
     "figure.facecolor": "white",
     "font.size": 14,
@@ -119,22 +119,26 @@ def grids(
     cells = {title: np.asarray(panel, dtype=str) for title, panel in panels.items()}
     wrong = {name for panel in cells.values() for name in panel.flat} - {*COLOURS, ""}
     if wrong:
-        raise ValueError(f"cells must be one of {', '.join(COLOURS)}; got {sorted(wrong)}")
+        raise ValueError(
+            f"cells must be one of {', '.join(COLOURS)}; got {sorted(wrong)}"
+        )
     rows = -(-len(cells) // columns)
-    tallest = max(panel.shape[0] / panel.shape[1] for panel in cells.values())
-    figure, axes = _figure(rows, columns, rows * (_WIDTH / columns * tallest + 0.4))
+    high = max(panel.shape[0] for panel in cells.values())
+    wide = max(panel.shape[1] for panel in cells.values())
+    cell = min(_WIDTH / columns / (wide + 0.4), 0.6)  # inches, one scale for all
+    figure, axes = _figure(rows, columns, rows * (cell * (high + 0.4) + 0.45))
     for ax in axes:
         ax.set_axis_off()
     for ax, (title, panel) in zip(axes, cells.items(), strict=False):
         texts = (values or {}).get(title)
-        text = None if texts is None else np.asarray(texts)
+        text = np.full(panel.shape, "") if texts is None else np.asarray(texts, str)
         for (row, column), name in np.ndenumerate(panel):
-            content = "" if text is None else str(text[row, column])
-            _cell(ax, column, row, name, content)
+            _cell(ax, column, row, name, str(text[row, column]), fontsize=36 * cell)
         if frames and title in frames:
             top, left, height, width = frames[title]
             _frame(ax, left, top, width, height)
-        ax.set(xlim=(-0.6, panel.shape[1] - 0.4), ylim=(panel.shape[0] - 0.4, -0.6))
+        left, top = (panel.shape[1] - wide) / 2, (panel.shape[0] - high) / 2
+        ax.set(xlim=(left - 0.7, left + wide - 0.3), ylim=(top + high - 0.3, top - 0.7))
         ax.set_aspect("equal")
         ax.set_title(title)
     return figure
@@ -144,59 +148,66 @@ def grids(
 def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figure:
     """A stack of layers along one axis, and what ``unit`` of the last layer sees.
 
-    The input is the bottom row. Each unit stands over the middle of what it sees;
-    lines are the taps that ``unit`` depends on. ``margin`` input positions are drawn
-    on either side of the receptive field, which is framed.
+    The input is the bottom row. Every unit stands over the middle of what it sees
+    (phases are spaced evenly); lines are the taps that ``unit`` depends on. ``margin``
+    input positions are drawn on either side of the receptive field, which is framed.
     """
     layers = tuple(windows)
     fields = [compose(layers[:depth]) for depth in range(len(layers) + 1)]
     reached = [{unit}]
     for layer in reversed(layers):
         reached.insert(0, {i for one in reached[0] for i in layer.inputs(one)})
-    left, right = fields[-1].start(unit) - margin, fields[-1].end(unit) + margin
-    figure, (ax,) = _figure(1, 1, 0.8 + 0.7 * len(fields))
-    gap = (right - left + 1) / 9  # between rows, in input positions
-    side = 0.86 * min(1.0, *(float(field.stride) for field in fields))
+    first, last = fields[-1].start(unit), fields[-1].end(unit)
+    left, right = first - margin, last + margin
+
+    width = right - left + 1
+    gap = max(1.5, width / 9)  # between rows, in input positions
+    figure, (ax,) = _figure(1, 1, 0.6 + 5.3 / width * (len(layers) * gap + 1.6))
     for depth, layer in enumerate(layers):
         for upper in reached[depth + 1]:
             for lower in layer.inputs(upper):
                 ax.plot(
-                    [float(fields[depth + 1].centre(upper)), float(fields[depth].centre(lower))],
+                    [_place(fields[depth + 1], upper), _place(fields[depth], lower)],
                     [(depth + 1) * gap, depth * gap],
                     color=COLOURS["tap"],
                     linewidth=1.2,
                     zorder=1,
                 )
     for depth, field in enumerate(fields):
-        first = int((left - field.centre(0)) / field.stride) - len(field.phases)
-        last = int((right - field.centre(0)) / field.stride) + len(field.phases)
-        for i in range(first, last + 1):
-            centre = float(field.centre(i))
-            if not left - 0.01 <= centre <= right + 0.01:
-                continue
-            name = ""
-            if i in reached[depth]:
-                name = "input" if depth == 0 else "reached"
-                name = "output" if depth == len(layers) else name
-            elif depth == 0 and fields[-1].start(unit) <= i <= fields[-1].end(unit):
-                name = "hole"
-            _cell(ax, centre, depth * gap, name, side=side)
-    size = fields[-1].size
-    _frame(ax, fields[-1].start(unit), 0, fields[-1].end(unit) - fields[-1].start(unit) + 1, 1)
-    ax.set(xlim=(left - 0.7, right + 0.7), ylim=(-gap, len(layers) * gap + 0.8))
+        step = float(field.stride)
+        here = round((left - _place(field, 0)) / step) - 1
+        while (x := _place(field, here)) <= right + 0.01:
+            if depth == len(layers) and here == unit:
+                name = "output"
+            elif here in reached[depth]:
+                name = "reached" if depth else "input"
+            else:
+                name = "hole" if depth == 0 and first <= here <= last else ""
+            if x >= left - 0.01:
+                _cell(ax, x, depth * gap, name, side=0.86 * min(1.0, step))
+            here += 1
+    _frame(ax, first, 0, last - first + 1, 1)
+
+    ax.set(xlim=(left - 0.7, right + 0.7), ylim=(-0.8, len(layers) * gap + 0.8))
     ax.set_aspect("equal")
-    names = [_label(layer) for layer in layers]
-    ax.set_yticks([depth * gap for depth in range(len(fields))], ["input", *names])
-    ax.set_xticks([])
+    rows = [depth * gap for depth in range(len(fields))]
+    ax.set_yticks(rows, ["input", *(_label(layer) for layer in layers)])
     twin = ax.secondary_yaxis("right")
-    seen = [f"sees {field.size}" for field in fields[1:]]
-    twin.set_yticks([depth * gap for depth in range(1, len(fields))], seen)
+    twin.set_yticks(rows[1:], [f"sees {field.size}" for field in fields[1:]])
+    ax.set_xticks([])
+    ax.set_xlabel(f"{last - first + 1} input positions, from {first} to {last}")
     for one in (ax, twin):
         one.tick_params(length=0)
         for spine in one.spines.values():
             spine.set_visible(False)
-    ax.set_xlabel(f"{size} input positions, from {fields[-1].start(unit)} to {fields[-1].end(unit)}")
     return figure
+
+
+def _place(field: ReceptiveField, unit: int) -> float:
+    """Where a unit stands, in input positions: phases share one even spacing."""
+    phases = range(len(field.phases))
+    shifts = [field.centre(i) - i * field.stride for i in phases if field.phases[i]]
+    return float(unit * field.stride + sum(shifts) / len(shifts))
 
 
 def _label(layer: Window) -> str:
@@ -209,7 +220,14 @@ def _label(layer: Window) -> str:
 
 
 def _cell(
-    ax: Axes, x: float, y: float, name: str, content: str = "", *, side: float = 0.92
+    ax: Axes,
+    x: float,
+    y: float,
+    name: str,
+    text: str = "",
+    *,
+    side: float = 0.92,
+    fontsize: float = 12,
 ) -> None:
     empty = name in ("", "hole")
     ax.add_patch(
@@ -224,7 +242,18 @@ def _cell(
             zorder=2,
         )
     )
-    ax.text(x, y, content, ha="center", va="center", fontsize=11, zorder=3)
+    if text:  # on a hatch a number needs a white ground
+        ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        ax.text(
+            x,
+            y,
+            text,
+            ha="center",
+            va="center",
+            fontsize=fontsize,
+            bbox=ground if name == "hole" else None,
+            zorder=3,
+        )
 
 
 def _frame(ax: Axes, left: float, top: float, width: float, height: float) -> None:
