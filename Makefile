@@ -1,0 +1,71 @@
+# Every target sets up what it needs, in .venv. `make book` and `make test` are all
+# that a fresh machine takes.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PAGE := _build/html/index.html
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+# Notebooks run the same way wherever their outputs are written or compared.
+export OMP_NUM_THREADS := 1
+export CUDA_VISIBLE_DEVICES :=
+export PYTHONHASHSEED := 0
+
+.PHONY: book test lint unit notebooks-test pages-test test-wheel-all mutants \
+	notebooks live lock clean
+
+book: $(READY)
+	$(BIN)/jupyter-book build . -W -n --keep-going -q
+	@echo "The book is at file://$(CURDIR)/$(PAGE)"
+
+test: lint unit notebooks-test book pages-test
+	@echo "All tests passed."
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/pytest -q tests dilated_lib --ignore tests/browser
+
+notebooks-test: $(READY)
+	$(BIN)/pytest -q --nbval --nbval-current-env notebooks
+
+pages-test: $(READY) book
+	$(BIN)/python tests/browser/chromium.py
+	$(BIN)/pytest -q tests/browser
+
+# every notebook, not only one, with nothing but the wheel and what it declares
+test-wheel-all: $(READY)
+	WHEEL_NOTEBOOKS=all $(BIN)/pytest -q tests/test_wheel.py
+
+# does a test notice when the library is broken? (CONTRIBUTING.md)
+mutants: $(READY)
+	$(BIN)/python tests/mutate.py
+
+# run every notebook, rewrite its outputs and the table of run times
+notebooks: $(READY)
+	$(BIN)/python book/run_notebooks.py $(NOTEBOOKS)
+
+live: $(READY)
+	$(BIN)/jupyter lab notebooks
+
+# pin anew, exactly, what the metadata allows today
+lock:
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e ".[book,train,dev]"
+	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
+	touch $(READY)
+
+clean:
+	rm -rf .venv _build dist
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check \
+		-c requirements.lock -e ".[book,train,dev]"
+	touch $@
