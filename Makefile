@@ -15,7 +15,7 @@ export PYTHONHASHSEED := 0
 	notebooks live lock clean
 
 book: $(READY)
-	$(BIN)/jupyter-book build . -W -n --keep-going -q
+	$(BIN)/jupyter-book build . --all -W -n --keep-going -q
 	@echo "The book is at file://$(CURDIR)/$(PAGE)"
 
 test: lint unit notebooks-test book pages-test

@@ -24,7 +24,7 @@ _HOME = {
 }
 _MODULES = ("arithmetic", "convolution", "plot")
 
-__all__ = [*_HOME, *_MODULES]  # noqa: PLE0604 (names of strings, unpacked)
+__all__ = [*_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -175,8 +175,8 @@ class ReceptiveField:
         hull = self.phases[phase]
         if hull is None:
             raise ValueError(
-                f"unit {unit} sees no input: a transposed layer whose kernel is smaller "
-                "than its stride leaves gaps"
+                f"unit {unit} sees no input: the taps of a transposed layer leave gaps "
+                "where its stride is larger than its kernel"
             )
         move = period * int(self.stride * len(self.phases))
         return hull[0] + move, hull[1] + move

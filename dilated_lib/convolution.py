@@ -2,7 +2,7 @@
 
 Like torch, every method computes cross-correlation,
 
-    out[n, o, y, x] = bias[o] + Σ_{c,i,j} weight[o, c, i, j] · x[n, c, y + d·i, x + d·j],
+    out[n, o, y, x] = b[o] + Σ_{c,i,j} weight[o, c, i, j] · x[n, c, y + d·i, x + d·j],
 
 the sum of eq. 2 of Yu & Koltun (2016) with the kernel turned by 180°. For their
 true convolution pass ``weight.flip(-2, -1)``.

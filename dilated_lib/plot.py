@@ -36,8 +36,8 @@ COLOURS = {
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 200,
     "figure.facecolor": "white",
-    "font.size": 14,
-    "axes.titlesize": 14,
+    "font.size": 17,
+    "axes.titlesize": 16,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "hatch.linewidth": 0.8,
