@@ -1,0 +1,330 @@
+"""The arithmetic against torch's own shapes, autograd, and sums done in another way."""
+
+from dataclasses import FrozenInstanceError
+from fractions import Fraction
+from math import prod
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+import dilated_lib as dl
+from dilated_lib import ReceptiveField, Window
+
+small = st.integers(1, 4)
+pads = st.integers(0, 3)
+ordinary = st.builds(
+    Window,
+    kernel_size=small,
+    stride=small,
+    dilation=small,
+    padding=st.one_of(pads, st.tuples(pads, pads)),
+)
+transposed = st.builds(
+    Window,
+    kernel_size=small,
+    stride=small,
+    dilation=small,
+    padding=st.tuples(pads, pads),
+    transposed=st.just(True),
+)
+
+
+def run(window, signal):
+    """One layer of positive weights over a float64 signal (1, 1, length)."""
+    weight = torch.ones(1, 1, window.kernel_size, dtype=torch.float64)
+    before, after = window.pads
+    step = {"stride": window.stride, "dilation": window.dilation}
+    if window.transposed:
+        out = F.conv_transpose1d(
+            signal, weight, output_padding=window.output_padding, **step
+        )
+        return out[..., before : out.shape[-1] - after]
+    return F.conv1d(F.pad(signal, (before, after)), weight, **step)
+
+
+def seen_by_torch(windows, unit, length):
+    """First and last input with a gradient, None for none; and the output's length."""
+    signal = torch.ones(1, 1, length, dtype=torch.float64, requires_grad=True)
+    out = signal
+    for window in windows:
+        out = run(window, out)
+    out = out.flatten()
+    (gradient,) = torch.autograd.grad(out[unit] + 0 * signal.sum(), signal)
+    reached = gradient.flatten().nonzero().flatten().tolist()
+    return (reached[0], reached[-1]) if reached else None
+
+
+def middle_unit(windows, length):
+    """A unit far from both ends, so that no padding or cropping is in its way."""
+    for window in windows:
+        length = window.output_size(length)
+    return length // 2
+
+
+# What a stack sees
+
+
+@given(st.lists(st.one_of(ordinary, transposed), min_size=1, max_size=4))
+def test_every_phase_sees_what_autograd_says(windows):
+    field = dl.compose(windows)
+    length = 4000
+    middle = middle_unit(windows, length)
+    for unit in range(middle, middle + min(len(field.phases), 8)):
+        expected = field.phases[unit % len(field.phases)]
+        measured = seen_by_torch(windows, unit, length)
+        if expected is None:
+            assert measured is None
+        else:
+            assert measured == (field.start(unit), field.end(unit))
+
+
+@given(st.lists(ordinary, max_size=6), st.integers(-50, 50))
+def test_ordinary_stacks_follow_the_closed_form(windows, unit):
+    below = [prod(w.stride for w in windows[:depth]) for depth in range(len(windows))]
+    size = 1 + sum(
+        w.dilation * (w.kernel_size - 1) * j for w, j in zip(windows, below, strict=True)
+    )
+    padding = sum(w.pads[0] * j for w, j in zip(windows, below, strict=True))
+    stride = prod(w.stride for w in windows)
+    field = dl.compose(windows)
+    assert (field.size, field.stride, field.padding) == (size, stride, padding)
+    assert type(field.stride) is int
+    assert len(field.phases) == 1
+    assert field.start(unit) == unit * stride - padding
+    assert field.end(unit) == unit * stride - padding + size - 1
+    assert field.centre(unit) == Fraction(2 * (unit * stride - padding) + size - 1, 2)
+
+
+@given(st.lists(st.one_of(ordinary, transposed), max_size=4), st.integers(-20, 20))
+def test_a_stack_sees_what_walking_down_its_taps_reaches(windows, unit):
+    seen = {unit}
+    for window in reversed(windows):
+        taps = range(window.kernel_size)
+        before, d, s = window.pads[0], window.dilation, window.stride
+        if window.transposed:
+            near = range(-200, 200)
+            seen = {q for u in seen for q in near for t in taps if u + before == q * s + d * t}
+        else:
+            seen = {u * s - before + d * t for u in seen for t in taps}
+        if any(abs(u) > 150 for u in seen):
+            return  # out of the window of the transposed search
+    field = dl.compose(windows)
+    if seen:
+        assert (field.start(unit), field.end(unit)) == (min(seen), max(seen))
+        assert field.centre(unit) == Fraction(min(seen) + max(seen), 2)
+    else:
+        with pytest.raises(ValueError, match=f"unit {unit} sees no input"):
+            field.start(unit)
+
+
+@given(st.lists(st.one_of(ordinary, transposed), max_size=4))
+def test_phases_repeat_after_a_whole_number_of_positions(windows):
+    field = dl.compose(windows)
+    period = len(field.phases)
+    move = field.stride * period
+    assert move == int(move)
+    assert field.stride == prod(
+        (Fraction(1, w.stride) if w.transposed else Fraction(w.stride) for w in windows),
+        start=Fraction(1),
+    )
+    for unit, hull in enumerate(field.phases):
+        if hull:
+            assert field.start(unit) == hull[0]
+            assert field.start(unit + 3 * period) == hull[0] + 3 * move
+            assert field.end(unit - period) == hull[1] - move
+    sizes = [last - first + 1 for first, last in filter(None, field.phases)]
+    assert field.size == max(sizes, default=0)
+
+
+def test_no_layer_is_the_identity():
+    field = dl.compose([])
+    assert (field.size, field.stride, field.padding, field.phases) == (1, 1, 0, ((0, 0),))
+
+
+def test_a_dilated_layer_alone_sees_its_extent():
+    assert dl.compose([Window(3, dilation=2)]).size == 5
+    assert list(Window(3, dilation=2).inputs(0)) == [0, 2, 4]
+
+
+def test_a_stride_and_its_transpose_leave_two_phases_at_stride_one():
+    field = dl.compose([Window(3, 2), Window(3, 2, transposed=True)])
+    assert (field.stride, field.phases) == (1, ((-2, 2), (0, 2)))
+    assert field.size == 5
+
+
+def test_a_transposed_layer_has_a_fraction_for_its_stride():
+    field = dl.compose([Window(16, 8, padding=4, transposed=True)])
+    assert field.stride == Fraction(1, 8)
+    assert field.phases == ((-1, 0),) * 4 + ((0, 1),) * 4
+    assert repr(field) == (
+        "ReceptiveField(size=2, stride=1/8, phases=((-1, 0), (-1, 0), (-1, 0), (-1, 0), "
+        "(0, 1), (0, 1), (0, 1), (0, 1)))"
+    )
+
+
+def test_units_between_the_taps_of_a_transposed_layer_see_nothing():
+    field = dl.compose([Window(1, 2, transposed=True)])
+    assert field.phases == ((0, 0), None)
+    assert (field.size, field.start(2), field.padding) == (1, 1, 0)
+    for one in (field.start, field.end, field.centre):
+        with pytest.raises(ValueError, match="unit 3 sees no input: .*leave gaps"):
+            one(3)
+
+
+def test_a_layer_that_reads_only_the_gaps_sees_nothing():
+    field = dl.compose([Window(1, 2, padding=1, transposed=True), Window(1, 2)])
+    assert (field.size, field.phases) == (0, (None,))
+    assert repr(field) == "ReceptiveField(size=0, stride=1, empty)"
+
+
+def test_holes_below_a_transposed_layer_are_kept_in_mind():
+    # reading every second unit of a doubled signal: one phase, as if never doubled
+    field = dl.compose([Window(2, 2, transposed=True), Window(2, dilation=2)])
+    assert field.phases == ((0, 1), (0, 1))
+
+
+def test_large_numbers_stay_exact():
+    big = 10**12
+    field = dl.compose([Window(big, big, dilation=big, padding=(big, 0))] * 3)
+    assert field.size == 1 + sum(big * (big - 1) * big**n for n in range(3))
+    assert field.stride == big**3
+    assert field.padding == big + big**2 + big**3
+
+
+def test_numpy_integers_do_not_overflow():
+    window = Window(np.int8(100), np.int8(100), dilation=np.int8(100))
+    assert dl.compose([window] * 5).size > 2**32
+    assert type(window.kernel_size) is int
+
+
+def test_a_deep_stack_with_upsampling_is_computed_unit_by_unit():
+    windows = [Window(3, padding=1)] * 200 + [Window(2, 2)] * 3
+    windows += [Window(16, 8, padding=4, transposed=True)]
+    field = dl.compose(windows)
+    assert len(field.phases) == 8
+    assert field.size == 401 + 7 + 8
+
+
+def test_values_are_frozen_and_equal_by_value():
+    assert Window(3, dilation=2) == Window(3, 1, dilation=2, padding=0)
+    assert ReceptiveField(1, ((0, 2),)) == dl.compose([Window(3)])
+    with pytest.raises(FrozenInstanceError):
+        Window(3).stride = 2
+
+
+# How many outputs
+
+
+@given(st.one_of(ordinary, transposed), st.integers(1, 40), st.integers(0, 3))
+def test_output_size_is_torchs_and_fails_where_torch_fails(window, length, extra):
+    if window.transposed and extra < max(window.stride, window.dilation):
+        window = Window(
+            window.kernel_size,
+            window.stride,
+            dilation=window.dilation,
+            padding=window.padding,
+            transposed=True,
+            output_padding=extra,
+        )
+    signal = torch.ones(1, 1, length, dtype=torch.float64)
+    try:
+        expected = run(window, signal).shape[-1]
+    except RuntimeError:
+        expected = 0
+    if expected:
+        assert window.output_size(length) == expected
+    else:
+        with pytest.raises(ValueError, match=f"input size {length}|padding .* crops"):
+            window.output_size(length)
+
+
+def test_the_last_output_still_fits_and_one_more_would_not():
+    window = Window(3, 4, dilation=2, padding=(1, 2))
+    for length in range(2, 60):
+        last = window.inputs(window.output_size(length) - 1)[-1]
+        assert last < length + 2 <= last + window.stride
+
+
+# Bad input: one error that repeats the value and says what is right
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"kernel_size": 0}, ValueError, "kernel_size must be at least 1, got 0"),
+        ({"kernel_size": -3}, ValueError, "kernel_size must be at least 1, got -3"),
+        ({"stride": 0}, ValueError, "stride must be at least 1, got 0"),
+        ({"stride": -2}, ValueError, "stride must be at least 1, got -2"),
+        ({"dilation": 0}, ValueError, "dilation must be at least 1, got 0"),
+        ({"dilation": -1}, ValueError, "dilation must be at least 1, got -1"),
+        ({"padding": -1}, ValueError, "padding must be at least 0, got -1"),
+        ({"padding": (1, -7)}, ValueError, "padding must be at least 0, got -7"),
+        ({"padding": (1, 2, 3)}, ValueError, r"pair \(before, after\), got \(1, 2, 3\)"),
+        ({"padding": "same"}, ValueError, r"pair \(before, after\), got 'same'"),
+        ({"padding": (1, 0.5)}, TypeError, "padding must be a whole number, got 0.5"),
+        ({"kernel_size": 2.5}, TypeError, "kernel_size must be a whole number, got 2.5"),
+        ({"kernel_size": (3, 3)}, TypeError, r"a whole number, got \(3, 3\)"),
+        ({"stride": None}, TypeError, "stride must be a whole number, got None"),
+        ({"dilation": "2"}, TypeError, "dilation must be a whole number, got '2'"),
+        (
+            {"output_padding": 1},
+            ValueError,
+            "belongs to transposed layers, got output_padding=1 with transposed=False",
+        ),
+        (
+            {"output_padding": 2, "stride": 2, "transposed": True},
+            ValueError,
+            "smaller than stride or dilation, got output_padding=2 with stride=2, "
+            "dilation=1",
+        ),
+        (
+            {"output_padding": -1, "transposed": True},
+            ValueError,
+            "output_padding must be at least 0, got -1",
+        ),
+    ],
+)
+def test_an_impossible_layer_is_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Window(**{"kernel_size": 3} | arguments)
+
+
+def test_output_padding_may_reach_the_larger_of_stride_and_dilation():
+    for stride, dilation in ((4, 2), (2, 4)):
+        window = Window(
+            3, stride, dilation=dilation, transposed=True, output_padding=3
+        )
+        assert window.output_size(5) == 4 * stride + 2 * dilation + 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("window", "size", "message"),
+    [
+        (
+            Window(3, dilation=4, padding=(0, 1)),
+            7,
+            "larger than the padded input: kernel_size 3 with dilation 4 spans 9, but "
+            r"input size 7 with padding \(0, 1\) has 8",
+        ),
+        (
+            Window(3, padding=2, transposed=True),
+            2,
+            r"padding \(2, 2\) crops the whole output of 4 for input size 2; it must "
+            "leave at least 1",
+        ),
+        (Window(3), 0, "input size must be at least 1, got 0"),
+    ],
+)
+def test_a_layer_that_leaves_no_output_is_refused(window, size, message):
+    with pytest.raises(ValueError, match=message):
+        window.output_size(size)
+
+
+@pytest.mark.parametrize("wrong", [3, (3, 1), None, torch.nn.Conv1d(1, 1, 3)])
+def test_compose_takes_windows_only(wrong):
+    with pytest.raises(TypeError, match="layer 2 must be a Window, got "):
+        dl.compose([Window(3), wrong])
