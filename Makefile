@@ -42,7 +42,8 @@ test-wheel-all: $(READY)
 
 # does a test notice when the library is broken? (CONTRIBUTING.md)
 mutants: $(READY)
-	$(BIN)/python tests/mutate.py
+	HYPOTHESIS_PROFILE=fast $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 # run every notebook, rewrite its outputs and the table of run times
 notebooks: $(READY)

@@ -74,7 +74,7 @@ def _loops(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
     units = []
     for row in range(height):
         for column in range(width):
-            unit = torch.zeros((), dtype=x.dtype, device=x.device)
+            unit = x.new_zeros(())
             for i in range(weight.shape[2]):
                 for j in range(weight.shape[3]):
                     seen = x[:, :, row + down * i, column + right * j]
@@ -99,7 +99,7 @@ def _unfold(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
 
 def _shift(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
     (down, right), (height, width) = dilation, size
-    out = x.new_zeros(len(x), len(weight), height, width)
+    out = x.new_zeros(())
     for i in range(weight.shape[2]):
         for j in range(weight.shape[3]):
             top, left = down * i, right * j
@@ -116,7 +116,7 @@ def _space_to_batch(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Te
     blocks = whole.reshape(n, c, rows // down, down, columns // right, right)
     dense = F.conv2d(blocks.permute(3, 5, 0, 1, 2, 4).flatten(0, 2), weight)
     parts = dense.reshape(down, right, n, *dense.shape[1:])
-    together = parts.permute(2, 3, 4, 0, 5, 1).flatten(4, 5).flatten(2, 3)
+    together = parts.permute(2, 3, 4, 0, 5, 1).flatten(4).flatten(2, 3)
     return together[:, :, :height, :width]
 
 

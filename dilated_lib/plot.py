@@ -117,7 +117,8 @@ def grids(
     Raises ValueError for a name that the colour code does not have.
     """
     cells = {title: np.asarray(panel, dtype=str) for title, panel in panels.items()}
-    wrong = {name for panel in cells.values() for name in panel.flat} - {*COLOURS, ""}
+    wrong = {str(name) for panel in cells.values() for name in panel.flat}
+    wrong -= {*COLOURS, ""}
     if wrong:
         raise ValueError(
             f"cells must be one of {', '.join(COLOURS)}; got {sorted(wrong)}"

@@ -86,7 +86,8 @@ def test_every_phase_sees_what_autograd_says(windows):
 def test_ordinary_stacks_follow_the_closed_form(windows, unit):
     below = [prod(w.stride for w in windows[:depth]) for depth in range(len(windows))]
     size = 1 + sum(
-        w.dilation * (w.kernel_size - 1) * j for w, j in zip(windows, below, strict=True)
+        w.dilation * (w.kernel_size - 1) * j
+        for w, j in zip(windows, below, strict=True)
     )
     padding = sum(w.pads[0] * j for w, j in zip(windows, below, strict=True))
     stride = prod(w.stride for w in windows)
@@ -107,7 +108,13 @@ def test_a_stack_sees_what_walking_down_its_taps_reaches(windows, unit):
         before, d, s = window.pads[0], window.dilation, window.stride
         if window.transposed:
             near = range(-200, 200)
-            seen = {q for u in seen for q in near for t in taps if u + before == q * s + d * t}
+            seen = {
+                q
+                for u in seen
+                for q in near
+                for t in taps
+                if u + before == q * s + d * t
+            }
         else:
             seen = {u * s - before + d * t for u in seen for t in taps}
         if any(abs(u) > 150 for u in seen):
@@ -128,7 +135,10 @@ def test_phases_repeat_after_a_whole_number_of_positions(windows):
     move = field.stride * period
     assert move == int(move)
     assert field.stride == prod(
-        (Fraction(1, w.stride) if w.transposed else Fraction(w.stride) for w in windows),
+        (
+            Fraction(1, w.stride) if w.transposed else Fraction(w.stride)
+            for w in windows
+        ),
         start=Fraction(1),
     )
     for unit, hull in enumerate(field.phases):
@@ -142,7 +152,12 @@ def test_phases_repeat_after_a_whole_number_of_positions(windows):
 
 def test_no_layer_is_the_identity():
     field = dl.compose([])
-    assert (field.size, field.stride, field.padding, field.phases) == (1, 1, 0, ((0, 0),))
+    assert (field.size, field.stride, field.padding, field.phases) == (
+        1,
+        1,
+        0,
+        ((0, 0),),
+    )
 
 
 def test_a_dilated_layer_alone_sees_its_extent():
@@ -153,17 +168,19 @@ def test_a_dilated_layer_alone_sees_its_extent():
 def test_a_stride_and_its_transpose_leave_two_phases_at_stride_one():
     field = dl.compose([Window(3, 2), Window(3, 2, transposed=True)])
     assert (field.stride, field.phases) == (1, ((-2, 2), (0, 2)))
-    assert field.size == 5
+    assert repr(field) == "ReceptiveField(size=5, stride=1, phases=((-2, 2), (0, 2)))"
+
+
+def test_an_ordinary_field_prints_its_padding():
+    field = dl.compose([Window(3, 2, padding=1)])
+    assert repr(field) == "ReceptiveField(size=3, stride=2, padding=1)"
 
 
 def test_a_transposed_layer_has_a_fraction_for_its_stride():
     field = dl.compose([Window(16, 8, padding=4, transposed=True)])
     assert field.stride == Fraction(1, 8)
     assert field.phases == ((-1, 0),) * 4 + ((0, 1),) * 4
-    assert repr(field) == (
-        "ReceptiveField(size=2, stride=1/8, phases=((-1, 0), (-1, 0), (-1, 0), (-1, 0), "
-        "(0, 1), (0, 1), (0, 1), (0, 1)))"
-    )
+    assert repr(field).startswith("ReceptiveField(size=2, stride=1/8, phases=((-1, 0),")
 
 
 def test_units_between_the_taps_of_a_transposed_layer_see_nothing():
@@ -171,7 +188,10 @@ def test_units_between_the_taps_of_a_transposed_layer_see_nothing():
     assert field.phases == ((0, 0), None)
     assert (field.size, field.start(2), field.padding) == (1, 1, 0)
     for one in (field.start, field.end, field.centre):
-        with pytest.raises(ValueError, match="unit 3 sees no input: .*leave gaps"):
+        with pytest.raises(
+            ValueError,
+            match=r"unit 3 sees no input: .* where its stride is larger than its",
+        ):
             one(3)
 
 
@@ -196,9 +216,12 @@ def test_large_numbers_stay_exact():
 
 
 def test_numpy_integers_do_not_overflow():
-    window = Window(np.int8(100), np.int8(100), dilation=np.int8(100))
-    assert dl.compose([window] * 5).size > 2**32
-    assert type(window.kernel_size) is int
+    n = np.int8(100)
+    window = Window(n, n, dilation=n, padding=n, transposed=True, output_padding=n - 1)
+    assert Window(n, padding=[n, n]).padding == (100, 100)
+    for value in (*vars(window).values(), *Window(n, padding=[n, n]).pads):
+        assert type(value) in (int, bool)
+    assert dl.compose([Window(n, n, dilation=n)] * 5).size > 2**32
 
 
 def test_a_deep_stack_with_upsampling_is_computed_unit_by_unit():
@@ -263,10 +286,18 @@ def test_the_last_output_still_fits_and_one_more_would_not():
         ({"dilation": -1}, ValueError, "dilation must be at least 1, got -1"),
         ({"padding": -1}, ValueError, "padding must be at least 0, got -1"),
         ({"padding": (1, -7)}, ValueError, "padding must be at least 0, got -7"),
-        ({"padding": (1, 2, 3)}, ValueError, r"pair \(before, after\), got \(1, 2, 3\)"),
+        (
+            {"padding": (1, 2, 3)},
+            ValueError,
+            r"pair \(before, after\), got \(1, 2, 3\)",
+        ),
         ({"padding": "same"}, ValueError, r"pair \(before, after\), got 'same'"),
         ({"padding": (1, 0.5)}, TypeError, "padding must be a whole number, got 0.5"),
-        ({"kernel_size": 2.5}, TypeError, "kernel_size must be a whole number, got 2.5"),
+        (
+            {"kernel_size": 2.5},
+            TypeError,
+            "kernel_size must be a whole number, got 2.5",
+        ),
         ({"kernel_size": (3, 3)}, TypeError, r"a whole number, got \(3, 3\)"),
         ({"stride": None}, TypeError, "stride must be a whole number, got None"),
         ({"dilation": "2"}, TypeError, "dilation must be a whole number, got '2'"),
@@ -295,9 +326,7 @@ def test_an_impossible_layer_is_refused(arguments, error, message):
 
 def test_output_padding_may_reach_the_larger_of_stride_and_dilation():
     for stride, dilation in ((4, 2), (2, 4)):
-        window = Window(
-            3, stride, dilation=dilation, transposed=True, output_padding=3
-        )
+        window = Window(3, stride, dilation=dilation, transposed=True, output_padding=3)
         assert window.output_size(5) == 4 * stride + 2 * dilation + 1 + 3
 
 

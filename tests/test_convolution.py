@@ -118,7 +118,9 @@ def test_shifting_is_the_default():
     x, weight = torch.randn(1, 3, 9, 9), torch.randn(2, 3, 3, 3)
     shifted = dl.dilate(x, weight, dilation=2, method="shift")
     assert torch.equal(dl.dilate(x, weight, dilation=2), shifted)
-    assert torch.equal(dl.dilate(x, weight), dl.dilate(x, weight, dilation=1, padding=0))
+    assert torch.equal(
+        dl.dilate(x, weight), dl.dilate(x, weight, dilation=1, padding=0)
+    )
 
 
 # Bad input: one error that repeats the value and says what is right
@@ -136,15 +138,27 @@ X, W, B = torch.ones(1, 2, 7, 7), torch.ones(4, 2, 3, 3), torch.ones(4)
             r"weight must have shape \(O, C, kH, kW\), got \(2, 3, 3\)",
         ),
         (
-            {"weight": torch.ones(4, 3, 3, 3)},
+            {"weight": torch.ones(4, 5, 3, 3)},
             ValueError,
-            r"same channels C, got x \(1, 2, 7, 7\) with 2 and weight \(4, 3, 3, 3\) "
-            "with 3",
+            r"same channels C, got x \(1, 2, 7, 7\) with 2 and weight \(4, 5, 3, 3\) "
+            "with 5",
         ),
-        ({"bias": B[:3]}, ValueError, r"bias must have shape \(O,\) = \(4,\), got \(3,\)"),
+        (
+            {"bias": B[:3]},
+            ValueError,
+            r"bias must have shape \(O,\) = \(4,\), got \(3,\)",
+        ),
         ({"bias": B[:, None]}, ValueError, r"= \(4,\), got \(4, 1\)"),
-        ({"x": X.double()}, TypeError, "one floating dtype, got x: torch.float64, weight"),
-        ({"x": X.int(), "weight": W.int()}, TypeError, "got x: torch.int32, weight: torch"),
+        (
+            {"x": X.double()},
+            TypeError,
+            "one floating dtype, got x: torch.float64, weight",
+        ),
+        (
+            {"x": X.int(), "weight": W.int()},
+            TypeError,
+            "got x: torch.int32, weight: torch",
+        ),
         ({"bias": B.half()}, TypeError, "floating dtype, .*bias: torch.float16"),
         ({"x": X.numpy()}, TypeError, "x must be a torch.Tensor, got ndarray"),
         ({"weight": [1.0]}, TypeError, "weight must be a torch.Tensor, got list"),
@@ -161,12 +175,15 @@ X, W, B = torch.ones(1, 2, 7, 7), torch.ones(4, 2, 3, 3), torch.ones(4)
         (
             {"dilation": (1, 2, 3)},
             ValueError,
-            r"dilation must be one number or a pair \(vertical, horizontal\), got \(1, 2, "
-            r"3\)",
+            r"dilation must be one number or a pair \(vertical, horizontal\), got \(1, 2",
         ),
         ({"padding": -1}, ValueError, "padding must be at least 0, got -1"),
         ({"padding": None}, TypeError, "padding must be a whole number, got None"),
-        ({"padding": (1,)}, ValueError, r"padding must be one number or a pair .*\(1,\)"),
+        (
+            {"padding": (1,)},
+            ValueError,
+            r"padding must be one number or a pair .*\(1,\)",
+        ),
         (
             {"dilation": 4},
             ValueError,

@@ -22,7 +22,8 @@ ARROWS = {
 
 def loaded_by(statement):
     """Which of the heavy packages a fresh interpreter loads for a statement."""
-    code = f"{statement}\nimport sys\nprint(*({{'torch', 'matplotlib'}} & set(sys.modules)))"
+    heavy = "{'torch', 'matplotlib'}"
+    code = f"{statement}\nimport sys\nprint(*({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
@@ -47,7 +48,9 @@ def test_every_name_it_promises_is_there_and_no_other():
     for name in dl.__all__:
         assert getattr(dl, name) is not None
         assert name in dir(dl)
-    with pytest.raises(AttributeError, match="'dilated_lib' has no attribute 'dilated'"):
+    with pytest.raises(
+        AttributeError, match="'dilated_lib' has no attribute 'dilated'"
+    ):
         dl.dilated  # noqa: B018
 
 
@@ -67,7 +70,8 @@ def test_arrows_between_modules_point_one_way():
             node.module.removeprefix("dilated_lib").lstrip(".")
             or {alias.name for alias in node.names}.pop()
             for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.ImportFrom) and node.module.startswith("dilated_lib")
+            if isinstance(node, ast.ImportFrom)
+            and node.module.startswith("dilated_lib")
         }
         arrows[path.stem] = imports
     assert arrows == ARROWS

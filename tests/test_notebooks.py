@@ -90,7 +90,7 @@ def too_long(notebook):
 
 def names_this_machine(notebook):
     for cell in code_cells(notebook):
-        text = json.dumps([o for o in cell["outputs"]])
+        text = json.dumps(cell["outputs"])
         for found in re.findall(r"(?:/home/|/root/|/Users/|/tmp/|0x[0-9a-f]{8})", text):
             yield f"{cell['id']}: an output names the machine that ran it: {found}"
 

@@ -31,9 +31,9 @@ def test_the_lock_file_pins_just_what_the_environment_holds():
 def test_the_repository_has_one_address():
     for name in ("README.md", "CITATION.cff", "pyproject.toml", "_config.yml"):
         text = (ROOT / name).read_text()
-        assert set(re.findall(r"https://github\.com/[\w-]*book[\w-]*/[\w-]+", text)) <= {
-            URL
-        }, name
+        assert set(
+            re.findall(r"https://github\.com/[\w-]*book[\w-]*/[\w-]+", text)
+        ) <= {URL}, name
     assert URL in (ROOT / "pyproject.toml").read_text()
     assert URL in (ROOT / "CITATION.cff").read_text()
 

@@ -90,16 +90,16 @@ def violations(page):
 
 def dead_links(page, root):
     """Links of the article to files or anchors of the book that do not exist."""
-    links = page.eval_on_selector_all(".bd-article a[href]", "as => as.map(a => a.href)")
+    links = page.eval_on_selector_all(
+        ".bd-article a[href]", "as => as.map(a => a.href)"
+    )
     dead = []
     for link in set(links):
         path, _, anchor = link.partition("#")
         if not path.startswith(root):
             continue
         file = HTML / path.removeprefix(root).lstrip("/")
-        if not file.is_file():
-            dead.append(link)
-        elif anchor and f'id="{anchor}"' not in file.read_text():
+        if not file.is_file() or (anchor and f'id="{anchor}"' not in file.read_text()):
             dead.append(link)
     return dead
 

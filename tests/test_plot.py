@@ -1,0 +1,188 @@
+"""Figures hold what the arithmetic says: cells, taps, frames and texts, not pixels."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from matplotlib import colors
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+import dilated_lib as dl
+from dilated_lib import Window
+from dilated_lib.plot import COLOURS
+
+STACK = [Window(3, dilation=d) for d in (1, 2, 4)]
+
+
+def cells(ax):
+    """Colour-code name, centre and hatch of every cell of an axes."""
+    found = []
+    names = {colors.to_rgba(code): name for name, code in COLOURS.items()}
+    for patch in ax.patches:
+        if patch.get_fill():
+            x, y = patch.get_xy()
+            centre = (x + patch.get_width() / 2, y + patch.get_height() / 2)
+            name = names[patch.get_facecolor()]
+            if name == "hole" and not patch.get_hatch():
+                name = "empty"
+            found.append((name, *np.round(centre, 3)))
+    return found
+
+
+def frames(ax):
+    return [
+        (*patch.get_xy(), patch.get_width(), patch.get_height())
+        for patch in ax.patches
+        if not patch.get_fill()
+    ]
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+EXAMPLES = {
+    "pictures": lambda: dl.plot.pictures({"a": np.eye(3), "b": np.eye(3)}),
+    "curves": lambda: dl.plot.curves([1, 2], {"a": [3, 4]}, xlabel="x", ylabel="y"),
+    "grids": lambda: dl.plot.grids({"a": [["tap", "hole"], ["", "input"]]}),
+    "stack": lambda: dl.plot.stack(STACK),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_figure_is_720_px_wide_at_twice_the_density_on_white(name):
+    figure = EXAMPLES[name]()
+    assert isinstance(figure, Figure)
+    assert figure.get_size_inches()[0] * figure.dpi == 1440
+    assert figure.get_facecolor() == (1, 1, 1, 1)
+    assert plt.get_fignums() == []  # a notebook shows it once
+    figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_text_is_no_smaller_than_the_pages(name):
+    figure = EXAMPLES[name]()
+    for ax in figure.axes:
+        for text in (ax.title, *ax.get_xticklabels(), *ax.get_yticklabels()):
+            assert text.get_fontsize() / 72 * 100 >= 16, text  # 100 px are an inch
+
+
+def test_the_style_stays_inside_the_figures():
+    before = dict(plt.rcParams)
+    for draw in EXAMPLES.values():
+        draw()
+    assert dict(plt.rcParams) == before
+
+
+def test_pictures_keep_their_values_and_share_limits_where_given():
+    a, b = np.arange(6).reshape(2, 3), np.arange(6).reshape(2, 3) * 10
+    own = dl.plot.pictures({"a": a, "b": b, "c": a})
+    assert [ax.get_title() for ax in own.axes] == ["a", "b", "c", ""]
+    assert not any(ax.axison for ax in own.axes)
+    assert (own.axes[1].images[0].get_array() == b).all()
+    assert own.axes[1].images[0].get_clim() == (0, 50)
+    shared = dl.plot.pictures({"a": a, "b": b}, limits=(0, 7))
+    assert [ax.images[0].get_clim() for ax in shared.axes] == [(0, 7), (0, 7)]
+    assert [ax.images[0].get_interpolation() for ax in shared.axes] == ["nearest"] * 2
+
+
+def test_curves_draw_every_point_and_mark_lines_in_two_ways():
+    lines = {"one": [1, 2, 3], "two": [3, 2, 1]}
+    figure = dl.plot.curves([1, 2, 4], lines, xlabel="x", ylabel="y", log=True)
+    (ax,) = figure.axes
+    for line, (name, y) in zip(ax.lines, lines.items(), strict=True):
+        assert (line.get_label(), [*line.get_ydata()]) == (name, y)
+        assert [*line.get_xdata()] == [1, 2, 4]
+    assert len({(line.get_color()) for line in ax.lines}) == 2
+    assert len({(line.get_marker()) for line in ax.lines}) == 2
+    assert ax.get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "4"]
+
+
+def test_grids_draw_cells_values_and_frames_in_place():
+    panel = np.array([["tap", "hole", "tap"], ["", "input", "output"]])
+    numbers = np.arange(6).reshape(2, 3)
+    figure = dl.plot.grids(
+        {"here": panel, "there": panel[:1]},
+        values={"here": numbers},
+        frames={"here": (0, 1, 2, 2)},
+    )
+    here, there, spare = figure.axes
+    assert cells(here) == [
+        ("tap", 0, 0),
+        ("hole", 1, 0),
+        ("tap", 2, 0),
+        ("empty", 0, 1),
+        ("input", 1, 1),
+        ("output", 2, 1),
+    ]
+    assert texts(here) == ["0", "1", "2", "3", "4", "5"]
+    assert frames(here) == [(0.5, -0.5, 2, 2)]
+    assert (texts(there), frames(there), len(cells(there))) == ([], [], 3)
+    assert cells(spare) == []
+    assert here.get_ylim()[0] > here.get_ylim()[1]  # row 0 on top
+    spans = [np.ptp(ax.get_xlim()) for ax in (here, there)]
+    assert spans[0] == pytest.approx(spans[1])  # one scale
+
+
+def test_grids_refuse_a_name_that_the_colour_code_lacks():
+    with pytest.raises(
+        ValueError, match=r"cells must be one of input, .*got \['blue'\]"
+    ):
+        dl.plot.grids({"a": [["tap", "blue"]]})
+
+
+def test_a_stack_draws_what_the_arithmetic_says():
+    (ax,) = dl.plot.stack(STACK).axes
+    counts = Counter(name for name, *_ in cells(ax))
+    # 3 rows of 17 units and one of inputs, the field being 15 and the margin 1
+    assert counts == {"output": 1, "reached": 10, "input": 15, "empty": 42}
+    assert [x for name, x, _ in cells(ax) if name == "output"] == [7]
+    assert [x for name, x, _ in cells(ax) if name == "input"] == list(range(15))
+    assert len(ax.lines) == 3 * (1 + 3 + 7)
+    assert frames(ax) == [(-0.5, -0.5, 15, 1)]
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["input", "k 3", "k 3 d 2", "k 3 d 4"]
+    (twin,) = ax.child_axes
+    sees = [label.get_text() for label in twin.get_yticklabels()]
+    assert sees == ["sees 3", "sees 7", "sees 15"]
+    assert ax.get_xlabel() == "15 input positions, from 0 to 14"
+
+
+def test_a_stack_shows_holes():
+    (ax,) = dl.plot.stack([Window(3, dilation=2)] * 2, unit=3, margin=0).axes
+    inputs = [(name, x) for name, x, y in cells(ax) if y == 0]
+    assert [x for name, x in inputs if name == "input"] == [3, 5, 7, 9, 11]
+    assert [x for name, x in inputs if name == "hole"] == [4, 6, 8, 10]
+
+
+def test_units_of_a_strided_stack_stand_over_the_middle_of_what_they_see():
+    (ax,) = dl.plot.stack([Window(3, 2), Window(2, 2)], unit=1).axes
+    field = dl.compose([Window(3, 2), Window(2, 2)])
+    (place,) = [x for name, x, _ in cells(ax) if name == "output"]
+    assert place == field.centre(1)
+    top = max(y for *_, y in cells(ax))
+    row = sorted(x for _, x, y in cells(ax) if y == top)
+    assert set(np.diff(row)) <= {4}
+
+
+def test_phases_of_a_transposed_layer_share_one_even_spacing():
+    (ax,) = dl.plot.stack([Window(4, 2, padding=1, transposed=True)], unit=3).axes
+    top = max(y for *_, y in cells(ax))
+    row = sorted(x for _, x, y in cells(ax) if y == top)
+    assert set(np.diff(row)) == {0.5}
+    assert [x for name, x, _ in cells(ax) if name == "output"] == [1.25]
+    assert [x for name, x, _ in cells(ax) if name == "input"] == [1, 2]
+    assert "k 4 up 2" in [label.get_text() for label in ax.get_yticklabels()]
+
+
+def test_black_text_on_every_colour_has_enough_contrast():
+    filled = ("input", "tap", "output", "reached")
+    rgb = {name: np.array(colors.to_rgb(COLOURS[name])) for name in filled}
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    for name, colour in rgb.items():
+        linear = np.where(
+            colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4
+        )
+        assert (linear @ weights + 0.05) / 0.05 >= 4.5, name  # black text on it
