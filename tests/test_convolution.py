@@ -175,7 +175,7 @@ X, W, B = torch.ones(1, 2, 7, 7), torch.ones(4, 2, 3, 3), torch.ones(4)
         (
             {"dilation": (1, 2, 3)},
             ValueError,
-            r"dilation must be one number or a pair \(vertical, horizontal\), got \(1, 2",
+            r"dilation must be one number or a pair \(vertical, horizontal\), got \(1,",
         ),
         ({"padding": -1}, ValueError, "padding must be at least 0, got -1"),
         ({"padding": None}, TypeError, "padding must be a whole number, got None"),
