@@ -41,7 +41,8 @@ def run(path: Path) -> float:
         notebook,
         timeout=600,
         kernel_name="python3",
-        record_timing=False,  # times and versions differ from run to run
+        record_timing=False,  # what differs from run to run
+        coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     start = time.perf_counter()
