@@ -10,6 +10,8 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 export OMP_NUM_THREADS := 1
 export CUDA_VISIBLE_DEVICES :=
 export PYTHONHASHSEED := 0
+# any other back end than the notebook's own drops the figures from the outputs
+unexport MPLBACKEND
 
 .PHONY: book test lint unit notebooks-test pages-test test-wheel-all mutants \
 	notebooks live lock clean

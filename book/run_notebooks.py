@@ -1,6 +1,7 @@
-"""Run notebooks from top to bottom, rewrite their outputs, write the status page.
+"""Run notebooks from top to bottom and rewrite their outputs.
 
-The paths of the notebooks are the arguments; `make notebooks` gives all of them.
+The paths of the notebooks are the arguments. `make notebooks` gives all of them; the
+status page is rewritten only then, so that its times and versions are of one run.
 """
 
 import os
@@ -62,6 +63,8 @@ def main(paths: list[Path]) -> None:
             f"| [{path.stem[:2]} {title}](../notebooks/{path.name}) | {seconds:.0f} |"
         )
         print(f"{seconds:4.0f} s  {path}")
+    if len(paths) < len(list(paths[0].parent.glob("*.ipynb"))):
+        return
     versions = {"Python": platform.python_version()}
     versions |= {package: version(package) for package in PACKAGES}
     PAGE.write_text(

@@ -16,6 +16,11 @@ NOTEBOOKS = {path.name: json.loads(path.read_text()) for path in PATHS}
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 MAX_LINES, MAX_BYTES = 40, 1_500_000
+# folders of users and systems, this checkout, installed packages, addresses of objects
+MACHINE = (
+    r"/home/|/root/|/Users/|/tmp/|/opt/|/private/|(?:site|dist)-packages"
+    rf"|0x[0-9a-f]{{8}}|{re.escape(str(ROOT))}(?![\w-])"
+)
 
 
 def code_cells(notebook):
@@ -28,7 +33,10 @@ def source(cell):
 
 def tree(cell):
     """Syntax tree of a cell; IPython's % and ! lines stand for nothing."""
-    return ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source(cell)))
+    try:
+        return ast.parse(source(cell))  # a line may well begin with the operator %
+    except SyntaxError:
+        return ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source(cell)))
 
 
 def shows_something(cell):
@@ -76,6 +84,8 @@ def figure_without_alt_text(notebook):
         alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
         if pictured and (len(alt.split()) < 8 or not alt.endswith(".")):
             yield f"{cell['id']}: a figure needs a sentence of alt text, got {alt!r}"
+        if alt and cell["outputs"] and not pictured:
+            yield f"{cell['id']} has alt text, but its figure is not stored"
 
 
 def too_long(notebook):
@@ -91,7 +101,7 @@ def too_long(notebook):
 def names_this_machine(notebook):
     for cell in code_cells(notebook):
         text = json.dumps(cell["outputs"])
-        for found in re.findall(r"(?:/home/|/root/|/Users/|/tmp/|0x[0-9a-f]{8})", text):
+        for found in re.findall(MACHINE, text):
             yield f"{cell['id']}: an output names the machine that ran it: {found}"
 
 
@@ -113,11 +123,11 @@ RULES = (
 
 
 def definitions(notebook):
-    """Names of the functions and classes that a notebook defines."""
+    """Names of the functions and classes that a notebook defines, without methods."""
     return [
         node.name
         for cell in code_cells(notebook)
-        for node in ast.walk(tree(cell))
+        for node in tree(cell).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     ]
 
@@ -165,6 +175,12 @@ def test_every_notebook_begins_with_the_same_setup_cell():
 
 def test_the_table_of_contents_names_every_page_and_no_other():
     assert not_in_toc(TOC, ROOT) == []
+
+
+def test_the_status_page_has_a_row_for_every_chapter():
+    page = (ROOT / "book" / "status.md").read_text()
+    rows = re.findall(r"\(\.\./notebooks/(\S+)\)", page)
+    assert rows == list(NOTEBOOKS), "`make notebooks` writes the page"
 
 
 def test_exercises_have_a_checker_and_a_folded_solution():
@@ -258,6 +274,18 @@ def large_output(nb):
     nb["cells"][1]["outputs"][0]["text"] = "1" * (MAX_BYTES + 1)
 
 
+def lost_figure(nb):
+    del nb["cells"][2]["outputs"][0]["data"]["image/png"]
+
+
+def checkout_in_output(nb):
+    nb["cells"][1]["outputs"][0]["text"] = f"{ROOT}/dilated_lib/plot.py"
+
+
+def package_in_output(nb):
+    nb["cells"][1]["outputs"][0]["text"] = "lib/site-packages/torch/nn.py"
+
+
 def path_in_output(nb):
     nb["cells"][1]["outputs"][0]["text"] = "/home/reader/book"
 
@@ -283,6 +311,9 @@ def other_kernel(nb):
         (file_name_as_alt, figure_without_alt_text),
         (long_cell, too_long),
         (large_output, too_long),
+        (lost_figure, figure_without_alt_text),
+        (checkout_in_output, names_this_machine),
+        (package_in_output, names_this_machine),
         (path_in_output, names_this_machine),
         (address_in_output, names_this_machine),
         (other_kernel, with_a_foreign_kernel),
@@ -297,6 +328,18 @@ def test_a_second_definition_is_found(good):
     good["cells"][1]["source"] = "def twice(): pass\nprint(1)"
     assert defined_twice({"one": good}) == []
     assert defined_twice({"one": good, "two": copy.deepcopy(good)}) == ["twice"]
+
+
+def test_methods_of_the_same_name_are_no_second_definition(good):
+    other = copy.deepcopy(good)
+    for notebook, name in ((good, "One"), (other, "Two")):
+        notebook["cells"][1]["source"] = f"class {name}:\n    def forward(self): pass"
+    assert defined_twice({"one": good, "two": other}) == []
+
+
+def test_a_line_may_begin_with_the_operator_percent(good):
+    good["cells"][1]["source"] = "x = (\n    7\n    % 2\n)\nprint(x)"
+    assert shows_something(good["cells"][1])
 
 
 def test_another_setup_cell_is_found(good):

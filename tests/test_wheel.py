@@ -29,9 +29,16 @@ def call(*command, **options):
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory):
-    """A fresh environment that holds the wheel with its extra for notebooks."""
+def folder(tmp_path_factory):
+    """Where gigabytes go for a while; emptied after a failed installation too."""
     folder = tmp_path_factory.mktemp("wheel")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def python(folder):
+    """A fresh environment that holds the wheel with its extra for notebooks."""
     pip = (sys.executable, "-m", "pip", "--quiet")
     call(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT)
     (wheel,) = folder.glob("*.whl")
@@ -40,8 +47,7 @@ def python(tmp_path_factory):
     lock = ROOT / "requirements.lock"
     pip = (fresh, "-m", "pip", "--quiet", "install", "-c", lock)
     call(*pip, f"{wheel}[notebooks]", "nbclient")  # nbclient plays Colab's part
-    yield fresh
-    shutil.rmtree(folder)
+    return fresh
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

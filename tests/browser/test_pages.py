@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 HTML = Path(__file__).parents[2] / "_build" / "html"
 PAGES = sorted(
     str(path.relative_to(HTML))
-    for folder in ("book", "notebooks")
+    for folder in (".", "book", "notebooks")
     for path in (HTML / folder).glob("*.html")
 )
 # what the theme itself does on every page, and bibliographies on theirs
