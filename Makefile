@@ -17,7 +17,8 @@ unexport MPLBACKEND
 	notebooks live lock clean
 
 book: $(READY)
-	$(BIN)/jupyter-book build . --all -W -n --keep-going -q
+	rm -rf _build # no page of an earlier build stays, and no reference of one hides
+	$(BIN)/jupyter-book build . -W -n --keep-going -q
 	@echo "The book is at file://$(CURDIR)/$(PAGE)"
 
 test: lint unit notebooks-test book pages-test

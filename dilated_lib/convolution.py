@@ -58,14 +58,12 @@ def dilate(
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}; got {method!r}")
     steps, pads = _pair("dilation", dilation), _pair("padding", padding)
-    size = tuple(
-        Window(kernel, dilation=step, padding=pad).output_size(length)
-        for kernel, step, pad, length in zip(
-            weight.shape[2:], steps, pads, x.shape[2:], strict=True
-        )
-    )
-    padded = F.pad(x, (pads[1], pads[1], pads[0], pads[0]))
-    out = _METHODS[method](padded, weight, steps, (size[0], size[1]))
+    down = Window(weight.shape[2], dilation=steps[0], padding=pads[0])
+    right = Window(weight.shape[3], dilation=steps[1], padding=pads[1])
+    size = down.output_size(x.shape[2]), right.output_size(x.shape[3])
+    # the Windows' numbers are Python's: a small numpy integer would overflow below
+    padded = F.pad(x, (*right.pads, *down.pads))
+    out = _METHODS[method](padded, weight, (down.dilation, right.dilation), size)
     return out if bias is None else out + bias[:, None, None]
 
 

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -42,27 +42,27 @@ def run(window, signal):
         out = F.conv_transpose1d(
             signal, weight, output_padding=window.output_padding, **step
         )
-        return out[..., before : out.shape[-1] - after]
+        return out[..., before : max(out.shape[-1] - after, 0)]
     return F.conv1d(F.pad(signal, (before, after)), weight, **step)
 
 
-def seen_by_torch(windows, unit, length):
-    """First and last input with a gradient, None for none; and the output's length."""
+def seen_by_torch(windows, length, count):
+    """What autograd says of ``count`` units far from both ends.
+
+    For each unit its first and last input with a gradient, None for none.
+    """
     signal = torch.ones(1, 1, length, dtype=torch.float64, requires_grad=True)
     out = signal
     for window in windows:
         out = run(window, out)
-    out = out.flatten()
-    (gradient,) = torch.autograd.grad(out[unit] + 0 * signal.sum(), signal)
-    reached = gradient.flatten().nonzero().flatten().tolist()
-    return (reached[0], reached[-1]) if reached else None
-
-
-def middle_unit(windows, length):
-    """A unit far from both ends, so that no padding or cropping is in its way."""
-    for window in windows:
-        length = window.output_size(length)
-    return length // 2
+    out = out.flatten() + 0 * signal.sum()
+    middle = len(out) // 2
+    hulls = {}
+    for unit in range(middle, middle + count):
+        (gradient,) = torch.autograd.grad(out[unit], signal, retain_graph=True)
+        reached = gradient.flatten().nonzero().flatten().tolist()
+        hulls[unit] = (reached[0], reached[-1]) if reached else None
+    return hulls
 
 
 # What a stack sees
@@ -71,15 +71,21 @@ def middle_unit(windows, length):
 @given(st.lists(st.one_of(ordinary, transposed), min_size=1, max_size=4))
 def test_every_phase_sees_what_autograd_says(windows):
     field = dl.compose(windows)
-    length = 4000
-    middle = middle_unit(windows, length)
-    for unit in range(middle, middle + min(len(field.phases), 8)):
-        expected = field.phases[unit % len(field.phases)]
-        measured = seen_by_torch(windows, unit, length)
-        if expected is None:
-            assert measured is None
+    for unit, hull in seen_by_torch(windows, 4000, len(field.phases) + 2).items():
+        if hull is None:
+            assert field.phases[unit % len(field.phases)] is None
         else:
-            assert measured == (field.start(unit), field.end(unit))
+            assert (field.start(unit), field.end(unit)) == hull
+
+
+@given(st.lists(ordinary, max_size=4), st.lists(ordinary, max_size=4), st.integers())
+def test_what_a_stack_sees_is_what_its_lower_part_sees_of_its_upper_part(
+    lower, upper, unit
+):
+    whole, below, above = (dl.compose(part) for part in (lower + upper, lower, upper))
+    assert whole.start(unit) == below.start(above.start(unit))
+    assert whole.end(unit) == below.end(above.end(unit))
+    assert whole.stride == below.stride * above.stride
 
 
 @given(st.lists(ordinary, max_size=6), st.integers(-50, 50))
@@ -117,8 +123,7 @@ def test_a_stack_sees_what_walking_down_its_taps_reaches(windows, unit):
             }
         else:
             seen = {u * s - before + d * t for u in seen for t in taps}
-        if any(abs(u) > 150 for u in seen):
-            return  # out of the window of the transposed search
+        assume(all(abs(u) <= 150 for u in seen))  # inside the transposed search
     field = dl.compose(windows)
     if seen:
         assert (field.start(unit), field.end(unit)) == (min(seen), max(seen))
@@ -237,6 +242,14 @@ def test_values_are_frozen_and_equal_by_value():
     assert ReceptiveField(1, ((0, 2),)) == dl.compose([Window(3)])
     with pytest.raises(FrozenInstanceError):
         Window(3).stride = 2
+    with pytest.raises(FrozenInstanceError):
+        dl.compose([Window(3)]).stride = 2
+
+
+def test_past_kernel_and_stride_a_window_takes_names_only():
+    assert Window(3, 2) == Window(kernel_size=3, stride=2)
+    with pytest.raises(TypeError, match="takes from 2 to 3 positional arguments"):
+        Window(3, 2, 4)
 
 
 # How many outputs
@@ -263,6 +276,26 @@ def test_output_size_is_torchs_and_fails_where_torch_fails(window, length, extra
     else:
         with pytest.raises(ValueError, match=f"input size {length}|padding .* crops"):
             window.output_size(length)
+
+
+@given(small, small, small, pads, st.integers(0, 5), st.integers(1, 9))
+def test_a_transposed_layer_is_torchs_and_refused_where_torch_refuses_it(
+    kernel, stride, dilation, padding, extra, length
+):
+    step = {"stride": stride, "dilation": dilation, "padding": padding}
+    signal, weight = torch.ones(1, 1, length), torch.ones(1, 1, kernel)
+    try:
+        out = F.conv_transpose1d(signal, weight, output_padding=extra, **step)
+    except RuntimeError:
+        with pytest.raises(
+            ValueError, match=r"^output_padding must be|crops the whole"
+        ):
+            Window(kernel, **step, transposed=True, output_padding=extra).output_size(
+                length
+            )
+    else:
+        window = Window(kernel, **step, transposed=True, output_padding=extra)
+        assert window.output_size(length) == out.shape[-1]
 
 
 def test_the_last_output_still_fits_and_one_more_would_not():
@@ -298,6 +331,17 @@ def test_the_last_output_still_fits_and_one_more_would_not():
             TypeError,
             "kernel_size must be a whole number, got 2.5",
         ),
+        ({"kernel_size": None}, TypeError, "kernel_size must be a whole number, got N"),
+        ({"stride": 1.5}, TypeError, "stride must be a whole number, got 1.5"),
+        ({"dilation": 0.5}, TypeError, "dilation must be a whole number, got 0.5"),
+        ({"padding": 1.5}, TypeError, "padding must be a whole number, got 1.5"),
+        ({"padding": None}, TypeError, "padding must be a whole number, got None"),
+        ({"padding": (None, 1)}, TypeError, "padding must be a whole number, got None"),
+        (
+            {"output_padding": 0.5, "transposed": True},
+            TypeError,
+            "output_padding must be a whole number, got 0.5",
+        ),
         ({"kernel_size": (3, 3)}, TypeError, r"a whole number, got \(3, 3\)"),
         ({"stride": None}, TypeError, "stride must be a whole number, got None"),
         ({"dilation": "2"}, TypeError, "dilation must be a whole number, got '2'"),
@@ -331,25 +375,29 @@ def test_output_padding_may_reach_the_larger_of_stride_and_dilation():
 
 
 @pytest.mark.parametrize(
-    ("window", "size", "message"),
+    ("window", "size", "error", "message"),
     [
         (
             Window(3, dilation=4, padding=(0, 1)),
             7,
+            ValueError,
             "larger than the padded input: kernel_size 3 with dilation 4 spans 9, but "
             r"input size 7 with padding \(0, 1\) has 8",
         ),
         (
             Window(3, padding=2, transposed=True),
             2,
+            ValueError,
             r"padding \(2, 2\) crops the whole output of 4 for input size 2; it must "
             "leave at least 1",
         ),
-        (Window(3), 0, "input size must be at least 1, got 0"),
+        (Window(3), 0, ValueError, "input size must be at least 1, got 0"),
+        (Window(3), -5, ValueError, "input size must be at least 1, got -5"),
+        (Window(3), 9.5, TypeError, "input size must be a whole number, got 9.5"),
     ],
 )
-def test_a_layer_that_leaves_no_output_is_refused(window, size, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_layer_that_leaves_no_output_is_refused(window, size, error, message):
+    with pytest.raises(error, match=message):
         window.output_size(size)
 
 

@@ -1,5 +1,8 @@
 """Five methods, one operation: torch's, forward and backward."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import dilated_lib as dl
+from dilated_lib.convolution import _METHODS
 
 METHODS = ("loops", "inflate", "unfold", "shift", "space_to_batch")
 each_method = pytest.mark.parametrize("method", METHODS)
@@ -23,7 +27,8 @@ def cases(draw):
         for k, d, p in zip(kernel, dilation, padding, strict=True)
     ]
     size = [n + draw(st.integers(0, 4)) for n in least]
-    batch, channels, outputs = (draw(st.integers(1, 3)) for _ in range(3))
+    batch = draw(st.integers(1, 3))
+    channels, outputs = (draw(st.integers(1, 4)) for _ in range(2))
     torch.manual_seed(draw(st.integers(0, 2**31)))
     shapes = ((batch, channels, *size), (outputs, channels, *kernel), (outputs,))
     leaves = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
@@ -44,6 +49,26 @@ def test_output_and_gradients_are_torchs(method, case):
         torch.autograd.grad(got, leaves, mixture), wanted, strict=True
     ):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+sides = st.tuples(st.integers(1, 9), st.integers(1, 9))
+taps, steps, zeros = (
+    st.tuples(st.integers(low, high), st.integers(low, high))
+    for low, high in ((1, 4), (1, 4), (0, 3))
+)
+
+
+@given(sides, taps, steps, zeros)
+def test_a_kernel_is_too_large_exactly_where_it_is_for_torch(size, taps, step, zeros):
+    x, weight = torch.ones(1, 1, *size), torch.ones(1, 1, *taps)
+    arguments = {"dilation": step, "padding": zeros}
+    try:
+        expected = F.conv2d(x, weight, **arguments)
+    except RuntimeError:
+        with pytest.raises(ValueError, match="larger than the padded input"):
+            dl.dilate(x, weight, **arguments)
+    else:
+        assert dl.dilate(x, weight, **arguments).shape == expected.shape
 
 
 @each_method
@@ -88,6 +113,16 @@ def test_inputs_are_left_as_they_were_and_may_lie_in_any_order(method):
 
 
 @each_method
+def test_small_numpy_integers_do_not_overflow(method):
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 1, 250, 1), torch.randn(1, 1, 3, 1)
+    step, zeros = (np.int8(100), np.int8(1)), (np.int8(70), np.int8(0))
+    got = dl.dilate(x, weight, dilation=step, padding=zeros, method=method)
+    expected = F.conv2d(x, weight, dilation=(100, 1), padding=(70, 0))
+    torch.testing.assert_close(got, expected)
+
+
+@each_method
 def test_an_empty_batch_gives_an_empty_batch(method):
     x, weight = torch.ones(0, 2, 7, 7), torch.ones(3, 2, 3, 3)
     assert dl.dilate(x, weight, dilation=2, method=method).shape == (0, 3, 3, 3)
@@ -113,6 +148,13 @@ def test_the_papers_true_convolution_is_the_turned_kernel():
     torch.testing.assert_close(got, full[4:7, 2:8], rtol=0, atol=1e-12)
 
 
+def test_past_the_tensors_dilate_takes_names_only():
+    x, weight, bias = torch.ones(1, 1, 5, 5), torch.ones(1, 1, 3, 3), torch.ones(1)
+    assert (dl.dilate(x, weight, bias) == 10).all()
+    with pytest.raises(TypeError, match="takes from 2 to 3 positional arguments"):
+        dl.dilate(x, weight, bias, 2)
+
+
 def test_shifting_is_the_default():
     torch.manual_seed(0)
     x, weight = torch.randn(1, 3, 9, 9), torch.randn(2, 3, 3, 3)
@@ -121,6 +163,14 @@ def test_shifting_is_the_default():
     assert torch.equal(
         dl.dilate(x, weight), dl.dilate(x, weight, dilation=1, padding=0)
     )
+
+
+def test_the_documented_methods_are_the_ones_there_are():
+    documented = re.findall(r'^ +- ``"(\w+)"``:', dl.dilate.__doc__, re.MULTILINE)
+    assert tuple(documented) == METHODS
+    assert len(set(_METHODS.values())) == 5  # no name stands for another's code
+    with pytest.raises(ValueError, match=f"one of {', '.join(METHODS)}; got 'no'"):
+        dl.dilate(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), method="no")
 
 
 # Bad input: one error that repeats the value and says what is right
@@ -132,6 +182,8 @@ X, W, B = torch.ones(1, 2, 7, 7), torch.ones(4, 2, 3, 3), torch.ones(4)
     ("arguments", "error", "message"),
     [
         ({"x": X[0]}, ValueError, r"x must have shape \(N, C, H, W\), got \(2, 7, 7\)"),
+        ({"x": X[None]}, ValueError, r"\(N, C, H, W\), got \(1, 1, 2, 7, 7\)"),
+        ({"x": X[:, :, :0]}, ValueError, "input size must be at least 1, got 0"),
         (
             {"weight": W[0]},
             ValueError,
@@ -159,6 +211,16 @@ X, W, B = torch.ones(1, 2, 7, 7), torch.ones(4, 2, 3, 3), torch.ones(4)
             TypeError,
             "got x: torch.int32, weight: torch",
         ),
+        (
+            {"x": X.bool(), "weight": W.bool(), "bias": None},
+            TypeError,
+            "one floating dtype, got x: torch.bool, weight: torch.bool",
+        ),
+        (
+            {"x": X.cfloat(), "weight": W.cfloat(), "bias": None},
+            TypeError,
+            "one floating dtype, got x: torch.complex64, weight: torch.complex64",
+        ),
         ({"bias": B.half()}, TypeError, "floating dtype, .*bias: torch.float16"),
         ({"x": X.numpy()}, TypeError, "x must be a torch.Tensor, got ndarray"),
         ({"weight": [1.0]}, TypeError, "weight must be a torch.Tensor, got list"),
@@ -171,6 +233,9 @@ X, W, B = torch.ones(1, 2, 7, 7), torch.ones(4, 2, 3, 3), torch.ones(4)
         ),
         ({"dilation": 0}, ValueError, "dilation must be at least 1, got 0"),
         ({"dilation": (1, -2)}, ValueError, "dilation must be at least 1, got -2"),
+        ({"dilation": None}, TypeError, "dilation must be a whole number, got None"),
+        ({"padding": (0, 0.5)}, TypeError, "padding must be a whole number, got 0.5"),
+        ({"padding": "same"}, ValueError, "padding must be one number or a pair .*sam"),
         ({"dilation": 1.5}, TypeError, "dilation must be a whole number, got 1.5"),
         (
             {"dilation": (1, 2, 3)},

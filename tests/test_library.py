@@ -63,17 +63,56 @@ def test_it_says_that_it_is_typed():
     assert resources.files("dilated_lib").joinpath("py.typed").is_file()
 
 
+def imported_from_here(source):
+    """The library's modules that a module's source imports, however it writes it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = f"dilated_lib.{base}".rstrip(".")
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, *rest = name.split(".")
+            if package == "dilated_lib":
+                yield rest[0] if rest else package
+
+
+def test_the_arithmetic_needs_nothing_but_python():
+    source = (HOME / "arithmetic.py").read_text()
+    packages = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            packages.add((node.module or "dilated_lib").split(".")[0])
+    assert packages
+    assert packages <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import dilated_lib.plot",
+        "import dilated_lib.plot as p",
+        "from dilated_lib import plot",
+        "from dilated_lib.plot import grids",
+        "from . import plot",
+        "from .plot import grids",
+        "def late():\n    from dilated_lib import plot",
+    ],
+)
+def test_no_way_to_write_an_arrow_escapes(line):
+    assert [*imported_from_here(f"import os\nfrom math import lcm\n{line}")] == ["plot"]
+
+
 def test_arrows_between_modules_point_one_way():
     arrows = {}
     for path in HOME.glob("*.py"):
-        imports = {
-            node.module.removeprefix("dilated_lib").lstrip(".")
-            or {alias.name for alias in node.names}.pop()
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.ImportFrom)
-            and node.module.startswith("dilated_lib")
-        }
-        arrows[path.stem] = imports
+        arrows[path.stem] = set(imported_from_here(path.read_text()))
     assert arrows == ARROWS
 
 

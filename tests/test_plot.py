@@ -96,7 +96,7 @@ def test_curves_draw_every_point_and_mark_lines_in_two_ways():
         assert [*line.get_xdata()] == [1, 2, 4]
     assert len({(line.get_color()) for line in ax.lines}) == 2
     assert len({(line.get_marker()) for line in ax.lines}) == 2
-    assert ax.get_xscale() == "log"
+    assert (ax.get_xscale(), ax.xaxis.get_transform().base) == ("log", 2)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "4"]
 
 
@@ -124,6 +124,13 @@ def test_grids_draw_cells_values_and_frames_in_place():
     assert here.get_ylim()[0] > here.get_ylim()[1]  # row 0 on top
     spans = [np.ptp(ax.get_xlim()) for ax in (here, there)]
     assert spans[0] == pytest.approx(spans[1])  # one scale
+
+
+def test_only_a_number_on_a_hatch_gets_a_white_ground():
+    figure = dl.plot.grids({"a": [["hole", "tap"]]}, values={"a": [[3, 4]]})
+    on_hole, on_tap = figure.axes[0].texts
+    assert on_hole.get_bbox_patch().get_facecolor() == (1, 1, 1, 1)
+    assert on_tap.get_bbox_patch() is None
 
 
 def test_grids_refuse_a_name_that_the_colour_code_lacks():
@@ -175,6 +182,17 @@ def test_phases_of_a_transposed_layer_share_one_even_spacing():
     assert [x for name, x, _ in cells(ax) if name == "output"] == [1.25]
     assert [x for name, x, _ in cells(ax) if name == "input"] == [1, 2]
     assert "k 4 up 2" in [label.get_text() for label in ax.get_yticklabels()]
+
+
+def test_the_colour_code_is_okabe_and_itos():
+    assert COLOURS == {
+        "input": "#56B4E9",  # sky blue
+        "tap": "#D55E00",  # vermillion
+        "output": "#009E73",  # bluish green
+        "reached": "#999999",
+        "hole": "#FFFFFF",
+        "frame": "#000000",
+    }
 
 
 def test_black_text_on_every_colour_has_enough_contrast():
