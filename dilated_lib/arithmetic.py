@@ -92,7 +92,7 @@ class Window:
         >>> Window(3, 2, transposed=True).inputs(4)
         [1, 2]
         """
-        before, _ = self.pads
+        unit, (before, _) = _whole("unit", unit), self.pads
         if not self.transposed:
             first = unit * self.stride - before
             return range(first, first + self.extent, self.dilation)
@@ -171,7 +171,7 @@ class ReceptiveField:
         return Fraction(sum(self._hull(unit)), 2)
 
     def _hull(self, unit: int) -> tuple[int, int]:
-        period, phase = divmod(unit, len(self.phases))
+        period, phase = divmod(_whole("unit", unit), len(self.phases))
         hull = self.phases[phase]
         if hull is None:
             raise ValueError(
@@ -192,7 +192,7 @@ class ReceptiveField:
 def compose(windows: Iterable[Window]) -> ReceptiveField:
     """Receptive field of a stack of layers, the layer nearest the input first.
 
-    Raises TypeError for an element that is not a Window. No layer at all is the
+    Raises TypeError for anything but a list of Windows. No layer at all is the
     identity: size 1, stride 1, padding 0.
 
     For ordinary layers this is the closed form of Araujo et al. (2019),
@@ -203,6 +203,8 @@ def compose(windows: Iterable[Window]) -> ReceptiveField:
     >>> compose([Window(4, 2, padding=1, transposed=True)])
     ReceptiveField(size=2, stride=1/2, phases=((-1, 0), (0, 1)))
     """
+    if not isinstance(windows, Iterable):
+        raise TypeError(f"windows must be a list of Windows, got {windows!r}")
     layers = tuple(windows)
     for depth, layer in enumerate(layers, 1):
         if not isinstance(layer, Window):
@@ -234,11 +236,11 @@ def _hull(layers: Sequence[Window], unit: int) -> tuple[int, int] | None:
     return min(seen), max(seen)
 
 
-def _whole(name: str, value: object, least: int) -> int:
+def _whole(name: str, value: object, least: int | None = None) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if number < least:
+    if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
     return number

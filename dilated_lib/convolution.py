@@ -40,22 +40,23 @@ def dilate(
     ``method`` is one of
 
     - ``"loops"``: the definition, output by output and tap by tap; the oracle
-    - ``"inflate"``: put dilation − 1 zeros between the taps, then convolve
+    - ``"inflate"``: put dilation − 1 zeros between the taps, then convolve (where an
+      infinite pixel meets such a zero the sum is NaN)
     - ``"unfold"``: gather what each output reads in a column, one matrix product
     - ``"shift"``: for each tap, move the whole picture, scale and add
     - ``"space_to_batch"``: split the picture in dilation² interleaved sub-pictures,
       convolve those densely, and interleave the results
 
     Raises TypeError where x, weight and bias are not tensors of one floating dtype,
-    ValueError for a wrong rank, channels that differ, an unknown method, a dilation
-    or padding out of range, and a dilated kernel larger than the padded input.
+    ValueError for a wrong rank, channels that differ or are none, an unknown method, a
+    dilation or padding out of range, and a dilated kernel larger than the padded input.
 
     >>> x = torch.arange(25.0).reshape(1, 1, 5, 5)
     >>> dilate(x, torch.ones(1, 1, 3, 3), dilation=2)
     tensor([[[[108.]]]])
     """
     _check(x, weight, bias)
-    if method not in _METHODS:
+    if method not in tuple(_METHODS):
         raise ValueError(f"method must be one of {', '.join(_METHODS)}; got {method!r}")
     steps, pads = _pair("dilation", dilation), _pair("padding", padding)
     down = Window(weight.shape[2], dilation=steps[0], padding=pads[0])
@@ -129,7 +130,7 @@ _METHODS: dict[str, Callable[[Tensor, Tensor, Pair, Pair], Tensor]] = {
 
 def _pair(name: str, value: int | Pair) -> Pair:
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2:
+    if len(pair) != 2 or any(isinstance(one, str | tuple | list) for one in pair):
         raise ValueError(
             f"{name} must be one number or a pair (vertical, horizontal), got {value!r}"
         )
@@ -155,6 +156,10 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     ):
         if value.ndim != 4:
             raise ValueError(f"{name} must have shape {axes}, got {tuple(value.shape)}")
+    if 0 in weight.shape[:2]:
+        raise ValueError(
+            f"weight must have at least one channel O and C, got {tuple(weight.shape)}"
+        )
     if x.shape[1] != weight.shape[1]:
         raise ValueError(
             f"x and weight must have the same channels C, got x {tuple(x.shape)} with "

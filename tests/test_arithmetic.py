@@ -405,3 +405,18 @@ def test_a_layer_that_leaves_no_output_is_refused(window, size, error, message):
 def test_compose_takes_windows_only(wrong):
     with pytest.raises(TypeError, match="layer 2 must be a Window, got "):
         dl.compose([Window(3), wrong])
+
+
+@pytest.mark.parametrize("wrong", [Window(3), None, 3])
+def test_compose_takes_a_list_only(wrong):
+    with pytest.raises(TypeError, match="windows must be a list of Windows, got "):
+        dl.compose(wrong)
+
+
+def test_a_unit_is_a_whole_number_of_any_kind():
+    field = dl.compose([Window(3, 100)])
+    assert field.start(np.int8(100)) == 10_000
+    assert list(Window(3, 100).inputs(np.int8(100))) == [10_000, 10_001, 10_002]
+    for ask in (field.start, field.end, field.centre, Window(3).inputs):
+        with pytest.raises(TypeError, match=r"unit must be a whole number, got 1\.5"):
+            ask(1.5)

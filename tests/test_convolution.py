@@ -261,6 +261,15 @@ X, W, B = torch.ones(1, 2, 7, 7), torch.ones(4, 2, 3, 3), torch.ones(4)
             r"dilation 6 spans 13, but input size 7 with padding \(2, 2\) has 11",
         ),
         ({"weight": W[:, :, :0]}, ValueError, "kernel_size must be at least 1, got 0"),
+        (
+            {"weight": W[:0]},
+            ValueError,
+            r"at least one channel O and C, got \(0, 2, 3, 3",
+        ),
+        ({"weight": W[:, :0]}, ValueError, r"one channel O and C, got \(4, 0, 3, 3\)"),
+        ({"method": ["loops"]}, ValueError, r"method must be one of .*\['loops'\]"),
+        ({"padding": "same"}, ValueError, r"\(vertical, horizontal\), got 'same'"),
+        ({"padding": ((1, 2), (3, 4))}, ValueError, r"got \(\(1, 2\), \(3, 4\)\)"),
     ],
 )
 @each_method
