@@ -11,7 +11,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
-from math import lcm
+from math import gcd
 
 __all__ = ["ReceptiveField", "Window", "compose"]
 
@@ -45,7 +45,11 @@ class Window:
     def __post_init__(self) -> None:
         for name in ("kernel_size", "stride", "dilation"):
             object.__setattr__(self, name, _whole(name, getattr(self, name), 1))
-        if isinstance(self.padding, Sequence):
+        if not isinstance(self.transposed, bool):
+            raise TypeError(
+                f"transposed must be True or False, got {self.transposed!r}"
+            )
+        if isinstance(self.padding, tuple | list):
             if len(self.padding) != 2:
                 raise ValueError(
                     "padding must be one number or a pair (before, after), "
@@ -146,6 +150,14 @@ class ReceptiveField:
     stride: int | Fraction
     phases: tuple[tuple[int, int] | None, ...]
 
+    def __post_init__(self) -> None:
+        if not self.phases or self.stride * len(self.phases) % 1:
+            raise ValueError(
+                "phases must hold one hull for each unit of a period, and the period "
+                f"a whole number of input positions; got {len(self.phases)} hulls at "
+                f"stride {self.stride}"
+            )
+
     @property
     def size(self) -> int:
         """Input positions from the first to the last seen; the largest phase's."""
@@ -175,8 +187,8 @@ class ReceptiveField:
         hull = self.phases[phase]
         if hull is None:
             raise ValueError(
-                f"unit {unit} sees no input: the taps of a transposed layer leave gaps "
-                "where its stride is larger than its kernel"
+                f"unit {unit} sees no input: it reads only gaps that the taps of a "
+                "transposed layer leave between them"
             )
         move = period * int(self.stride * len(self.phases))
         return hull[0] + move, hull[1] + move
@@ -209,35 +221,41 @@ def compose(windows: Iterable[Window]) -> ReceptiveField:
     for depth, layer in enumerate(layers, 1):
         if not isinstance(layer, Window):
             raise TypeError(f"layer {depth} must be a Window, got {layer!r}")
-    stride, period = Fraction(1), 1
-    for layer in reversed(layers):
-        step = Fraction(1, layer.stride) if layer.transposed else layer.stride
-        stride *= step
-        # after a whole period the move is a whole number of units at every depth
-        period = lcm(period, stride.denominator)
-    return ReceptiveField(
-        stride=stride.numerator if stride.denominator == 1 else stride,
-        phases=tuple(_hull(layers, unit) for unit in range(period)),
-    )
+    field = ReceptiveField(1, ((0, 0),))
+    for layer in layers:
+        field = _above(field, layer)
+    return field
 
 
-def _hull(layers: Sequence[Window], unit: int) -> tuple[int, int] | None:
-    """First and last network input that ``unit`` of the last layer reaches."""
-    transposed = [depth for depth, layer in enumerate(layers) if layer.transposed]
-    lowest = transposed[0] if transposed else len(layers)
-    seen = {unit}
-    for depth, layer in reversed(tuple(enumerate(layers))):
-        if depth >= lowest:  # holes and phases matter: keep every position
-            seen = {position for one in seen for position in layer.inputs(one)}
-            if not seen:
-                return None
-        else:  # ordinary layers keep the order of units: the ends are enough
-            seen = {layer.inputs(min(seen))[0], layer.inputs(max(seen))[-1]}
-    return min(seen), max(seen)
+def _above(below: ReceptiveField, layer: Window) -> ReceptiveField:
+    """What a layer's units see of the network's input, from what those below see.
+
+    The hull of a union is the hull of the hulls, so each unit needs only the hulls of
+    the units that it reads.
+    """
+    phases = len(below.phases)
+    if layer.transposed:
+        stride = Fraction(below.stride) / layer.stride
+        period = phases * layer.stride
+    else:
+        stride = Fraction(below.stride) * layer.stride
+        period = phases // gcd(phases, layer.stride)
+    hulls = []
+    for unit in range(period):
+        reads = layer.inputs(unit)
+        # taps come back to the same phase after that many, further inside the hull
+        outer = {*reads[:phases], *reads[-phases:]}
+        seen = [below._hull(one) for one in outer if below.phases[one % phases]]
+        ends = [end for hull in seen for end in hull]
+        hulls.append((min(ends), max(ends)) if seen else None)
+    whole = stride.denominator == 1
+    return ReceptiveField(stride.numerator if whole else stride, tuple(hulls))
 
 
 def _whole(name: str, value: object, least: int | None = None) -> int:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be a whole number, got {value!r}") from None

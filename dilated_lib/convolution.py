@@ -48,8 +48,9 @@ def dilate(
       convolve those densely, and interleave the results
 
     Raises TypeError where x, weight and bias are not tensors of one floating dtype,
-    ValueError for a wrong rank, channels that differ or are none, an unknown method, a
-    dilation or padding out of range, and a dilated kernel larger than the padded input.
+    ValueError for a wrong rank, channels that differ or are none, two devices, an
+    unknown method, a dilation or padding out of range, and a dilated kernel larger than
+    the padded input.
 
     >>> x = torch.arange(25.0).reshape(1, 1, 5, 5)
     >>> dilate(x, torch.ones(1, 1, 3, 3), dilation=2)
@@ -150,6 +151,11 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
                 "x, weight and bias must share one floating dtype, got "
                 + ", ".join(f"{key}: {one.dtype}" for key, one in tensors.items())
             )
+    if len({value.device for value in tensors.values()}) > 1:
+        raise ValueError(
+            "x, weight and bias must be on one device, got "
+            + ", ".join(f"{key}: {one.device}" for key, one in tensors.items())
+        )
     for name, value, axes in (
         ("x", x, "(N, C, H, W)"),
         ("weight", weight, "(O, C, kH, kW)"),

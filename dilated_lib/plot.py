@@ -45,7 +45,8 @@ _STYLE: dict[Any, Any] = {
     "lines.markersize": 8,
 }
 _WIDTH = 7.2  # inches: 720 px on the page
-_LINES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#999999", "D"))
+# lines have no part in the colour code: other colours of the same palette
+_LINES = (("#0072B2", "o"), ("#E69F00", "s"), ("#CC79A7", "^"), ("#000000", "D"))
 
 
 @mpl.rc_context(_STYLE)
@@ -85,8 +86,11 @@ def curves(
 ) -> Figure:
     """One line for each name in ``lines`` over the same ``x``, marked at each point.
 
-    ``log=True`` spaces ``x`` by powers of two.
+    ``log=True`` spaces ``x`` by powers of two. Raises ValueError for more lines than
+    can be told apart.
     """
+    if len(lines) > len(_LINES):
+        raise ValueError(f"at most {len(_LINES)} lines, got {len(lines)}")
     figure, (ax,) = _figure(1, 1, 4.2)
     for (name, y), (colour, marker) in zip(lines.items(), _LINES, strict=False):
         ax.plot(x, y, color=colour, marker=marker, label=name)
@@ -114,7 +118,8 @@ def grids(
     empty cell. ``values[title]`` (H, W) is written into the cells.
     ``frames[title]`` is a receptive field: its top row, left column, height, width.
 
-    Raises ValueError for a name that the colour code does not have.
+    Raises ValueError for a name that the colour code does not have, and for values or
+    frames that belong to no panel or do not fit it.
     """
     cells = {title: np.asarray(panel, dtype=str) for title, panel in panels.items()}
     wrong = {str(name) for panel in cells.values() for name in panel.flat}
@@ -123,6 +128,17 @@ def grids(
         raise ValueError(
             f"cells must be one of {', '.join(COLOURS)}; got {sorted(wrong)}"
         )
+    lost = {*(values or {}), *(frames or {})} - {*cells}
+    if lost:
+        raise ValueError(
+            f"no panel is called {sorted(lost)}; there are {sorted(cells)}"
+        )
+    for title, text in (values or {}).items():
+        if np.shape(text) != cells[title].shape:
+            raise ValueError(
+                f"values of {title!r} must have shape {cells[title].shape} like their "
+                f"panel, got {np.shape(text)}"
+            )
     rows = -(-len(cells) // columns)
     high = max(panel.shape[0] for panel in cells.values())
     wide = max(panel.shape[1] for panel in cells.values())
@@ -156,8 +172,9 @@ def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figur
     layers = tuple(windows)
     fields = [compose(layers[:depth]) for depth in range(len(layers) + 1)]
     reached = [{unit}]
-    for layer in reversed(layers):
-        reached.insert(0, {i for one in reached[0] for i in layer.inputs(one)})
+    for layer, field in zip(reversed(layers), reversed(fields[:-1]), strict=True):
+        below = {i for one in reached[0] for i in layer.inputs(one)}
+        reached.insert(0, {i for i in below if field.phases[i % len(field.phases)]})
     first, last = fields[-1].start(unit), fields[-1].end(unit)
     left, right = first - margin, last + margin
 
@@ -166,7 +183,7 @@ def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figur
     figure, (ax,) = _figure(1, 1, 0.6 + 5.3 / width * (len(layers) * gap + 1.6))
     for depth, layer in enumerate(layers):
         for upper in reached[depth + 1]:
-            for lower in layer.inputs(upper):
+            for lower in reached[depth].intersection(layer.inputs(upper)):
                 ax.plot(
                     [_place(fields[depth + 1], upper), _place(fields[depth], lower)],
                     [(depth + 1) * gap, depth * gap],

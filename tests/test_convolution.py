@@ -221,6 +221,12 @@ X, W, B = torch.ones(1, 2, 7, 7), torch.ones(4, 2, 3, 3), torch.ones(4)
             TypeError,
             "one floating dtype, got x: torch.complex64, weight: torch.complex64",
         ),
+        (
+            {"x": X.to("meta")},
+            ValueError,
+            "must be on one device, got x: meta, weight: cpu, bias: cpu",
+        ),
+        ({"dilation": True}, TypeError, "dilation must be a whole number, got True"),
         ({"bias": B.half()}, TypeError, "floating dtype, .*bias: torch.float16"),
         ({"x": X.numpy()}, TypeError, "x must be a torch.Tensor, got ndarray"),
         ({"weight": [1.0]}, TypeError, "weight must be a torch.Tensor, got list"),

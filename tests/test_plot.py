@@ -140,6 +140,33 @@ def test_grids_refuse_a_name_that_the_colour_code_lacks():
         dl.plot.grids({"a": [["tap", "blue"]]})
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"values": {"b": [[1]]}}, r"no panel is called \['b'\]; there are \['a'\]"),
+        ({"frames": {"c": (0, 0, 1, 1)}}, r"no panel is called \['c'\]"),
+        ({"values": {"a": [[1, 2]]}}, r"'a' must have shape \(1, 1\) .*got \(1, 2\)"),
+    ],
+)
+def test_grids_refuse_what_fits_no_panel(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        dl.plot.grids({"a": [["tap"]]}, **arguments)
+
+
+def test_curves_refuse_more_lines_than_can_be_told_apart():
+    lines = {str(n): [1, 2] for n in range(5)}
+    with pytest.raises(ValueError, match="at most 4 lines, got 5"):
+        dl.plot.curves([1, 2], lines, xlabel="x", ylabel="y")
+
+
+def test_units_that_see_nothing_are_not_drawn_as_reached():
+    # of the two units that the upper layer reads, one stands on a gap
+    layers = [Window(1, 2, transposed=True), Window(2)]
+    (ax,) = dl.plot.stack(layers, margin=0).axes
+    assert Counter(name for name, *_ in cells(ax))["reached"] == 1
+    assert len(ax.lines) == 2
+
+
 def test_a_stack_draws_what_the_arithmetic_says():
     (ax,) = dl.plot.stack(STACK).axes
     counts = Counter(name for name, *_ in cells(ax))
