@@ -9,20 +9,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dilated_lib import arithmetic as arithmetic
+    from dilated_lib import context as context
     from dilated_lib import convolution as convolution
+    from dilated_lib import data as data
+    from dilated_lib import paths as paths
     from dilated_lib import plot as plot
+    from dilated_lib import reach as reach
+    from dilated_lib import records as records
     from dilated_lib.arithmetic import ReceptiveField as ReceptiveField
     from dilated_lib.arithmetic import Window as Window
     from dilated_lib.arithmetic import compose as compose
+    from dilated_lib.context import ContextModule as ContextModule
+    from dilated_lib.context import identity_ as identity_
     from dilated_lib.convolution import dilate as dilate
+    from dilated_lib.paths import coverage as coverage
+    from dilated_lib.paths import deviation as deviation
+    from dilated_lib.paths import hdc_distances as hdc_distances
 
 _HOME = {
     "Window": "arithmetic",
     "ReceptiveField": "arithmetic",
     "compose": "arithmetic",
     "dilate": "convolution",
+    "coverage": "paths",
+    "deviation": "paths",
+    "hdc_distances": "paths",
+    "ContextModule": "context",
+    "identity_": "context",
 }
-_MODULES = ("arithmetic", "convolution", "plot")
+_MODULES = (
+    "arithmetic",
+    "context",
+    "convolution",
+    "data",
+    "paths",
+    "plot",
+    "reach",
+    "records",
+)
 
 __all__ = [*_HOME, *_MODULES]
 

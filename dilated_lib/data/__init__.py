@@ -1,0 +1,1 @@
+"""Data sets: pairs of a picture and its label map."""

@@ -1,0 +1,95 @@
+"""Shapes whose class only their outline tells: the embedded, procedural data set.
+
+A blank grey rectangle lies on black. Its outline, one pixel wide, has a colour, and the
+colour is the class of the whole shape. So the label of a pixel depends on a cue at a
+known distance, and on nothing nearer: who does not see the outline can only guess.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+__all__ = ["Shapes"]
+
+# Okabe and Ito's colours, which stay apart for colour-blind eyes
+_COLOURS = {
+    "orange": (230, 159, 0),
+    "sky blue": (86, 180, 233),
+    "bluish green": (0, 158, 115),
+    "yellow": (240, 228, 66),
+    "blue": (0, 114, 178),
+    "vermillion": (213, 94, 0),
+    "reddish purple": (204, 121, 167),
+}
+
+
+class Shapes(Dataset[tuple[Tensor, Tensor]]):
+    """Pictures (3, size, size) of float32 in [0, 1], labels (size, size) of int64.
+
+    A label is 0 for the background and 1 … 7 for a shape, in the order of ``classes``.
+    ``distances`` gives how far a pixel inside is from the outline. Pixels of the shape
+    that are less than ``nearest`` pixels from it are labelled 255 (void).
+
+    A scene is a rectangle: its place and its sides. Each of the ``scenes`` comes in
+    every colour: picture i shows scene i // 7 in colour i % 7. Without the outline all
+    seven are alike, so whoever does not see it is right on one in seven at most.
+
+    Nothing is stored. Scene n is drawn when asked for, by a generator of its own,
+    seeded with (``seed``, n): it depends neither on the order of asking nor on
+    ``scenes``.
+
+    Raises TypeError or ValueError for numbers out of range, IndexError past the end.
+
+    >>> picture, label = Shapes(10)[0]
+    >>> picture.shape, label.shape
+    (torch.Size([3, 36, 36]), torch.Size([36, 36]))
+    """
+
+    classes = ("background", *_COLOURS)
+    colours = torch.tensor([*_COLOURS.values()]) / 255  # (7, 3)
+    void = 255
+
+    def __init__(
+        self, scenes: int, *, size: int = 36, nearest: int = 0, seed: int = 0
+    ) -> None:
+        for name, value, least in (
+            ("scenes", scenes, 1),
+            ("size", size, 8),
+            ("nearest", nearest, 0),
+            ("seed", seed, 0),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(
+                    f"{name} must be a whole number, at least {least}; got {value!r}"
+                )
+        self.scenes, self.size, self.nearest, self.seed = scenes, size, nearest, seed
+
+    def __len__(self) -> int:
+        return self.scenes * len(self.colours)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        scene, colour = divmod(index, len(self.colours))
+        distances = self.distances(scene)
+        line, inside = distances == 0, distances > 0
+        picture = 0.5 * inside.expand(3, -1, -1).float()
+        picture[:, line] = self.colours[colour][:, None]
+        label = torch.where(distances >= 0, colour + 1, 0)
+        label[(distances >= 0) & (distances < self.nearest)] = self.void
+        return picture, label
+
+    def distances(self, scene: int) -> Tensor:
+        """Distance (size, size) to the scene's outline in pixels, -1 outside.
+
+        It is the larger of the distances along the two axes (Chebyshev's), as a square
+        receptive field measures it: a unit that sees r pixels to each side sees the
+        outline if and only if the distance is at most r.
+        """
+        if not 0 <= scene < self.scenes:
+            raise IndexError(f"scene {scene} of {self.scenes}")
+        draw = np.random.default_rng((self.seed, scene))
+        half = draw.integers(self.size // 4, self.size // 2, 2)  # of height and width
+        middle = draw.integers(half, self.size - half)
+        rows, columns = half[:, None] - abs(np.arange(self.size) - middle[:, None])
+        distances = np.minimum(rows[:, None], columns)
+        return torch.from_numpy(distances.clip(-1))

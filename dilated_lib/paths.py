@@ -1,0 +1,102 @@
+"""Paths through a stack of layers: what is reached, how often, and what is missed.
+
+A path is one choice of a tap in every layer. It leads from an input position to an
+output unit. The receptive field is the hull of the positions that paths reach; this
+module counts what lies inside it. Everything is along one axis: over a picture, the
+paths of a stack are the products of those along its axes.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dilated_lib.arithmetic import Window, compose
+
+__all__ = ["coverage", "deviation", "hdc_distances"]
+
+
+def coverage(windows: Iterable[Window], *, unit: int = 0) -> NDArray[np.int64]:
+    """How many paths lead from each position of the receptive field to ``unit``.
+
+    Shape (size of the unit's receptive field,), exact counts; a 0 is a hole, inside
+    the field but read by no path (gridding). ``unit`` matters only above transposed
+    layers. Positions in the padding count like any other.
+
+    Raises ValueError for a unit that sees no input, OverflowError for counts beyond
+    64 bits.
+
+    >>> coverage([Window(3), Window(3, dilation=2)])
+    array([1, 1, 2, 1, 2, 1, 1])
+    >>> coverage([Window(3, dilation=2)] * 2)
+    array([1, 0, 2, 0, 3, 0, 2, 0, 1])
+    """
+    layers = tuple(windows)
+    field = compose(layers)
+    start, end = field.start(unit), field.end(unit)
+    paths = Counter({unit: 1})
+    for layer in reversed(layers):
+        below: Counter[int] = Counter()
+        for one, count in paths.items():
+            for position in layer.inputs(one):
+                below[position] += count
+        paths = below
+    most = max(paths.values())
+    if most > np.iinfo(np.int64).max:
+        raise OverflowError(
+            f"{most} paths lead from one position; at most {np.iinfo(np.int64).max} "
+            "can be counted in 64 bits"
+        )
+    return np.array([paths[position] for position in range(start, end + 1)], np.int64)
+
+
+def deviation(windows: Iterable[Window]) -> float:
+    """Standard deviation of a position chosen by a random path, in input positions.
+
+    It is the width of the effective receptive field of a linear stack with equal
+    weights: the variance is Σ (j d)² (k² − 1) / 12, with j the product of the strides
+    below a layer (after Luo et al., "Understanding the Effective Receptive Field in
+    Deep Convolutional Neural Networks", 2016, with strides and dilation).
+
+    Raises ValueError for transposed layers, whose units differ by phase.
+
+    >>> deviation([Window(3)] * 6)
+    2.0
+    """
+    layers = tuple(windows)
+    compose(layers)  # refuses what is no layer
+    jump, variance = 1, Fraction(0)
+    for depth, layer in enumerate(layers, 1):
+        if layer.transposed:
+            raise ValueError(
+                f"layer {depth} is transposed: its units differ by phase, and so do "
+                "their deviations; coverage gives the paths of one unit"
+            )
+        variance += Fraction((jump * layer.dilation) ** 2 * (layer.kernel_size**2 - 1))
+        jump *= layer.stride
+    return sqrt(variance / 12)
+
+
+def hdc_distances(dilations: Sequence[int]) -> tuple[int, ...]:
+    """M_1 … M_n of hybrid dilated convolution, in positions.
+
+    M_i is the largest distance between two positions that layers i … n read, as Wang
+    et al. define it ("Understanding Convolution for Semantic Segmentation", 2018,
+    eq. 2): M_n = r_n and M_i = max(M_{i+1} − 2 r_i, 2 r_i − M_{i+1}, r_i). Their
+    design wants M_2 ≤ K for K taps. That is not sufficient: it also takes r_1 = 1.
+
+    Raises ValueError for no dilations or one below 1, TypeError for other kinds.
+
+    >>> hdc_distances((1, 2, 5)), hdc_distances((1, 2, 9))
+    ((1, 2, 5), (3, 5, 9))
+    """
+    rates = [Window(1, dilation=dilation).dilation for dilation in dilations]
+    if not rates:
+        raise ValueError(f"dilations must name at least one layer, got {dilations!r}")
+    distances = [rates[-1]]
+    for rate in reversed(rates[:-1]):
+        distances.insert(0, max(distances[0] - 2 * rate, 2 * rate - distances[0], rate))
+    return tuple(distances)

@@ -1,0 +1,101 @@
+"""How far does a network reach? Trained on shapes, measured by distance to the cue.
+
+The stages are the paper's, in small: a front end learns to label a pixel by what it
+sees, here one pixel; its maps are stored; a context module learns on the stored maps.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dilated_lib.data.shapes import Shapes
+
+__all__ = ["Maps", "accuracies", "fit", "front_end"]
+
+_TWINS = len(Shapes.colours)  # pictures of one scene, next to each other
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Maps (N, C, H, W) with labels and distances to the cue (N, H, W)."""
+
+    maps: Tensor
+    labels: Tensor
+    distances: Tensor
+
+    @classmethod
+    def of(cls, shapes: Shapes) -> "Maps":
+        """All pictures of a data set."""
+        pairs = [shapes[index] for index in range(len(shapes))]
+        scenes = torch.stack([shapes.distances(n) for n in range(shapes.scenes)])
+        return cls(
+            torch.stack([picture for picture, _ in pairs]),
+            torch.stack([label for _, label in pairs]),
+            scenes.repeat_interleave(_TWINS, 0),
+        )
+
+    def through(self, module: nn.Module) -> "Maps":
+        """What a module makes of the maps, to be stored; no gradient passes."""
+        with torch.no_grad():
+            return Maps(module(self.maps), self.labels, self.distances)
+
+
+def fit(
+    module: nn.Module,
+    data: Maps,
+    *,
+    steps: int,
+    learning_rate: float = 0.01,
+    generator: torch.Generator,
+) -> list[float]:
+    """Train with Adam on two scenes a step, each in all colours; the loss of each step.
+
+    The learning rate rises and falls once (``OneCycleLR``). Void pixels do not count.
+    """
+    optimizer = torch.optim.Adam(module.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps
+    )
+    losses = []
+    for _ in range(steps):
+        scenes = torch.randint(len(data.maps) // _TWINS, (2, 1), generator=generator)
+        chosen = (scenes * _TWINS + torch.arange(_TWINS)).flatten()
+        loss = F.cross_entropy(
+            module(data.maps[chosen]), data.labels[chosen], ignore_index=Shapes.void
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    return losses
+
+
+def front_end(data: Maps, *, generator: torch.Generator) -> nn.Conv2d:
+    """Train the smallest front end: a 1 × 1 layer, whose units see one pixel.
+
+    It learns what a pixel's colour says of its class, and of grey that it says nothing.
+    """
+    layer = nn.Conv2d(data.maps.shape[1], len(Shapes.classes), 1)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    fit(layer, data, steps=150, learning_rate=0.3, generator=generator)
+    return layer
+
+
+def accuracies(module: nn.Module, data: Maps, *, farthest: int) -> list[float]:
+    """Fraction of pixels labelled rightly at distance 0, 1, … ``farthest`` of the cue.
+
+    Raises ValueError where no pixel is that far away.
+    """
+    with torch.no_grad():
+        right = module(data.maps).argmax(1) == data.labels
+    shares = []
+    for distance in range(farthest + 1):
+        there = right[data.distances == distance]
+        if not len(there):
+            raise ValueError(f"no pixel is {distance} pixels from the cue")
+        shares.append(there.double().mean().item())
+    return shares

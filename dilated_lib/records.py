@@ -1,0 +1,91 @@
+"""Records of runs: what was measured, by which command, where, and in what time.
+
+A file holds a list of records, one for each run. The book's are in ``book/results``
+and travel with the package.
+"""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Record", "read", "write"]
+
+_HOME = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run. ``seconds`` is its wall-clock time, ``metrics`` what it measured.
+
+    Where it ran is filled in: the command line, the commit of the source ("unknown"
+    outside a checkout, "+" after it where files were changed), the device and the
+    versions of Python and torch.
+    """
+
+    experiment: str
+    seed: int
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    seconds: float
+    command: str = field(default_factory=lambda: _command())
+    commit: str = field(default_factory=lambda: _commit())
+    device: str = field(default_factory=lambda: _device())
+    versions: dict[str, str] = field(default_factory=lambda: _versions())
+
+
+def write(path: Path, records: Iterable[Record]) -> None:
+    """Write records to a JSON file; a file that is there is replaced whole."""
+    text = json.dumps([asdict(record) for record in records], indent=1)
+    beside = path.with_suffix(".part")
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    beside.write_text(text + "\n")
+    beside.replace(path)
+
+
+def read(name: str) -> list[Record]:
+    """Records of an experiment of the book, by the name of their file.
+
+    Raises FileNotFoundError for a name without a file, ValueError for a broken file.
+    """
+    inside, checkout = _HOME / "results", _HOME.parent / "book" / "results"
+    folder = inside if inside.is_dir() else checkout
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        there = sorted(one.stem for one in folder.glob("*.json"))
+        raise FileNotFoundError(f"no records called {name!r}; there are {there}")
+    try:
+        return [Record(**one) for one in json.loads(path.read_text())]
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path.name} is no list of records: {error}") from error
+
+
+def _command() -> str:
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
+def _commit() -> str:
+    call = ["git", "-C", str(_HOME), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": version("torch")}
