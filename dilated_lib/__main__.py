@@ -19,6 +19,7 @@ def reach(
     *,
     seeds: int = 5,
     steps: int = 1500,
+    learning_rate: float = 0.003,
     scenes: int = 512,
     size: int = 52,
 ) -> None:
@@ -32,10 +33,16 @@ def reach(
         out: The file of records to write.
         seeds: Trainings of each module, with the seeds 0, 1, …
         steps: Steps of training, two scenes in all seven colours each.
+        learning_rate: The largest, of Adam's; it rises and falls once.
         scenes: Scenes to train on.
         size: Height and width of a picture in pixels.
     """
-    config = {"steps": steps, "scenes": scenes, "size": size}
+    config = {
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "scenes": scenes,
+        "size": size,
+    }
     train, test = (
         Maps.of(Shapes(count, size=size, seed=seed))
         for seed, count in ((0, scenes), (1, 200))
@@ -49,7 +56,13 @@ def reach(
             generator = torch.Generator().manual_seed(seed)
             module = ContextModule(len(Shapes.classes), dilations=dilations)
             module.reset_parameters(generator=generator)
-            losses = fit(module, train, steps=steps, generator=generator)
+            losses = fit(
+                module,
+                train,
+                steps=steps,
+                learning_rate=learning_rate,
+                generator=generator,
+            )
             shares = accuracies(module, test, farthest=20)
             done.append(
                 Record(

@@ -89,7 +89,7 @@ def test_pictures_keep_their_values_and_share_limits_where_given():
 
 def test_curves_draw_every_point_and_mark_lines_in_two_ways():
     lines = {"one": [1, 2, 3], "two": [3, 2, 1]}
-    figure = dl.plot.curves([1, 2, 4], lines, xlabel="x", ylabel="y", log=True)
+    figure = dl.plot.curves([1, 2, 4], lines, xlabel="x", ylabel="y", log="x")
     (ax,) = figure.axes
     for line, (name, y) in zip(ax.lines, lines.items(), strict=True):
         assert (line.get_label(), [*line.get_ydata()]) == (name, y)

@@ -1,0 +1,75 @@
+"""Pictures, and numbers over the plane."""
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from dilated_lib.plot._style import STYLE, WIDTH, square, subplots
+
+
+@mpl.rc_context(STYLE)
+def pictures(
+    images: Mapping[str, ArrayLike],
+    *,
+    columns: int = 2,
+    cmap: str = "gray",
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Pictures (H, W) or (H, W, 3) under their titles, every pixel a sharp square.
+
+    ``limits`` are the values drawn as the two ends of ``cmap``, for all pictures
+    alike; by default each picture (H, W) has its own.
+    """
+    rows = -(-len(images) // columns)
+    first = np.asarray(next(iter(images.values())))
+    height = WIDTH / columns * first.shape[0] / first.shape[1] + 0.4
+    figure, axes = subplots(rows, columns, rows * height)
+    low, high = limits or (None, None)
+    for ax, (title, image) in zip(axes, images.items(), strict=False):
+        ax.imshow(image, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+        ax.set_title(title)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def heat(
+    panels: Mapping[str, ArrayLike], *, columns: int = 2, label: str = "paths"
+) -> Figure:
+    """Numbers (H, W) over the plane in cividis; a zero is a hole, white and hatched.
+
+    Whole numbers on a panel of at most 15 columns are written into its cells; other
+    panels have a colour bar, named ``label``.
+    """
+    rows = -(-len(panels) // columns)
+    first = np.asarray(next(iter(panels.values())))
+    height = WIDTH / columns * first.shape[0] / first.shape[1] + 0.5
+    figure, axes = subplots(rows, columns, rows * height)
+    for ax, (title, panel) in zip(axes, panels.items(), strict=False):
+        values = np.asarray(panel)
+        shown = ax.imshow(np.ma.masked_equal(values, 0), cmap="cividis", vmin=0)
+        for row, column in np.argwhere(values == 0):
+            square(ax, column, row, "hole", side=1)
+        if values.shape[1] <= 15 and values.dtype.kind == "i":
+            size = 36 * min(WIDTH / columns / values.shape[1], 0.45)
+            for (row, column), value in np.ndenumerate(values):
+                light = value > values.max() / 2
+                ax.text(
+                    column,
+                    row,
+                    str(value) if value else "",
+                    ha="center",
+                    va="center",
+                    fontsize=size,
+                    color="black" if light else "white",
+                )
+        else:
+            figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
+        ax.set_title(title)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure

@@ -1,0 +1,82 @@
+"""Numbers over one axis."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from dilated_lib.plot._style import COLOURS, STYLE, subplots
+
+# lines have no part in the colour code: other colours of the same palette
+_LINES = (("#0072B2", "o"), ("#E69F00", "s"), ("#CC79A7", "^"), ("#000000", "D"))
+
+
+@mpl.rc_context(STYLE)
+def curves(
+    x: Sequence[float],
+    lines: Mapping[str, ArrayLike],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: str = "",
+    breaks: Mapping[str, float] | None = None,
+) -> Figure:
+    """One line for each name in ``lines`` over the same ``x``, marked at each point.
+
+    A line is (X,), or (runs, X): then their mean, in a band from the least to the
+    largest. ``log="x"``, ``"y"`` or ``"xy"`` spaces that axis by powers of two.
+    ``breaks[name]`` draws a dashed vertical line in the colour of a line. Raises
+    ValueError for more lines than can be told apart.
+    """
+    if len(lines) > len(_LINES):
+        raise ValueError(f"at most {len(_LINES)} lines, got {len(lines)}")
+    figure, (ax,) = subplots(1, 1, 4.2)
+    for (name, line), (colour, marker) in zip(lines.items(), _LINES, strict=False):
+        runs = np.atleast_2d(line)
+        ax.plot(x, runs.mean(0), color=colour, marker=marker, label=name)
+        if len(runs) > 1:
+            ax.fill_between(x, runs.min(0), runs.max(0), color=colour, alpha=0.25)
+        if breaks and name in breaks:
+            ax.axvline(breaks[name], color=colour, linestyle="--")
+    if "x" in log:
+        ax.set_xscale("log", base=2)
+    if "y" in log:
+        ax.set_yscale("log", base=2)
+        ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_xticks(x, [f"{value:g}" for value in x])
+    ax.minorticks_off()
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(axis="y", color="#DDDDDD")
+    ax.legend(frameon=False)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def bars(panels: Mapping[str, ArrayLike], *, ylabel: str = "paths") -> Figure:
+    """Numbers over the positions of receptive fields, one below another, one scale.
+
+    A panel is (size,); positions count from the middle of the field. A zero inside is
+    a hole, and hatched.
+    """
+    figure, axes = subplots(len(panels), 1, 0.5 + 1.9 * len(panels))
+    widest = max(len(np.asarray(panel)) for panel in panels.values())
+    for ax, (title, panel) in zip(axes, panels.items(), strict=True):
+        counts = np.asarray(panel)
+        at = np.arange(len(counts)) - (len(counts) - 1) / 2
+        holes = counts == 0
+        ax.bar(at[~holes], counts[~holes], 0.9, color=COLOURS["input"])
+        ax.bar(
+            at[holes],
+            [counts.max()] * holes.sum(),
+            0.9,
+            color=COLOURS["hole"],
+            edgecolor="#666666",
+            hatch="////",
+            linewidth=0.6,
+        )
+        ax.set(xlim=(-widest / 2 - 0.5, widest / 2 + 0.5), ylabel=ylabel)
+        ax.set_title(title)
+    axes[-1].set_xlabel("position, from the middle of the field")
+    return figure

@@ -1,0 +1,92 @@
+"""Colours, sizes and the parts that figures share."""
+
+from typing import Any
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+COLOURS = {
+    "input": "#56B4E9",
+    "tap": "#D55E00",
+    "output": "#009E73",
+    "reached": "#999999",
+    "hole": "#FFFFFF",
+    "frame": "#000000",
+}
+
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 200,
+    "figure.facecolor": "white",
+    "font.size": 17,
+    "axes.titlesize": 16,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "hatch.linewidth": 0.8,
+    "lines.linewidth": 2.5,
+    "lines.markersize": 8,
+}
+WIDTH = 7.2  # inches: 720 px on the page
+
+
+def square(
+    ax: Axes,
+    x: float,
+    y: float,
+    name: str,
+    text: str = "",
+    *,
+    side: float = 0.92,
+    fontsize: float = 12,
+) -> None:
+    """A cell of a grid around (x, y), by its name in the colour code."""
+    empty = name in ("", "hole")
+    ax.add_patch(
+        Rectangle(
+            (x - side / 2, y - side / 2),
+            side,
+            side,
+            facecolor="white" if empty else COLOURS[name],
+            edgecolor="#666666" if empty else "black",
+            hatch="////" if name == "hole" else None,
+            linewidth=0.6,
+            zorder=2,
+        )
+    )
+    if text:  # on a hatch a number needs a white ground
+        ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        ax.text(
+            x,
+            y,
+            text,
+            ha="center",
+            va="center",
+            fontsize=fontsize,
+            bbox=ground if name == "hole" else None,
+            zorder=3,
+        )
+
+
+def frame(ax: Axes, left: float, top: float, width: float, height: float) -> None:
+    """A receptive field, from its first cell."""
+    ax.add_patch(
+        Rectangle(
+            (left - 0.5, top - 0.5),
+            width,
+            height,
+            fill=False,
+            edgecolor=COLOURS["frame"],
+            linewidth=2.5,
+            zorder=4,
+        )
+    )
+
+
+def subplots(rows: int, columns: int, height: float) -> tuple[Figure, list[Any]]:
+    """A figure of the book's width, ``height`` inches high, and its axes in a row."""
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False
+    )
+    plt.close(figure)  # shown once, as the cell's value, and not again by pyplot
+    return figure, list(axes.flat)
