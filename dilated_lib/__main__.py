@@ -10,7 +10,7 @@ from dilated_lib.arithmetic import compose
 from dilated_lib.context import ContextModule
 from dilated_lib.data.shapes import Shapes
 from dilated_lib.reach import Maps, accuracies, fit, front_end
-from dilated_lib.records import Record, write
+from dilated_lib.records import Record, device_name, write
 
 
 def reach(
@@ -75,6 +75,7 @@ def reach(
                         "accuracy_by_distance": [round(100 * s, 2) for s in shares],
                     },
                     seconds=round(time.perf_counter() - begin, 1),
+                    device=device_name(torch.device("cpu")),
                 )
             )
             write(out, done)

@@ -11,24 +11,43 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["Record", "read", "write"]
+__all__ = ["Record", "device_name", "read", "write"]
 
 _HOME = Path(__file__).parent
+
+
+def _command() -> str:
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
+@cache  # once a process, which keeps the source that it loaded
+def _commit() -> str:
+    call = ["git", "-C", str(_HOME), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": version("torch")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One run. ``seconds`` is its wall-clock time, ``metrics`` what it measured.
 
-    Where it ran is filled in: the command line, the commit of the source ("unknown"
-    outside a checkout, "+" after it where files were changed), the device and the
-    versions of Python and torch.
+    ``device`` is its :func:`device_name`. Filled in are the command line, the commit of
+    the source ("unknown" outside a checkout, "+" after it where files were changed) and
+    the versions of Python and torch.
     """
 
     experiment: str
@@ -36,10 +55,17 @@ class Record:
     config: dict[str, Any]
     metrics: dict[str, Any]
     seconds: float
-    command: str = field(default_factory=lambda: _command())
-    commit: str = field(default_factory=lambda: _commit())
-    device: str = field(default_factory=lambda: _device())
-    versions: dict[str, str] = field(default_factory=lambda: _versions())
+    device: str
+    command: str = field(default_factory=_command)
+    commit: str = field(default_factory=_commit)
+    versions: dict[str, str] = field(default_factory=_versions)
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or of the CPU with the number of threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, threads: {torch.get_num_threads()})"
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
@@ -66,26 +92,3 @@ def read(name: str) -> list[Record]:
         return [Record(**one) for one in json.loads(path.read_text())]
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path.name} is no list of records: {error}") from error
-
-
-def _command() -> str:
-    return shlex.join(["python", *sys.orig_argv[1:]])
-
-
-def _commit() -> str:
-    call = ["git", "-C", str(_HOME), "describe", "--always", "--abbrev=40", "--dirty=+"]
-    try:
-        done = subprocess.run(call, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
-def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": version("torch")}

@@ -1,0 +1,198 @@
+"""The experiment on reach, its command, and the records that it writes."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import dilated_lib as dl
+from dilated_lib import records
+from dilated_lib.data.shapes import Shapes
+from dilated_lib.reach import Maps, accuracies, fit, front_end
+from dilated_lib.records import Record
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+PICTURES = Maps.of(Shapes(24))
+
+
+def test_maps_hold_the_data_set_in_its_order():
+    shapes = Shapes(24)
+    assert PICTURES.maps.shape == (168, 3, 36, 36)
+    for index in (0, 6, 7, 100):
+        picture, label = shapes[index]
+        assert torch.equal(PICTURES.maps[index], picture)
+        assert torch.equal(PICTURES.labels[index], label)
+        assert torch.equal(PICTURES.distances[index], shapes.distances(index // 7))
+
+
+def test_the_front_end_sees_one_pixel_and_knows_the_outline():
+    front = front_end(PICTURES, generator=seeded())
+    assert dl.compose([dl.Window(front.kernel_size[0])]).size == 1
+    shares = accuracies(front, PICTURES, farthest=8)
+    assert shares[0] > 0.95
+    assert max(shares[1:]) <= 1 / 7 + 1e-9
+    maps = PICTURES.through(front)
+    assert torch.equal(maps.maps, front(PICTURES.maps))
+    assert not maps.maps.requires_grad
+    assert torch.equal(maps.labels, PICTURES.labels)
+    assert torch.equal(maps.distances, PICTURES.distances)
+
+
+def test_training_learns_to_the_edge_of_the_field_and_no_further():
+    maps = PICTURES.through(front_end(PICTURES, generator=seeded()))
+    module = dl.ContextModule(8, dilations=(1, 2))
+    module.reset_parameters(generator=seeded())
+    losses = fit(module, maps, steps=150, generator=seeded())
+    assert len(losses) == 150
+    assert losses[-1] < losses[0]
+    shares = accuracies(module, maps, farthest=6)
+    assert min(shares[:3]) > 0.9
+    assert max(shares[4:]) <= 1 / 7 + 1e-9
+
+
+def test_training_repeats_itself():
+    runs = []
+    for _ in range(2):
+        layer = nn.Conv2d(3, 8, 1)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        runs.append(fit(layer, PICTURES, steps=5, generator=seeded(1)))
+    assert runs[0] == runs[1]
+    assert runs[0][0] == pytest.approx(math.log(8))
+
+
+def test_void_pixels_do_not_count():
+    data = Maps.of(Shapes(4, nearest=99))
+    layer = nn.Conv2d(3, 8, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    fit(layer, data, steps=60, learning_rate=0.3, generator=seeded())
+    # all that is left is background
+    assert (layer(data.maps).argmax(1)[data.labels == 0] == 0).all()
+    assert layer.bias[0] > layer.bias[1:].max()
+
+
+def test_accuracies_are_shares_of_pixels_at_one_distance():
+    class Cheat(nn.Module):
+        def forward(self, maps):
+            right = nn.functional.one_hot(PICTURES.labels, 9).movedim(-1, 1)
+            return torch.where((PICTURES.distances == 2)[:, None], 0, right)
+
+    shares = accuracies(Cheat(), PICTURES, farthest=3)
+    assert shares == [1, 1, 0, 1]
+
+
+def test_a_distance_that_no_pixel_has_is_refused():
+    farthest = int(PICTURES.distances.max())
+    front = nn.Conv2d(3, 8, 1)
+    assert len(accuracies(front, PICTURES, farthest=farthest)) == farthest + 1
+    with pytest.raises(ValueError, match=f"^no pixel is {farthest + 1} pixels from"):
+        accuracies(front, PICTURES, farthest=farthest + 1)
+
+
+# Records
+
+
+def record(**values):
+    good = {"experiment": "a", "seed": 1, "config": {}, "metrics": {}, "seconds": 0.5}
+    good["device"] = records.device_name(torch.device("cpu"))
+    return Record(**good | values)
+
+
+def test_a_record_says_where_it_was_made():
+    one = record()
+    assert one.command.startswith("python ")
+    assert one.versions["torch"] == torch.__version__.split("+")[0]
+    assert re.fullmatch(r"CPU \(\w+, threads: \d+\)", one.device)
+    assert one.commit
+
+
+def test_records_come_back_as_they_were_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_HOME", tmp_path)
+    ours = [record(), record(seed=2, metrics={"accuracy": [1.0, 2.5]})]
+    path = tmp_path / "results" / "trial.json"
+    records.write(path, ours)
+    assert records.read("trial") == ours
+    records.write(path, ours[:1])
+    assert records.read("trial") == ours[:1]
+    assert [one.name for one in path.parent.iterdir()] == ["trial.json"]
+
+
+def test_a_checkout_has_its_records_in_the_book(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_HOME", tmp_path / "dilated_lib")
+    records.write(tmp_path / "book" / "results" / "trial.json", [record()])
+    assert records.read("trial") == [record()]
+
+
+def test_a_missing_or_broken_file_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_HOME", tmp_path)
+    records.write(tmp_path / "results" / "trial.json", [record()])
+    with pytest.raises(
+        FileNotFoundError, match=r"no records called 'other'; there are \['trial'\]"
+    ):
+        records.read("other")
+    for text in ("[{", '[{"experiment": "a"}]', "[3]"):
+        (tmp_path / "results" / "trial.json").write_text(text)
+        with pytest.raises(ValueError, match=r"^trial\.json is no list of records: "):
+            records.read("trial")
+
+
+def test_the_books_records_have_seeds_and_a_clean_commit():
+    runs = records.read("reach")
+    seeds = {}
+    for run in runs:
+        seeds.setdefault(run.experiment, []).append(run.seed)
+        assert run.command == "python -m dilated_lib reach"
+        assert len(run.commit) == 40
+        assert run.seconds > 0
+    assert len(seeds) == 7
+    assert all(sorted(group) == [0, 1, 2, 3, 4] for group in seeds.values())
+
+
+# The command
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "dilated_lib", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_writes_a_record_for_each_module_and_seed(tmp_path):
+    out = tmp_path / "reach.json"
+    few = ("--seeds", "1", "--steps", "2", "--scenes", "2")
+    done = command("reach", str(out), *few)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(out.read_text())
+    assert [run["experiment"] for run in runs][:2] == [
+        "reach/1,1,1,1,1",
+        "reach/1,1,2,2,1",
+    ]
+    assert len(runs) == 7
+    for run in runs:
+        assert run["config"]["steps"] == 2
+        assert len(run["metrics"]["accuracy_by_distance"]) == 21
+        sides = sum(int(d) for d in run["experiment"][6:].split(","))
+        assert run["metrics"]["receptive_field"] == 2 * sides + 1
+
+
+def test_the_command_explains_itself_and_refuses_what_it_does_not_know():
+    explained = command("reach", "--help")
+    assert explained.returncode == 0
+    for word in ("--seeds", "--steps", "The long version of chapter 10"):
+        assert word in explained.stdout
+    refused = command("reach", "--steps", "many")
+    assert refused.returncode == 2
+    assert "many" in refused.stderr
