@@ -45,6 +45,8 @@ def texts(ax):
 EXAMPLES = {
     "pictures": lambda: dl.plot.pictures({"a": np.eye(3), "b": np.eye(3)}),
     "curves": lambda: dl.plot.curves([1, 2], {"a": [3, 4]}, xlabel="x", ylabel="y"),
+    "bars": lambda: dl.plot.bars({"a": [1, 0, 1], "b": [1]}),
+    "heat": lambda: dl.plot.heat({"a": np.eye(3)}, columns=1),
     "grids": lambda: dl.plot.grids({"a": [["tap", "hole"], ["", "input"]]}),
     "stack": lambda: dl.plot.stack(STACK),
 }
@@ -98,6 +100,86 @@ def test_curves_draw_every_point_and_mark_lines_in_two_ways():
     assert len({(line.get_marker()) for line in ax.lines}) == 2
     assert (ax.get_xscale(), ax.xaxis.get_transform().base) == ("log", 2)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "4"]
+
+
+def test_runs_are_a_mean_in_a_band_from_the_least_to_the_largest():
+    runs = [[1, 2, 9], [3, 2, 0], [2, 5, 0]]
+    figure = dl.plot.curves(
+        [0, 1, 2], {"a": runs, "b": [0, 0, 0]}, xlabel="", ylabel=""
+    )
+    (ax,) = figure.axes
+    assert [*ax.lines[0].get_ydata()] == [2, 3, 3]
+    (band,) = ax.collections  # a single run has none
+    corners = {tuple(point) for point in band.get_paths()[0].vertices.round(6)}
+    assert corners == {(0, 1), (0, 3), (1, 2), (1, 5), (2, 0), (2, 9)}
+    assert colors.same_color(band.get_facecolor()[0][:3], ax.lines[0].get_color())
+
+
+def test_a_break_stands_at_its_place_in_the_colour_of_its_line():
+    figure = dl.plot.curves(
+        [0, 1], {"a": [1, 2], "b": [2, 1]}, xlabel="", ylabel="", breaks={"b": 0.5}
+    )
+    a, b, at = figure.axes[0].lines
+    assert [*at.get_xdata()] == [0.5, 0.5]
+    assert a.get_color() != b.get_color() == at.get_color()
+    assert (at.get_linestyle(), b.get_linestyle()) == ("--", "-")
+
+
+def test_a_logarithmic_height_has_plain_numbers():
+    figure = dl.plot.curves([1, 2], {"a": [2, 1024]}, xlabel="", ylabel="", log="y")
+    (ax,) = figure.axes
+    figure.draw_without_rendering()
+    assert (ax.get_xscale(), ax.get_yscale()) == ("linear", "log")
+    assert "1024" in [label.get_text() for label in ax.get_yticklabels()]
+
+
+@pytest.mark.parametrize(("count", "step"), [(13, 1), (14, 2), (27, 3)])
+def test_at_most_13_ticks_stand_below_curves(count, step):
+    points = range(count)
+    (ax,) = dl.plot.curves(points, {"a": points}, xlabel="", ylabel="").axes
+    assert [*ax.get_xticks()] == [*range(0, count, step)]
+
+
+def test_bars_count_from_the_middle_and_hatch_holes():
+    figure = dl.plot.bars({"holes": [2, 0, 3, 0, 2], "plain": [1, 2, 1]})
+    holes, plain = figure.axes
+    found = [
+        (bar.get_x() + bar.get_width() / 2, bar.get_height(), bar.get_hatch())
+        for bar in sorted(holes.patches, key=lambda bar: bar.get_x())
+    ]
+    assert np.round([(x, height) for x, height, _ in found], 6).tolist() == [
+        [-2, 2],
+        [-1, 3],
+        [0, 3],
+        [1, 3],
+        [2, 2],
+    ]
+    assert [hatch for *_, hatch in found] == [None, "////", None, "////", None]
+    assert len(plain.patches) == 3
+    assert holes.get_xlim() == plain.get_xlim() == (-3, 3)
+    assert (holes.get_title(), plain.get_title()) == ("holes", "plain")
+    assert plain.get_ylabel() == "paths"
+
+
+def test_heat_writes_small_counts_and_hatches_zeros():
+    counts = np.array([[1, 0, 9], [4, 5, 0]])
+    figure = dl.plot.heat({"a": counts, "b": counts / 2})
+    whole, halves, *bar = figure.axes
+    assert texts(whole) == ["1", "", "9", "4", "5", ""]
+    inks = [text.get_color() for text in whole.texts]
+    assert inks[:4] == ["white", "white", "black", "white"]  # more than half is light
+    for ax in (whole, halves):
+        assert cells(ax) == [("hole", 1, 0), ("hole", 2, 1)]
+        assert (ax.images[0].get_array().mask == (counts == 0)).all()
+        assert ax.images[0].get_clim()[0] == 0
+    assert texts(halves) == []
+    assert [ax.get_ylabel() for ax in bar] == ["paths"]
+
+
+def test_heat_of_a_wide_field_has_a_bar_in_place_of_numbers():
+    figure = dl.plot.heat({"a": np.ones((2, 16), int)}, columns=1, label="share")
+    wide, bar = figure.axes
+    assert (texts(wide), bar.get_ylabel()) == ([], "share")
 
 
 def test_grids_draw_cells_values_and_frames_in_place():
