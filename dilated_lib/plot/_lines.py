@@ -50,7 +50,8 @@ def curves(
     ax.minorticks_off()
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(axis="y", color="#DDDDDD")
-    ax.legend(framealpha=1, edgecolor="none")
+    # above the axes, where it hides no line
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)
     return figure
 
 
