@@ -32,7 +32,7 @@ def curves(
     """
     if len(lines) > len(_LINES):
         raise ValueError(f"at most {len(_LINES)} lines, got {len(lines)}")
-    figure, (ax,) = subplots(1, 1, 4.2)
+    figure, (ax,) = subplots(1, 1, 4.2 + 0.4 * -(-len(lines) // 2))  # legend above
     for (name, line), (colour, marker) in zip(lines.items(), _LINES, strict=False):
         runs = np.atleast_2d(line)
         ax.plot(x, runs.mean(0), color=colour, marker=marker, label=name)
@@ -50,7 +50,6 @@ def curves(
     ax.minorticks_off()
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(axis="y", color="#DDDDDD")
-    # above the axes, where it hides no line
     figure.legend(loc="outside upper left", ncols=2, frameon=False)
     return figure
 
