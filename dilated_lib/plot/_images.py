@@ -48,6 +48,8 @@ def heat(
     rows = -(-len(panels) // columns)
     first = np.asarray(next(iter(panels.values())))
     height = WIDTH / columns * first.shape[0] / first.shape[1] + 0.5
+    if first.shape[1] > 15:
+        height += 0.8  # the colour bar
     figure, axes = subplots(rows, columns, rows * height)
     for ax, (title, panel) in zip(axes, panels.items(), strict=False):
         values = np.asarray(panel)
@@ -68,7 +70,7 @@ def heat(
                     color="black" if light else "white",
                 )
         else:
-            figure.colorbar(shown, ax=ax, label=label, shrink=0.8)
+            figure.colorbar(shown, ax=ax, label=label, location="bottom", pad=0.02)
         ax.set_title(title)
     for ax in axes:
         ax.set_axis_off()
