@@ -173,13 +173,13 @@ def test_heat_writes_small_counts_and_hatches_zeros():
         assert (ax.images[0].get_array().mask == (counts == 0)).all()
         assert ax.images[0].get_clim()[0] == 0
     assert texts(halves) == []
-    assert [ax.get_ylabel() for ax in bar] == ["paths"]
+    assert [ax.get_xlabel() for ax in bar] == ["paths"]
 
 
 def test_heat_of_a_wide_field_has_a_bar_in_place_of_numbers():
     figure = dl.plot.heat({"a": np.ones((2, 16), int)}, columns=1, label="share")
     wide, bar = figure.axes
-    assert (texts(wide), bar.get_ylabel()) == ([], "share")
+    assert (texts(wide), bar.get_xlabel()) == ([], "share")
 
 
 def test_grids_draw_cells_values_and_frames_in_place():
