@@ -31,7 +31,11 @@ def visit(browser, url, width=1280, scheme="light"):
     wrong = []
     page.on(
         "console",
-        lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None,
+        lambda m: (
+            wrong.append(f"console: {m.text} {m.location['url']}")
+            if m.type == "error"
+            else None
+        ),
     )
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
     page.on("requestfailed", lambda r: wrong.append(f"failed: {r.url}"))
