@@ -7,133 +7,14 @@ The names follow Araujo, Norris and Sim, "Computing Receptive Fields of
 Convolutional Neural Networks", Distill 2019, with dilation added.
 """
 
-import operator
-from collections.abc import Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
-from math import gcd
 
-__all__ = ["ReceptiveField", "Window", "compose"]
+from dilated_lib.layers import Sampling, Window, whole
 
-
-@dataclass(frozen=True)
-class Window:
-    """One convolution or pooling layer along one axis. All lengths are in units.
-
-    ``dilation`` is the distance between neighbouring taps: 1 is the ordinary
-    layer, and ``dilation - 1`` holes lie between two taps. ``padding`` is one
-    number for both sides or a pair ``(before, after)``. With ``transposed=True``
-    the layer is the transpose of that convolution, as in
-    ``torch.nn.ConvTranspose1d``: padding then crops, and ``output_padding``
-    lengthens the output at its end.
-
-    Raises TypeError for a value that is not a whole number, ValueError for one
-    that is out of range.
-
-    >>> Window(3, dilation=4).extent
-    9
-    """
-
-    kernel_size: int
-    stride: int = 1
-    _: KW_ONLY
-    dilation: int = 1
-    padding: int | tuple[int, int] = 0
-    transposed: bool = False
-    output_padding: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("kernel_size", "stride", "dilation"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name), 1))
-        if not isinstance(self.transposed, bool):
-            raise TypeError(
-                f"transposed must be True or False, got {self.transposed!r}"
-            )
-        if isinstance(self.padding, tuple | list):
-            if len(self.padding) != 2:
-                raise ValueError(
-                    "padding must be one number or a pair (before, after), "
-                    f"got {self.padding!r}"
-                )
-            sides = tuple(_whole("padding", side, 0) for side in self.padding)
-            object.__setattr__(self, "padding", sides)
-        else:
-            object.__setattr__(self, "padding", _whole("padding", self.padding, 0))
-        extra = _whole("output_padding", self.output_padding, 0)
-        object.__setattr__(self, "output_padding", extra)
-        if extra and not self.transposed:
-            raise ValueError(
-                "output_padding belongs to transposed layers, "
-                f"got output_padding={extra} with transposed=False"
-            )
-        if extra and extra >= max(self.stride, self.dilation):
-            raise ValueError(
-                "output_padding must be smaller than stride or dilation, "
-                f"got output_padding={extra} with stride={self.stride}, "
-                f"dilation={self.dilation}"
-            )
-
-    @property
-    def extent(self) -> int:
-        """Distance from the first tap to the last, both included: d(k − 1) + 1."""
-        return self.dilation * (self.kernel_size - 1) + 1
-
-    @property
-    def pads(self) -> tuple[int, int]:
-        """Padding before and after, in units."""
-        if isinstance(self.padding, tuple):
-            return self.padding
-        return (self.padding, self.padding)
-
-    def inputs(self, unit: int) -> Sequence[int]:
-        """Input positions that output ``unit`` reads, in rising order.
-
-        Positions outside the input are padding. A unit of a transposed layer may
-        read none.
-
-        >>> list(Window(3, 2, dilation=4, padding=1).inputs(5))
-        [9, 13, 17]
-        >>> Window(3, 2, transposed=True).inputs(4)
-        [1, 2]
-        """
-        unit, (before, _) = _whole("unit", unit), self.pads
-        if not self.transposed:
-            first = unit * self.stride - before
-            return range(first, first + self.extent, self.dilation)
-        # input j is written to outputs j·stride − before + dilation·tap
-        reads = (
-            divmod(unit + before - self.dilation * tap, self.stride)
-            for tap in reversed(range(self.kernel_size))
-        )
-        return [position for position, remainder in reads if remainder == 0]
-
-    def output_size(self, size: int) -> int:
-        """Number of outputs for ``size`` inputs, as torch counts them (rounded down).
-
-        Raises ValueError where no output is left: the dilated kernel is larger than
-        the padded input, or a transposed layer's padding crops everything.
-
-        >>> Window(3, dilation=16, padding=16).output_size(66)
-        66
-        """
-        size = _whole("input size", size, 1)
-        before, after = self.pads
-        if self.transposed:
-            whole = (size - 1) * self.stride + self.extent + self.output_padding
-            if whole <= before + after:
-                raise ValueError(
-                    f"padding ({before}, {after}) crops the whole output of {whole} "
-                    f"for input size {size}; it must leave at least 1"
-                )
-            return whole - before - after
-        padded = size + before + after
-        if self.extent > padded:
-            raise ValueError(
-                f"the dilated kernel is larger than the padded input: kernel_size "
-                f"{self.kernel_size} with dilation {self.dilation} spans {self.extent}"
-                f", but input size {size} with padding ({before}, {after}) has {padded}"
-            )
-        return (padded - self.extent) // self.stride + 1
+__all__ = ["ReceptiveField", "Sampling", "Window", "above", "compose", "join"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,10 +26,14 @@ class ReceptiveField:
     ``i + len(phases)`` sees the hull of unit i, moved by
     ``stride * len(phases)``. Ordinary layers have one phase, and unit i sees
     [i·stride − padding, i·stride − padding + size − 1].
+
+    Above a layer that reads a whole axis the hull is (−inf, inf), ``size`` is
+    ``math.inf``, and there is no start, end, centre or padding. A stride of 0 says
+    that one unit is left along the axis.
     """
 
     stride: int | Fraction
-    phases: tuple[tuple[int, int] | None, ...]
+    phases: tuple[tuple[float, float] | None, ...]
 
     def __post_init__(self) -> None:
         if not self.phases or self.stride * len(self.phases) % 1:
@@ -159,7 +44,7 @@ class ReceptiveField:
             )
 
     @property
-    def size(self) -> int:
+    def size(self) -> float:
         """Input positions from the first to the last seen; the largest phase's."""
         return max(
             (last - first + 1 for first, last in filter(None, self.phases)), default=0
@@ -172,18 +57,27 @@ class ReceptiveField:
 
     def start(self, unit: int) -> int:
         """First input position that ``unit`` sees (negative: in the padding)."""
-        return self._hull(unit)[0]
+        return self._bounded(unit)[0]
 
     def end(self, unit: int) -> int:
         """Last input position that ``unit`` sees."""
-        return self._hull(unit)[1]
+        return self._bounded(unit)[1]
 
     def centre(self, unit: int) -> Fraction:
         """Midpoint of what ``unit`` sees; a half where the size is even."""
-        return Fraction(sum(self._hull(unit)), 2)
+        return Fraction(sum(self._bounded(unit)), 2)
 
-    def _hull(self, unit: int) -> tuple[int, int]:
-        period, phase = divmod(_whole("unit", unit), len(self.phases))
+    def _bounded(self, unit: int) -> tuple[int, int]:
+        first, last = self._hull(unit)
+        if math.isinf(first):
+            raise ValueError(
+                f"unit {unit} sees the whole axis: its field has no first position, "
+                "no last, and no centre"
+            )
+        return int(first), int(last)
+
+    def _hull(self, unit: int) -> tuple[float, float]:
+        period, phase = divmod(whole("unit", unit), len(self.phases))
         hull = self.phases[phase]
         if hull is None:
             raise ValueError(
@@ -194,7 +88,9 @@ class ReceptiveField:
         return hull[0] + move, hull[1] + move
 
     def __repr__(self) -> str:
-        if len(self.phases) > 1:
+        if self.size == math.inf:
+            detail = "unbounded"
+        elif len(self.phases) > 1:
             detail = f"phases={self.phases}"
         else:
             detail = f"padding={self.padding}" if self.phases[0] else "empty"
@@ -223,42 +119,70 @@ def compose(windows: Iterable[Window]) -> ReceptiveField:
             raise TypeError(f"layer {depth} must be a Window, got {layer!r}")
     field = ReceptiveField(1, ((0, 0),))
     for layer in layers:
-        field = _above(field, layer)
+        field = above(field, layer)
     return field
 
 
-def _above(below: ReceptiveField, layer: Window) -> ReceptiveField:
+def above(below: ReceptiveField, layer: Window | Sampling) -> ReceptiveField:
     """What a layer's units see of the network's input, from what those below see.
 
     The hull of a union is the hull of the hulls, so each unit needs only the hulls of
     the units that it reads.
+
+    >>> above(compose([Window(3, 2)]), Sampling(1, ((0,), (0,))))
+    ReceptiveField(size=3, stride=1, phases=((0, 2), (0, 2)))
     """
-    phases = len(below.phases)
-    if layer.transposed:
-        stride = Fraction(below.stride) / layer.stride
-        period = phases * layer.stride
+    if isinstance(layer, Sampling):
+        step, units = layer.step, len(layer.reads)
     else:
-        stride = Fraction(below.stride) * layer.stride
-        period = phases // gcd(phases, layer.stride)
+        step, units = (1, layer.stride) if layer.transposed else (layer.stride, 1)
+    phases = len(below.phases)
     hulls = []
-    for unit in range(period):
+    for unit in range(units * (phases // math.gcd(phases, step))):
         reads = layer.inputs(unit)
         # taps come back to the same phase after that many, further inside the hull
         outer = {*reads[:phases], *reads[-phases:]}
-        seen = [below._hull(one) for one in outer if below.phases[one % phases]]
-        ends = [end for hull in seen for end in hull]
-        hulls.append((min(ends), max(ends)) if seen else None)
-    whole = stride.denominator == 1
-    return ReceptiveField(stride.numerator if whole else stride, tuple(hulls))
+        hulls.append(
+            _hull_of(below._hull(one) for one in outer if below.phases[one % phases])
+        )
+    return ReceptiveField(_number(Fraction(below.stride) * step / units), tuple(hulls))
 
 
-def _whole(name: str, value: object, least: int | None = None) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if least is not None and number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
+def join(fields: Iterable[ReceptiveField]) -> ReceptiveField:
+    """What the units of a map see that is made of several: the hulls of the unions.
+
+    Raises ValueError for maps of different strides, whose units stand at different
+    distances; a whole axis joined with anything is the whole axis.
+
+    >>> join([compose([Window(3, padding=1)]), compose([Window(5, dilation=2)])])
+    ReceptiveField(size=10, stride=1, padding=1)
+    """
+    maps = tuple(dict.fromkeys(fields))
+    if len(maps) == 1:
+        return maps[0]
+    strides = [one.stride for one in maps if one.size != math.inf]
+    if len(strides) < len(maps):
+        stride = max((*strides, *(one.stride for one in maps)), key=bool)
+        return ReceptiveField(
+            stride, ((-math.inf, math.inf),) * Fraction(stride).denominator
+        )
+    if len(set(strides)) > 1:
+        raise ValueError(
+            "maps of different strides meet, so that no two units see alike: "
+            + " and ".join(map(str, sorted(set(strides))))
+        )
+    period = math.lcm(*(len(one.phases) for one in maps))
+    hulls = (
+        _hull_of(one._hull(unit) for one in maps if one.phases[unit % len(one.phases)])
+        for unit in range(period)
+    )
+    return ReceptiveField(strides[0], tuple(hulls))
+
+
+def _hull_of(hulls: Iterable[tuple[float, float]]) -> tuple[float, float] | None:
+    ends = [end for hull in hulls for end in hull]
+    return (min(ends), max(ends)) if ends else None
+
+
+def _number(value: Fraction) -> int | Fraction:
+    return value.numerator if value.denominator == 1 else value

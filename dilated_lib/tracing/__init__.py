@@ -1,0 +1,24 @@
+"""Receptive fields of any network that torch can export, exactly.
+
+The network is traced once, without computing anything. Each operation has a rule that
+says which units of its input a unit of its output reads; what has no rule is refused.
+One pass up the graph then gives the field of every layer.
+
+To read it: ``_signals`` (the graph of what depends on what, and the two passes), then
+``_maps`` and ``_joins`` (which dimension of a tensor follows which axis), then the
+rules, ``_rules`` and ``_positions``; ``_graph`` traces, ``_report`` answers, and
+``_verify`` asks the real network.
+"""
+
+from dilated_lib.tracing._report import Fields, Layer, receptive_field
+from dilated_lib.tracing._signals import TracingError
+from dilated_lib.tracing._verify import Disagreement, verify
+
+__all__ = [
+    "Disagreement",
+    "Fields",
+    "Layer",
+    "TracingError",
+    "receptive_field",
+    "verify",
+]

@@ -1,0 +1,259 @@
+"""The answer: the field of every layer of a network, and how it came about."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, lcm
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from dilated_lib.arithmetic import ReceptiveField, join
+from dilated_lib.tracing._graph import Graph, follow, label, trace
+from dilated_lib.tracing._maps import Map
+from dilated_lib.tracing._signals import (
+    WHOLE,
+    Signal,
+    fields,
+    reached,
+    union,
+)
+
+__all__ = ["Fields", "Layer", "receptive_field"]
+
+
+Seen = Mapping[Signal, tuple[ReceptiveField, ...]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A row of the table: one operation that reads other units than its own.
+
+    ``shape`` is its output's, (N, C, …); ``fields`` has one entry an axis, for all
+    channels together. ``aligned`` is False where maps meet whose units at one place
+    look at different centres.
+    """
+
+    name: str
+    operation: str
+    shape: tuple[int, ...]
+    fields: tuple[ReceptiveField, ...]
+    aligned: bool
+
+
+class Traced(NamedTuple):
+    """The graph behind an answer, the node that was asked for, and its map."""
+
+    graph: Graph
+    node: fx.Node
+    map: Map
+
+
+class Fields(tuple[ReceptiveField, ...]):
+    """What the units of an output see: a tuple, one field an axis, and how it came.
+
+    ``layers`` has a row for each layer on the way, ``unbounded`` the name of the first
+    that reads a whole axis, if any. ``coverage`` is an array over the fields of unit 0:
+    which positions its paths reach, where it was asked for. ``seconds`` tells the time
+    for tracing and for the analysis.
+    """
+
+    def __new__(cls, signal: Signal, seen: Seen, **_: Any) -> Self:
+        """The fields alone; see __init__ for the rest."""
+        return super().__new__(cls, seen[signal])
+
+    def __init__(
+        self,
+        signal: Signal,
+        seen: Seen,
+        *,
+        layers: tuple[Layer, ...],
+        coverage: bool,
+        seconds: tuple[float, float],
+        traced: Traced,
+    ) -> None:
+        self.layers, self.seconds, self.traced = layers, seconds, traced
+        self._signal = signal
+        self._source = min(seen, key=lambda one: one.order)
+        self.coverage = self._covered() if coverage else None
+        self.unbounded = _first_whole(seen)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Units of the output along each axis; 1 where the axis is gone."""
+        return tuple(length or 1 for length in self._signal.lengths)
+
+    def _covered(self) -> NDArray[np.bool_]:
+        found = reached(self._signal, (0,) * len(self), borders=False)
+        starts = [axis.start(0) for axis in self]
+        ends = [axis.end(0) for axis in self]
+        return _placed(found, starts, [end + 1 for end in ends])
+
+    @property
+    def aligned(self) -> bool:
+        """Do all maps that meet look at the same centres?"""
+        return all(layer.aligned for layer in self.layers)
+
+    def region(self, *unit: int, idle: bool = False) -> NDArray[np.bool_]:
+        """Which positions of the input one unit depends on; shape of the input's axes.
+
+        Borders are taken as they are: a position in zero padding is none, one in
+        reflected, replicated or circular padding is the one that it repeats. ``idle``
+        adds positions that resizing reads with weight zero.
+
+        Raises ValueError for a unit that the output does not have.
+        """
+        if len(unit) != len(self) or not all(
+            0 <= one < length for one, length in zip(unit, self.lengths, strict=True)
+        ):
+            raise ValueError(f"unit must be within {self.lengths}, got {unit}")
+        found = reached(self._signal, unit, borders=True, idle=idle)
+        ends = [length or 1 for length in self._source.lengths]
+        return _placed(found, [0] * len(ends), ends)
+
+
+def receptive_field(
+    model: nn.Module,
+    input_size: Sequence[int],
+    *,
+    of: str | None = None,
+    to: str | None = None,
+    coverage: bool = False,
+) -> Fields:
+    """What each unit of a network's output sees of its input, one field an axis.
+
+    ``input_size`` is (C, …) without the batch: (3, H, W) for a picture. The field is
+    that of the network continued over an unlimited input, so it may exceed the
+    picture. ``to`` names the output, or a module whose result to take, such as
+    "layer4"; ``of`` a module whose result to take for the input. ``coverage`` adds
+    which positions inside the field of unit 0 are reached.
+
+    Layers that read a whole axis, such as global pooling or attention over all
+    positions, make ``size`` infinite. Batch norm is taken in evaluation mode.
+
+    Raises TracingError, with one sentence, for what it does not understand: a network
+    that decides by values, an operation without a rule, or maps that meet with
+    different strides. ValueError for impossible names or sizes.
+
+    >>> h, w = receptive_field(nn.Conv2d(3, 8, (3, 5), dilation=2), (3, 32, 32))
+    >>> h.size, w.size
+    (5, 9)
+    """
+    size = tuple(input_size)
+    if len(size) < 2 or not all(isinstance(one, int) and one > 0 for one in size):
+        raise ValueError(
+            "input_size must be (channels, then one length an axis), such as "
+            f"(3, 224, 224); got {input_size!r}"
+        )
+    begin = time.perf_counter()
+    graph = trace(model, size)
+    traced = time.perf_counter()
+    start = None if of is None else graph.find(of)
+    end = graph.output() if to is None else graph.find(to)
+    values = follow(graph, start)
+    if end not in values:
+        raise ValueError(f"{to or 'the output'} does not depend on {of or 'the input'}")
+    (result, *_) = _maps(values[end])
+    signal = union("output", result.different)
+    assert signal is not None
+    live = _live(end, values)
+    inside = [one for node in live for m in _maps(values[node]) for one in m.different]
+    seen = fields([*inside, signal])
+    layers = tuple(_rows(live, values, seen))
+    seconds = (traced - begin, time.perf_counter() - traced)
+    return Fields(
+        signal,
+        seen,
+        layers=layers,
+        coverage=coverage,
+        seconds=seconds,
+        traced=Traced(graph, end, result),
+    )
+
+
+def _maps(value: Any) -> list[Map]:
+    """The maps in what a node computes."""
+    parts = value if isinstance(value, list) else [value]
+    return [part for part in parts if isinstance(part, Map)]
+
+
+def _live(end: fx.Node, values: Mapping[fx.Node, Any]) -> list[fx.Node]:
+    """The nodes on a way from the input to ``end``, in order."""
+    needed = {end}
+    for node in reversed([*values]):
+        if node in needed:
+            needed |= {one for one in node.all_input_nodes if one in values}
+    return [node for node in values if node in needed]
+
+
+def _rows(
+    nodes: Iterable[fx.Node], values: Mapping[fx.Node, Any], seen: Seen
+) -> Iterable[Layer]:
+    """A row for each node that makes signals of its own."""
+    for node in nodes:
+        inputs = {
+            signal
+            for source in node.all_input_nodes
+            for one in _maps(values.get(source))
+            for signal in one.different
+        }
+        made = {s for one in _maps(values[node]) for s in one.different} - inputs
+        if made and inputs:
+            together = zip(*(seen[signal] for signal in made), strict=True)
+            yield Layer(
+                label(node),
+                str(node.target).removeprefix("aten."),
+                _maps(values[node])[0].shape,
+                tuple(map(join, together)),
+                not _meets(node) or _one_centre(seen[signal] for signal in inputs),
+            )
+
+
+def _meets(node: fx.Node) -> bool:
+    """Does a node take maps together place by place?"""
+    target: Any = node.target
+    return torch.Tag.pointwise in target.tags or "cat" in target.name()
+
+
+def _one_centre(maps: Iterable[tuple[ReceptiveField, ...]]) -> bool:
+    for axis in zip(*maps, strict=True):
+        bounded = [one for one in axis if one.size != inf]
+        for unit in range(lcm(*(len(one.phases) for one in bounded))):
+            seeing = [one for one in bounded if one.phases[unit % len(one.phases)]]
+            if len({one.centre(unit) for one in seeing}) > 1:
+                return False
+    return True
+
+
+def _first_whole(seen: Seen) -> str | None:
+    """The name of the first layer that reads a whole axis."""
+    for signal in sorted(seen, key=lambda one: one.order):
+        if any(along is WHOLE for _, alongs in signal.reads for along in alongs):
+            return signal.name
+    return None
+
+
+def _placed(
+    found: tuple[tuple[int, ...], NDArray[np.bool_]] | None,
+    starts: Sequence[int],
+    ends: Sequence[int],
+) -> NDArray[np.bool_]:
+    """A set of positions as an array from ``starts`` to before ``ends``."""
+    whole = np.zeros(np.subtract(ends, starts), bool)
+    if found is not None:
+        corner, inside = found
+        low = [max(pair) for pair in zip(corner, starts, strict=True)]
+        sizes = map(sum, zip(corner, inside.shape, strict=True))
+        high = [min(pair) for pair in zip(sizes, ends, strict=True)]
+        whole[_box(low, high, starts)] = inside[_box(low, high, corner)]
+    return whole
+
+
+def _box(
+    low: Sequence[int], high: Sequence[int], origin: Sequence[int]
+) -> tuple[slice, ...]:
+    sides = zip(low, high, origin, strict=True)
+    return tuple(slice(first - zero, end - zero) for first, end, zero in sides)
