@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from dilated_lib import context as context
     from dilated_lib import convolution as convolution
     from dilated_lib import data as data
+    from dilated_lib import layers as layers
     from dilated_lib import paths as paths
     from dilated_lib import plot as plot
     from dilated_lib import reach as reach
     from dilated_lib import records as records
+    from dilated_lib import tracing as tracing
     from dilated_lib.arithmetic import ReceptiveField as ReceptiveField
     from dilated_lib.arithmetic import Window as Window
     from dilated_lib.arithmetic import compose as compose
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
     from dilated_lib.convolution import dilate as dilate
     from dilated_lib.paths import coverage as coverage
     from dilated_lib.paths import deviation as deviation
+    from dilated_lib.paths import effective_receptive_field as effective_receptive_field
     from dilated_lib.paths import hdc_distances as hdc_distances
+    from dilated_lib.tracing import receptive_field as receptive_field
+    from dilated_lib.tracing import verify as verify
 
 _HOME = {
     "Window": "arithmetic",
@@ -33,19 +38,24 @@ _HOME = {
     "dilate": "convolution",
     "coverage": "paths",
     "deviation": "paths",
+    "effective_receptive_field": "paths",
     "hdc_distances": "paths",
     "ContextModule": "context",
     "identity_": "context",
+    "receptive_field": "tracing",
+    "verify": "tracing",
 }
 _MODULES = (
     "arithmetic",
     "context",
     "convolution",
     "data",
+    "layers",
     "paths",
     "plot",
     "reach",
     "records",
+    "tracing",
 )
 
 __all__ = [*_HOME, *_MODULES]

@@ -1,16 +1,22 @@
 """The command line: ``python -m dilated_lib COMMAND``, with ``--help`` for each."""
 
+import sys
 import time
+from collections.abc import Callable
+from json import dumps
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 
-from dilated_lib.arithmetic import compose
+from dilated_lib.arithmetic import ReceptiveField, compose
 from dilated_lib.context import ContextModule
 from dilated_lib.data.shapes import Shapes
 from dilated_lib.reach import Maps, accuracies, fit, front_end
 from dilated_lib.records import Record, device_name, write
+from dilated_lib.tracing import named_network, receptive_field
 
 
 def reach(
@@ -81,6 +87,89 @@ def reach(
             write(out, done)
 
 
+def rf(
+    network: str,
+    /,
+    *,
+    size: tuple[int, ...] = (3, 224, 224),
+    of: str | None = None,
+    to: str | None = None,
+    json: bool = False,
+) -> None:
+    """What the units of a network see of its input: a table, one row a layer.
+
+    Exit code 2, with one sentence, where the network cannot be analysed.
+
+    Args:
+        network: A name of torchvision, such as resnet50, or module:function that
+            returns a network; a submodule may follow: fasterrcnn_resnet50_fpn.backbone.
+        size: Channels, then one length an axis.
+        of: A module whose result is taken for the input.
+        to: A module whose result is taken for the output, such as layer4.
+        json: Print JSON instead; the size of an unbounded field is null there.
+    """
+    try:
+        answer = receptive_field(named_network(network), size, of=of, to=to)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    rows = [
+        {
+            "module": layer.module,
+            "operation": layer.operation,
+            "shape": layer.shape,
+            "fields": [_plain(field) for field in layer.fields],
+            "aligned": layer.aligned,
+        }
+        for layer in answer.layers
+    ]
+    if json:
+        times = dict(zip(("tracing", "analysis"), answer.seconds, strict=True))
+        whole = {
+            "network": network,
+            "input_size": size,
+            "fields": [_plain(field) for field in answer],
+            "unbounded_by": answer.unbounded,
+            "layers": rows,
+            "seconds": times,
+        }
+        print(dumps(whole, indent=1))
+        return
+    names = [f"{layer.module} {layer.operation}" for layer in answer.layers]
+    widest = max(map(len, names))
+    print(f"{'layer':{widest}} {'units':>11} {'size':>11} {'stride':>9} {'padding':>9}")
+    for name, layer in zip(names, answer.layers, strict=True):
+        columns = [
+            "x".join(map(str, layer.shape[2:])) or "-",
+            *(_across(layer.fields, key) for key in ("size", "stride", "padding")),
+        ]
+        mark = "" if layer.aligned else "  centres differ"
+        sizes = zip(columns, (11, 11, 9, 9), strict=True)
+        numbers = " ".join(f"{one:>{width}}" for one, width in sizes)
+        print(f"{name:{widest}} {numbers}{mark}")
+    if answer.unbounded:
+        print(f"Unbounded: {answer.unbounded} reads a whole axis.")
+    tracing, analysis = (1000 * one for one in answer.seconds)
+    print(f"Traced in {tracing:.0f} ms, analysed in {analysis:.1f} ms.")
+
+
+def _plain(field: ReceptiveField) -> dict[str, Any]:
+    bounded = field.size != inf
+    return {
+        "size": field.size if bounded else None,
+        "stride": field.stride if isinstance(field.stride, int) else str(field.stride),
+        "padding": field.padding if bounded and field.phases[0] else None,
+        "phases": field.phases if bounded else None,
+    }
+
+
+def _across(fields: tuple[ReceptiveField, ...], key: str) -> str:
+    values = [str(_plain(field)[key]).replace("None", "-") for field in fields]
+    if key == "size":
+        values = [str(field.size) for field in fields]
+    return values[0] if len(set(values)) == 1 else "x".join(values)
+
+
 STACKS = (
     (1, 1, 1, 1, 1),
     (1, 1, 2, 2, 1),
@@ -93,4 +182,5 @@ STACKS = (
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"reach": reach}, description=__doc__)
+    commands: dict[str, Callable[..., Any]] = {"rf": rf, "reach": reach}
+    tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)

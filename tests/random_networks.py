@@ -137,7 +137,9 @@ class RandomNetwork(nn.Module):
         pads = [draw.randint(-1, 3) for _ in range(2 * rank)]
         half = draw.randint(0, 1)
         choices = [
-            lambda x: x[(..., *(slice(a, None, b) for a, b in zip(start, step)))],
+            lambda x: x[
+                (..., *(slice(a, None, b) for a, b in zip(start, step, strict=True)))
+            ],
             lambda x: x.roll(shift, tuple(range(2, 2 + rank))),
             lambda x: F.pad(x, pads),
             lambda x: torch.cat([x.chunk(2, 1)[half]] * 2, 1),

@@ -10,6 +10,7 @@ rules, ``_rules`` and ``_positions``; ``_graph`` traces, ``_report`` answers, an
 ``_verify`` asks the real network.
 """
 
+from dilated_lib.tracing._named import named_network
 from dilated_lib.tracing._report import Fields, Layer, receptive_field
 from dilated_lib.tracing._signals import TracingError
 from dilated_lib.tracing._verify import Disagreement, verify
@@ -19,6 +20,7 @@ __all__ = [
     "Fields",
     "Layer",
     "TracingError",
+    "named_network",
     "receptive_field",
     "verify",
 ]

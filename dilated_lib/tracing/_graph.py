@@ -1,10 +1,11 @@
 """From a network to maps: trace it once, then apply a rule to each operation."""
 
-import linecache
-import logging
 import traceback
+import warnings
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from difflib import get_close_matches
+from io import StringIO
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -78,16 +79,15 @@ def trace(model: nn.Module, input_size: tuple[int, ...]) -> Graph:
     dtype = weights.dtype if weights.is_floating_point() else torch.float32
     example = torch.empty(1, *input_size, dtype=dtype, device=weights.device)
     training = {module: module.training for module in model.modules()}
-    disabled = logging.root.manager.disable
     try:
         model.eval()
-        logging.disable(logging.CRITICAL)  # it logs the whole graph with an error
-        program = torch.export.export(model, (example,), strict=False)
-        program = program.run_decompositions({})  # nothing in place any more
+        # with an error, export prints the whole graph
+        with redirect_stderr(StringIO()), warnings.catch_warnings(action="ignore"):
+            program = torch.export.export(model, (example,), strict=False)
+            program = program.run_decompositions({})  # nothing in place any more
     except Exception as error:
         raise TracingError(_why(model, input_size, error)) from error
     finally:
-        logging.disable(disabled)
         for module, was in training.items():
             module.training = was
     returned = program.graph.output_node().args[0]
@@ -104,18 +104,21 @@ def trace(model: nn.Module, input_size: tuple[int, ...]) -> Graph:
 
 def _why(model: nn.Module, input_size: tuple[int, ...], error: Exception) -> str:
     """One sentence on the call that stopped the tracing."""
-    torch_home = str(Path(torch.__file__).parent)
+    python, torchs = Path(traceback.__file__).parent, Path(torch.__file__).parent
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((torch_home, __file__))
+        if frame.line
+        and frame.filename != __file__
+        and Path(frame.filename).parent != python
+        and torchs not in Path(frame.filename).parents
     ]
-    what = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+    what = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "data-dependent" in what:
+        what = "what it does depends on the values, not only on the size, of its input"
     where = ""
     if frames:
-        last = frames[-1]
-        line = linecache.getline(last.filename, last.lineno or 0).strip()
-        where = f" at {last.name}, `{line}`"
+        where = f" at {frames[-1].name}, `{frames[-1].line}`"
     size = " x ".join(map(str, input_size))
     return f"{type(model).__name__} on {size} cannot be traced{where}: {what}"
 

@@ -47,7 +47,9 @@ def _instance_norm(call: Call) -> Map:
     return normalise(call, m, range(2, len(m.dims)))
 
 
-@rule("batch_norm", "_native_batch_norm_legit_no_training")
+@rule(
+    *("batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
+)
 def _batch_norm(call: Call) -> Map:
     if call.args.get("training") or call.args.get("running_mean") is None:
         m = call.map("input")

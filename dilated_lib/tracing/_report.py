@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from dilated_lib.arithmetic import ReceptiveField, join
-from dilated_lib.tracing._graph import Graph, follow, label, trace
+from dilated_lib.tracing._graph import Graph, follow, operation, path_of, trace
 from dilated_lib.tracing._maps import Map
 from dilated_lib.tracing._signals import (
     WHOLE,
@@ -32,12 +32,13 @@ Seen = Mapping[Signal, tuple[ReceptiveField, ...]]
 class Layer:
     """A row of the table: one operation that reads other units than its own.
 
-    ``shape`` is its output's, (N, C, …); ``fields`` has one entry an axis, for all
-    channels together. ``aligned`` is False where maps meet whose units at one place
-    look at different centres.
+    ``module`` is where it is computed and ``operation`` what it does; ``shape`` is its
+    output's, (N, C, …); ``fields`` has one entry an axis, for all channels together.
+    ``aligned`` is False where maps meet whose units at one place look at different
+    centres.
     """
 
-    name: str
+    module: str
     operation: str
     shape: tuple[int, ...]
     fields: tuple[ReceptiveField, ...]
@@ -142,7 +143,7 @@ def receptive_field(
     >>> h.size, w.size
     (5, 9)
     """
-    size = tuple(input_size)
+    size = tuple(input_size) if isinstance(input_size, Sequence) else ()
     if len(size) < 2 or not all(isinstance(one, int) and one > 0 for one in size):
         raise ValueError(
             "input_size must be (channels, then one length an axis), such as "
@@ -204,8 +205,8 @@ def _rows(
         if made and inputs:
             together = zip(*(seen[signal] for signal in made), strict=True)
             yield Layer(
-                label(node),
-                str(node.target).removeprefix("aten."),
+                (path_of(node) or [node.name])[-1],
+                operation(node),
                 _maps(values[node])[0].shape,
                 tuple(map(join, together)),
                 not _meets(node) or _one_centre(seen[signal] for signal in inputs),

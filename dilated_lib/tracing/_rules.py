@@ -227,3 +227,43 @@ def slices(call: Call, m: Map, dim: int, start: int, length: int, step: int) -> 
         stop = start + step * (length - 1) + 1
         return take(m, dim, slice(start, stop, step))
     return over(m, {dim: (Along(Sampling(step, ((start,),))), length)}, call.name)
+
+
+@rule("slice_scatter")
+def _slice_scatter(call: Call) -> Map:
+    """One map written into a part of another, along one dimension."""
+    dim = call["dim"] % len(call.shape)
+    size = call.shape[dim]
+    start, stop, step = slice(call["start"], call["end"], call["step"]).indices(size)
+    whole, part = call["self"], call["src"]
+    if step != 1:
+        raise TracingError(f"{call.name} writes to every {step}th place only")
+    if (start, stop) == (0, size):
+        return join([call.map("src")], call.shape, call.name)
+    maps: list[Map | None] = []
+    sizes = [start, stop - start, size - stop]
+    for begin, length in zip((0, start, stop), sizes, strict=True):
+        source = part if begin == start and length == stop - start else whole
+        if not isinstance(source, Map):
+            maps.append(None)
+        elif source is part:
+            maps.append(part)
+        else:
+            maps.append(slices(call, source, dim, begin, length, 1) if length else None)
+    present = [n for n in range(3) if sizes[n]]
+    return cat(
+        [maps[n] for n in present],
+        [sizes[n] for n in present],
+        dim,
+        call.shape,
+        call.name,
+    )
+
+
+@rule("glu")
+def _glu(call: Call) -> Map:
+    m = call.map("self")
+    dim = call["dim"] % len(m.dims)
+    half = call.shape[dim]
+    halves = [slices(call, m, dim, start, half, 1) for start in (0, half)]
+    return join(halves, call.shape, call.name)

@@ -30,9 +30,12 @@ def reshape(m: Map, shape: Sequence[int], name: str) -> Map:
     """The same digits in other dimensions; digits are split where they have to be."""
     try:
         return _regrouped(m, shape, name)
-    except TracingError:
-        for dim in range(len(m.dims)):
-            m = settle(m, dim, name)
+    except TracingError as cut:
+        try:
+            for dim in range(len(m.dims)):
+                m = settle(m, dim, name)
+        except TracingError:
+            raise cut from None
         return _regrouped(m, shape, name)
 
 

@@ -212,8 +212,10 @@ class _Surrogate(fx.Interpreter):
             kwargs = {**kwargs, "device": "cpu"}
         inputs = [x for x in pytree.tree_leaves((args, kwargs)) if _depends(x)]
         target: Any = node.target
+        if target is torch.ops.aten._assert_tensor_metadata.default:  # single precision
+            return None
         if not inputs or target is operator.getitem:
-            return target(*args, **kwargs)
+            return pytree.tree_map(_doubled, target(*args, **kwargs))
         given = named(node, args, kwargs)
         result: Any = _summed(operation(node), given, inputs, first_shape(node))
         if result is None:
@@ -221,6 +223,11 @@ class _Surrogate(fx.Interpreter):
         elif isinstance(node.meta["val"], list | tuple):
             result = (result, *node.meta["val"][1:])
         return pytree.tree_map(lambda x: _Level.apply(x) if _depends(x) else x, result)
+
+
+def _doubled(value: Any) -> Any:
+    single = isinstance(value, Tensor) and value.dtype == torch.float32
+    return value.double() if single else value
 
 
 def _depends(value: Any) -> bool:
@@ -242,7 +249,7 @@ def _summed(
         return average
     if "softmax" in name:
         return x.sum(given["dim"], keepdim=True).expand(shape)
-    if "batch_norm" in name and given["running_mean"] is not None:
+    if "batch_norm" in name and given.get("running_mean") is not None:
         return x * 1
     if name == "layer_norm":
         return x + x.sum(tuple(range(-len(given["normalized_shape"]), 0)), keepdim=True)
@@ -250,16 +257,20 @@ def _summed(
         groups = x.reshape(len(x), given["num_groups"], -1)
         groups = groups + groups.sum(-1, keepdim=True)
         return groups.reshape(shape)
-    if name in ("instance_norm", "batch_norm"):
+    if name == "instance_norm" or "batch_norm" in name:
         return x + x.sum(tuple(range(2, x.dim())), keepdim=True)
     if name == "scaled_dot_product_attention":
         query, key, value = (given[one] for one in ("query", "key", "value"))
-        pairs: Tensor = query.sum(-1, keepdim=True) + key.sum((-2, -1), keepdim=True)
-        return pairs + value.sum(-2, keepdim=True)
+        read = [query.sum(-1, True), key.sum((-2, -1), True), value.sum(-2, True)]
+        return torch.stack([one.expand(shape) for one in read]).sum(0)
     if name in REDUCTIONS:
         dims = given.get("dim")
-        total = x.sum(dims) if dims not in (None, []) else x.sum()
+        total: Tensor = x.sum(dims) if dims not in (None, []) else x.sum()
         return total.reshape(shape)
+    if name == "copy":
+        return inputs[-1].expand(shape) * 1
+    if name == "glu":
+        return sum(x.chunk(2, given["dim"]), torch.zeros(shape, dtype=x.dtype))
     return None
 
 

@@ -1,0 +1,52 @@
+"""Networks by name, without weights."""
+
+import inspect
+from importlib import import_module
+
+import torch
+from torch import nn
+
+from dilated_lib.tracing._signals import TracingError
+
+
+def named_network(name: str, *, device: str = "meta") -> nn.Module:
+    """A network of torchvision by its name, or ``module:function`` that returns one.
+
+    A submodule may follow after a dot: "fasterrcnn_resnet50_fpn.backbone". Weights are
+    torch's random ones, or none on the meta device.
+
+    Raises TracingError for a name that leads nowhere.
+    """
+    place, _, inner = name.partition(".")
+    if ":" in name:
+        module, _, rest = name.partition(":")
+        function, _, inner = rest.partition(".")
+        try:
+            builder = getattr(import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise TracingError(
+                f"{module}:{function} cannot be loaded: {error}"
+            ) from None
+        options = {}
+    else:
+        from torchvision import models  # only for its names; the library does without
+
+        try:
+            builder = models.get_model_builder(place)
+        except ValueError:
+            raise TracingError(
+                f"torchvision has no network {place!r}; one of yours is "
+                "'module:function'"
+            ) from None
+        known = inspect.signature(builder).parameters
+        options = {"weights_backbone": None} if "weights_backbone" in known else {}
+    try:
+        with torch.device(device):
+            network = builder(**options)
+    except NotImplementedError:  # some compute their widths with tensors
+        network = builder(**options)
+    try:
+        part: nn.Module = network.get_submodule(inner)
+    except AttributeError:
+        raise TracingError(f"{place} has no module {inner!r}") from None
+    return part

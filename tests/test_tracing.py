@@ -1,0 +1,449 @@
+"""The analysis of traced networks: against the networks themselves, and by hand."""
+
+import math
+from collections import OrderedDict
+from fractions import Fraction
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from random_networks import RandomNetwork
+from torch import nn
+from torch.nn import functional as F
+
+import dilated_lib as dl
+from dilated_lib import Window
+from dilated_lib.tracing import TracingError, _positions, _rules
+
+
+class Net(nn.Module):
+    """A network from layers and a function of them and the input."""
+
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.layers, self.function = nn.ModuleList(layers), function
+
+    def forward(self, x):
+        return self.function(x, *self.layers)
+
+
+def conv(k=3, s=1, *, d=1, p=0, c=2, **options):
+    return nn.Conv2d(c, options.pop("out", c), k, s, p, d, **options)
+
+
+def size_of(model, input_size, **options):
+    return [field.size for field in dl.receptive_field(model, input_size, **options)]
+
+
+def unshuffled(x):
+    return F.pixel_unshuffle(x[:, :, 1:], 2)
+
+
+# every construct once; what is wanted is the network's own answer
+CONSTRUCTS = {
+    "sequential": nn.Sequential(conv(), nn.ReLU(), conv(5, 2, p=2), nn.MaxPool2d(2)),
+    "anisotropic": nn.Sequential(conv((1, 5), (2, 1), d=(3, 2), p=(0, 4))),
+    "same, even kernel": nn.Sequential(conv(4, p="same", d=3), conv(2, p="same")),
+    "valid": conv(3, p="valid"),
+    "reflected": conv(3, p=2, padding_mode="reflect"),
+    "replicated": nn.Sequential(conv(3, 2), conv(3, p=1, padding_mode="replicate")),
+    "circular": conv(5, p=2, padding_mode="circular"),
+    "asymmetric": nn.Sequential(nn.ZeroPad2d((3, 0, 1, 2)), conv(4)),
+    "negative padding": nn.Sequential(nn.ZeroPad2d((-2, 1, 0, -3)), conv(4)),
+    "dilated pooling, rounded up": nn.MaxPool2d(3, 2, 1, dilation=2, ceil_mode=True),
+    "average pooling, rounded up": nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+    "stride above the kernel": nn.Sequential(conv(2, 3), conv(1, 2)),
+    "depthwise": nn.Sequential(conv(3, groups=2), conv(1)),
+    "transposed": nn.ConvTranspose2d(2, 2, 3, 2, 1, output_padding=1),
+    "transposed, dilated": nn.ConvTranspose2d(2, 2, 2, 3, dilation=2),
+    "transposed, padding more than it needs": nn.ConvTranspose2d(2, 2, 3, 1, 2),
+    "down and up": nn.Sequential(conv(3, 2), nn.ConvTranspose2d(2, 2, 3, 2), conv()),
+    "adaptive to 5": nn.AdaptiveAvgPool2d(5),
+    "adaptive maximum": nn.AdaptiveMaxPool2d((5, 7)),
+    "pixel shuffle": nn.Sequential(conv(3, out=8), nn.PixelShuffle(2), conv()),
+    "pixel unshuffle": Net(
+        lambda x, a: a(F.pixel_unshuffle(x[:, :, 1:], 2)), conv(c=8)
+    ),
+    "unshuffled, then a channel": Net(
+        lambda x: F.pixel_unshuffle(x[:, :, 1:], 2)[:, 1:3]
+    ),
+    "channel shuffle": Net(
+        lambda x, a: F.channel_shuffle(torch.cat([x, a(x)], 1), 2)[:, :2], conv(p=1)
+    ),
+    "halves": Net(lambda x, a: torch.cat([x[:, :1], a(x)[:, 1:]], 1)[:, 1:], conv(p=1)),
+    "residual": Net(lambda x, a, b: a(x) + b(x), conv(5, 2, p=2), conv(1, 2)),
+    "concatenated": Net(lambda x, a, b: torch.cat([a(x), b(x)], 1), conv(p=1), conv(1)),
+    "shared": Net(lambda x, a: a(torch.relu(a(x))), conv()),
+    "dead branch": Net(lambda x, a, b: (a(x), b(x))[0], conv(), conv(9)),
+    "functional": Net(lambda x: F.max_pool2d(F.relu(x) * 2 + 1, 3, 2)),
+    "in place": Net(lambda x, a: F.relu_(a(x)).add_(1).mul_(2), conv()),
+    "written into": Net(lambda x, a: _written_into(a(x), x), conv(p=1)),
+    "cropped": Net(lambda x, a: x[..., 1:-1, 1:-1] + a(x), conv()),
+    "every other": Net(lambda x: x[:, :, 1::2, ::3]),
+    "centred crop": Net(lambda x, a: a(x).narrow(2, 3, 5), conv()),
+    "rolled": Net(lambda x, a: a(x.roll((3, -2), (2, 3))), conv()),
+    "channels last": Net(lambda x, a: a(x.permute(0, 2, 3, 1)), nn.Linear(2, 3)),
+    "unfold": Net(lambda x: F.unfold(x, 3, 2, 1, 2).sum(1)),
+    "unfolded along": Net(lambda x: x.unfold(2, 3, 2).amax(-1)),
+    "flattened and back": Net(lambda x: x.flatten(2).mul(3).unflatten(2, (19, 22))),
+    "windows": Net(lambda x: _windows(x[..., :18, :18], 6)),
+    "nearest": nn.Upsample(scale_factor=2),
+    "nearest, to a size": nn.Upsample((30, 31)),
+    "nearest exact": nn.Upsample((30, 31), mode="nearest-exact"),
+    "bilinear": nn.Sequential(nn.Upsample(scale_factor=3, mode="bilinear"), conv()),
+    "bilinear, by 1.5": nn.Upsample(scale_factor=1.5, mode="bilinear"),
+    "bilinear, corners": nn.Upsample((39, 40), mode="bilinear", align_corners=True),
+    "bilinear, down": nn.Upsample((7, 8), mode="bilinear"),
+    "bicubic": nn.Upsample(scale_factor=2, mode="bicubic"),
+    "bicubic, corners": nn.Upsample((25, 43), mode="bicubic", align_corners=True),
+    "area": nn.Sequential(conv(), nn.AdaptiveAvgPool2d((11, 9))),
+    "batch norm": nn.Sequential(conv(), nn.BatchNorm2d(2), nn.Dropout()),
+    "layer norm over channels": Net(
+        lambda x, a: a(x.movedim(1, -1)).movedim(-1, 1), nn.LayerNorm(2)
+    ),
+    "constants beside": Net(lambda x: torch.cat([torch.zeros(1, 2, 19, 4), x], 3)),
+    "softmax over channels": Net(lambda x, a: a(x).softmax(1), conv()),
+    "gated": Net(lambda x, a: F.glu(torch.cat([a(x), x], 1), 1), conv(p=1)),
+    "mixed by a matrix": Net(
+        lambda x: torch.einsum("nchw,dc->ndhw", x, torch.ones(3, 2).to(x))
+    ),
+}
+
+
+def _written_into(y, x):
+    y = y.clone()
+    y[:, :1] = x[:, 1:]
+    return y
+
+
+def _windows(x, side):
+    """Attention between the pixels of each window, as Swin has it."""
+    n, c, h, w = x.shape
+    x = x.view(n, c, h // side, side, w // side, side)
+    tokens = x.permute(0, 2, 4, 3, 5, 1).reshape(-1, side * side, c)
+    mixed = (tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens
+    mixed = mixed.view(n, h // side, w // side, side, side, c)
+    return mixed.permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
+
+
+@pytest.mark.parametrize("name", CONSTRUCTS)
+def test_each_construct_reads_what_the_network_reads(name):
+    assert dl.verify(CONSTRUCTS[name], (2, 19, 22), units=6) is None
+
+
+ONE_AND_THREE = {
+    "1-D": (nn.Conv1d(2, 2, 5, 2, 3, 2), (2, 40)),
+    "1-D, resized": (nn.Upsample(scale_factor=3, mode="linear"), (2, 15)),
+    "causal": (
+        nn.Sequential(nn.ConstantPad1d((6, 0), 0.0), nn.Conv1d(2, 2, 4, dilation=2)),
+        (2, 30),
+    ),
+    "3-D": (nn.Sequential(nn.Conv3d(2, 2, (1, 3, 2), (1, 2, 1)), nn.MaxPool3d(2)), 0),
+    "3-D, transposed": (nn.ConvTranspose3d(2, 2, 3, (2, 1, 3)), 0),
+    "3-D, resized": (nn.Upsample(scale_factor=2, mode="trilinear"), 0),
+}
+
+
+@pytest.mark.parametrize("name", ONE_AND_THREE)
+def test_one_axis_and_three_as_well(name):
+    model, size = ONE_AND_THREE[name]
+    size = size or (2, 6, 9, 8)
+    assert len(dl.receptive_field(model, size)) == len(size) - 1
+    assert dl.verify(model, size) is None
+
+
+GLOBAL = {
+    "adaptive pooling to 1": nn.AdaptiveAvgPool2d(1),
+    "mean": Net(lambda x: x.mean((2, 3))),
+    "maximum": Net(lambda x: x.amax((2, 3), keepdim=True)),
+    "flattened into a linear layer": nn.Sequential(nn.Flatten(), nn.Linear(836, 3)),
+    "squeeze and excitation": Net(lambda x, a: x * a(x.mean((2, 3), True)), conv(1)),
+    "instance norm": nn.InstanceNorm2d(2),
+    "group norm": nn.GroupNorm(1, 2),
+    "layer norm over all": nn.LayerNorm((2, 19, 22)),
+    "batch norm without statistics": nn.BatchNorm2d(2, track_running_stats=False),
+    "softmax over positions": Net(lambda x: x.flatten(2).softmax(-1)),
+    "attention": Net(lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3)),
+    "attention by products": Net(
+        lambda x: (x.flatten(2).mT @ x.flatten(2)).softmax(-1) @ x.flatten(2).mT
+    ),
+    "attention with a token": Net(
+        lambda x: F.scaled_dot_product_attention(
+            *[torch.cat([torch.zeros(1, 1, 2), x.flatten(2).mT], 1)] * 3
+        )[:, 0]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GLOBAL)
+def test_what_reads_everything_is_unbounded_and_named(name):
+    answer = dl.receptive_field(GLOBAL[name], (2, 19, 22))
+    assert [field.size for field in answer] == [math.inf, math.inf]
+    assert answer.unbounded
+    assert answer.region(*(0 * one for one in answer.lengths)).all()
+    assert dl.verify(GLOBAL[name], (2, 19, 22)) is None
+
+
+def test_a_mean_over_one_axis_leaves_the_other():
+    model = Net(lambda x, a: a(x).mean(3), conv(5))
+    assert size_of(model, (2, 19, 22)) == [5, math.inf]
+    assert dl.verify(model, (2, 19, 22)) is None
+
+
+REFUSED = {
+    "an operation without a rule": (
+        Net(lambda x: x.cumsum(2)),
+        r"cumsum calls aten.cumsum.default, which has no rule",
+    ),
+    "a turned axis": (Net(lambda x: x.flip(2)), "aten.flip.default"),
+    "sorted": (Net(lambda x: x.sort(2).values), "aten.sort"),
+    "values decide": (
+        Net(lambda x: x if x.sum() > 0 else -x),
+        r"at <lambda>, `.*x\.sum\(\) > 0.*`: .* depends on the values",
+    ),
+    "strides that differ": (
+        Net(
+            lambda x: (
+                F.interpolate(x[..., :7, :7], size=(19, 19), mode="nearest")
+                + x[..., :19]
+            )
+        ),
+        r"add: maps of different strides meet.* 7/19 and 1$",
+    ),
+    "cut across": (Net(lambda x: x.flatten(2).unflatten(2, (22, 19))), "cuts across"),
+    "positions beside positions": (
+        Net(lambda x, a: a(torch.cat([x, x], 3)), conv()),
+        "positions and other things are mixed",
+    ),
+    "two inputs": (Net(lambda x, y: x + y), "missing 1 required positional argument"),
+    "smaller than the kernel": (conv(40), "can't be greater than actual input size"),
+    "other channels": (conv(c=3), "expected input.* to have 3 channels"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_understood_is_refused_in_a_sentence(name):
+    model, message = REFUSED[name]
+    with pytest.raises(TracingError, match=message) as refusal:
+        dl.receptive_field(model, (2, 19, 22))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("size", [(), (3,), 224, (3, 0, 5), (3, 2.5, 5), None, "3x5"])
+def test_an_impossible_input_size_is_repeated(size):
+    with pytest.raises((ValueError, TypeError), match=r"input_size must be \(channels"):
+        dl.receptive_field(conv(), size)
+
+
+STACKS = [
+    [Window(3, padding=1), Window(3, 2, dilation=2), Window(2, 2)],
+    [Window(3, dilation=d, padding=d) for d in (1, 1, 2, 4, 8, 16, 1)],
+    [Window(3, 2, padding=1), Window(4, 2, padding=1, transposed=True)],
+    [Window(2, 3, dilation=2, transposed=True), Window(3)],
+]
+
+
+@pytest.mark.parametrize("windows", STACKS)
+def test_a_stack_is_what_compose_says(windows):
+    layers = [
+        (nn.ConvTranspose1d if w.transposed else nn.Conv1d)(
+            1, 1, w.kernel_size, w.stride, w.pads[0], dilation=w.dilation
+        )
+        for w in windows
+    ]
+    answer = dl.receptive_field(nn.Sequential(*layers), (1, 120), coverage=True)
+    assert answer == (dl.compose(windows),)
+    assert answer.coverage.tolist() == (dl.coverage(windows) > 0).tolist()
+
+
+def test_the_context_module_sees_67():
+    module = dl.ContextModule(3)
+    answer = dl.receptive_field(module, (3, 66, 66), coverage=True)
+    assert answer == (dl.compose(module.windows),) * 2
+    assert answer[0].size == 67 and answer.coverage.all()
+    assert [layer.fields[0].size for layer in answer.layers] == [
+        3,
+        5,
+        9,
+        17,
+        33,
+        65,
+        67,
+    ]
+    assert {layer.module for layer in answer.layers} == {
+        f"layers.{n}" for n in range(7)
+    }
+
+
+def test_holes_of_branches_are_no_product_of_axes():
+    model = Net(
+        lambda x, a, b: a(x) + b(x), conv((1, 5), p=(0, 2)), conv((5, 1), p=(2, 0))
+    )
+    answer = dl.receptive_field(model, (2, 19, 22), coverage=True)
+    cross = np.zeros((5, 5), bool)
+    cross[2] = cross[:, 2] = True
+    assert [field.size for field in answer] == [5, 5]
+    assert answer.coverage.tolist() == cross.tolist()
+    assert answer.region(9, 9).sum() == 9 and answer.region(0, 0).sum() == 5
+
+
+def test_between_two_modules():
+    layers = [("a", conv(5)), ("b", conv(3, 2)), ("c", conv(3, d=2)), ("d", conv(7))]
+    model = nn.Sequential(OrderedDict(layers))
+    assert size_of(model, (2, 60, 60), to="b") == [7, 7]
+    assert size_of(model, (2, 60, 60), of="b", to="c") == [5, 5]
+    assert size_of(model, (2, 60, 60), of="a") == [3 + 2 * 4 + 2 * 6] * 2
+    with pytest.raises(ValueError, match="nothing named 'bb'; near to it: 'b'"):
+        dl.receptive_field(model, (2, 60, 60), to="bb")
+    with pytest.raises(ValueError, match="a does not depend on c"):
+        dl.receptive_field(model, (2, 60, 60), of="c", to="a")
+
+
+def test_one_output_of_several_is_chosen_by_name():
+    model = Net(lambda x, a: {"out": a(x), "aux": x}, conv())
+    with pytest.raises(ValueError, match=r"returns 'out', 'aux': choose one with to=…"):
+        dl.receptive_field(model, (2, 19, 22))
+    assert size_of(model, (2, 19, 22), to="out") == [3, 3]
+    assert size_of(model, (2, 19, 22), to="aux") == [1, 1]
+    with pytest.raises(ValueError, match="the output does not depend on the input"):
+        dl.receptive_field(Net(lambda x: torch.ones(1, 2, 4, 4)), (2, 9, 9))
+
+
+def test_units_above_a_resized_map_come_in_phases():
+    (height, width) = dl.receptive_field(
+        nn.Upsample(scale_factor=(2, 1.5), mode="bilinear"), (1, 10, 10)
+    )
+    assert (height.stride, height.size, height.padding) == (Fraction(1, 2), 2, 1)
+    assert height.phases == ((-1, 0), (0, 1))
+    # units look at −1/6, 1/2 and 7/6
+    assert width.phases == ((-1, 0), (0, 1), (1, 2)) and width.stride == Fraction(2, 3)
+
+
+def test_a_position_with_weight_zero_is_not_read():
+    (field,) = dl.receptive_field(nn.Upsample(scale_factor=3, mode="linear"), (1, 10))
+    assert field.phases == ((-1, 0), (0, 0), (0, 1))
+
+
+def test_joins_name_where_centres_differ():
+    good = Net(lambda x, a, b: a(x) + b(x), conv(3, 2, p=1), conv(1, 2))
+    bad = Net(lambda x, a, b: a(x)[..., 1:, 1:] + b(x), conv(3, 2, p=1), conv(2, 2))
+    size = (2, 21, 21)
+    assert dl.receptive_field(good, size).aligned
+    answer = dl.receptive_field(bad, size)
+    assert not answer.aligned
+    assert [one.operation for one in answer.layers if not one.aligned] == ["add"]
+    # units i + 1 of one, around 2i + 2, and units i of the other, around 2i + 1/2
+    assert (answer[0].start(0), answer[0].end(0)) == (0, 3)
+
+
+def test_strides_of_one_unit_and_of_many():
+    pooled = Net(
+        lambda x, a: a(x) + F.avg_pool2d(x, (19, 22))[:, :, :1, :1] * 0, conv(1)
+    )
+    with pytest.raises(TracingError, match="strides meet"):
+        dl.receptive_field(pooled, (2, 19, 22))
+
+
+REFUSED_SEEDS = {72}  # maps of different strides meet
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_random_networks_read_what_the_analysis_says(seed):
+    rank = (1, 2, 2, 3)[seed % 4]
+    small = {"size": 10, "depth": 4} if rank == 3 else {}
+    network = RandomNetwork(seed, rank=rank, **small)
+    if seed in REFUSED_SEEDS:
+        with pytest.raises(TracingError, match="different strides"):
+            dl.receptive_field(network, network.size)
+    else:
+        assert dl.verify(network, network.size) is None
+
+
+def wrong_dilation(call):
+    return _positions._convolution(_changed(call, dilation=[1, 1]))
+
+
+def _changed(call, **other):
+    return type(call)(call.name, call.operation, {**call.args, **other}, call.shapes)
+
+
+BROKEN = {
+    "dilation forgotten": ("conv2d", wrong_dilation, conv(d=2)),
+    "padding forgotten": (
+        "conv2d",
+        lambda call: _positions._convolution(_changed(call, padding=[0, 0])),
+        conv(p=1),
+    ),
+    "pooling taken for pointwise": ("max_pool2d", None, nn.MaxPool2d(1, 2)),
+    "a branch forgotten": (
+        "cat",
+        lambda call: _rules._cat(_changed(call, tensors=[call["tensors"][0]] * 2)),
+        Net(lambda x, a: torch.cat([x, a(x)], 1), conv(p=1)),
+    ),
+    "one position too many": (
+        "conv2d",
+        lambda call: _positions._convolution(
+            _changed(call, weight=torch.empty(2, 2, 4, 3))
+        ),
+        conv(p=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_verify_notices_a_wrong_rule(name, monkeypatch):
+    operation, rule, model = BROKEN[name]
+    assert dl.verify(model, (2, 19, 22)) is None
+    if rule is None:
+        rule = partial(_shrunk, _positions._pool)
+    monkeypatch.setitem(_rules.RULES, operation, rule)
+    found = dl.verify(model, (2, 19, 22))
+    assert found is not None
+    assert f"unit {found.unit}" in str(found) and str(found.position) in str(found)
+
+
+def _shrunk(rule, call):
+    return rule(_changed(call, stride=[1, 1]))
+
+
+def test_nan_alone_notices_too(monkeypatch):
+    from dilated_lib.tracing import _verify
+
+    monkeypatch.setattr(_verify, "_by_gradient", lambda *_: None)
+    for rule in (wrong_dilation, BROKEN["one position too many"][1]):
+        monkeypatch.setitem(_rules.RULES, "conv2d", rule)
+        found = dl.verify(conv(d=2), (2, 19, 22))
+        assert found.method == "NaN"
+
+
+def test_the_network_is_left_as_it_was():
+    model = nn.Sequential(conv(), nn.BatchNorm2d(2), nn.Dropout())
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    dl.verify(model, (2, 19, 22))
+    assert [module.training for module in model] == [True, False, True]
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_network_without_weights_is_analysed_but_not_verified():
+    with torch.device("meta"):
+        model = conv()
+    assert size_of(model, (2, 19, 22)) == [3, 3]
+    with pytest.raises(ValueError, match="meta device has no weights"):
+        dl.verify(model, (2, 19, 22))
+
+
+def test_a_region_is_asked_of_a_unit_that_exists():
+    answer = dl.receptive_field(conv(), (2, 19, 22))
+    with pytest.raises(ValueError, match=r"within \(17, 20\), got \(17, 0\)"):
+        answer.region(17, 0)
+    with pytest.raises(ValueError, match=r"got \(1,\)"):
+        answer.region(1)
+
+
+def test_of_an_unbounded_field_there_is_no_coverage():
+    with pytest.raises(ValueError, match="unbounded: a layer reads a whole axis"):
+        dl.receptive_field(nn.AdaptiveAvgPool2d(1), (2, 9, 9), coverage=True)
