@@ -24,7 +24,9 @@ ARROWS = {
     "reach": {"data"},
     "records": set(),
     "tracing": {"arithmetic", "layers"},
-    "__main__": {"arithmetic", "context", "data", "reach", "records", "tracing"},
+    "__main__": {
+        *("arithmetic", "context", "data", "paths", "reach", "records", "tracing"),
+    },
 }
 MODULES = [path.relative_to(HOME) for path in HOME.rglob("*.py")]
 

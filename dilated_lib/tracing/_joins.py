@@ -55,6 +55,8 @@ def unbound(m: Map, axes: Iterable[int], name: str) -> Map:
 
 def join(maps: Sequence[Map], shape: Sequence[int], name: str) -> Map:
     """Maps taken together element by element, broadcast to ``shape``."""
+    if len(maps) == 1 and maps[0].shape == tuple(shape):
+        return maps[0]
     dims, arrays = align(maps, shape, name)
     if all(array.ndim == 0 for array in arrays):
         return build(dims, one_of(union(name, [array.item() for array in arrays])))

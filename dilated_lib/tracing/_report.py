@@ -1,5 +1,6 @@
 """The answer: the field of every layer of a network, and how it came about."""
 
+import gc
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from dilated_lib.arithmetic import ReceptiveField, join
-from dilated_lib.tracing._graph import Graph, follow, operation, path_of, trace
+from dilated_lib.arithmetic import ReceptiveField
+from dilated_lib.tracing._graph import Graph, follow, label, operation, path_of, trace
 from dilated_lib.tracing._maps import Map
 from dilated_lib.tracing._signals import (
     WHOLE,
@@ -152,18 +153,13 @@ def receptive_field(
     begin = time.perf_counter()
     graph = trace(model, size)
     traced = time.perf_counter()
-    start = None if of is None else graph.find(of)
-    end = graph.output() if to is None else graph.find(to)
-    values = follow(graph, start)
-    if end not in values:
-        raise ValueError(f"{to or 'the output'} does not depend on {of or 'the input'}")
-    (result, *_) = _maps(values[end])
-    signal = union("output", result.different)
-    assert signal is not None
-    live = _live(end, values)
-    inside = [one for node in live for m in _maps(values[node]) for one in m.different]
-    seen = fields([*inside, signal])
-    layers = tuple(_rows(live, values, seen))
+    collecting = gc.isenabled()
+    gc.disable()  # signals stay: looking for dead ones doubles the time
+    try:
+        signal, seen, layers, node, result = _analysed(graph, of, to)
+    finally:
+        if collecting:
+            gc.enable()
     seconds = (traced - begin, time.perf_counter() - traced)
     return Fields(
         signal,
@@ -171,8 +167,23 @@ def receptive_field(
         layers=layers,
         coverage=coverage,
         seconds=seconds,
-        traced=Traced(graph, end, result),
+        traced=Traced(graph, node, result),
     )
+
+
+def _analysed(
+    graph: Graph, of: str | None, to: str | None
+) -> tuple[Signal, Seen, tuple[Layer, ...], fx.Node, Map]:
+    """The signal of the output, all fields, the table, and where the output is."""
+    start = None if of is None else graph.find(of)
+    end = graph.output() if to is None else graph.find(to)
+    values = follow(graph, start)
+    if end not in values or not _maps(values[end])[0].different:
+        raise ValueError(f"{to or 'the output'} does not depend on {of or 'the input'}")
+    signals = _together(_live(end, values), values)
+    seen = fields(signals.values())
+    rows = tuple(_rows(signals, values, seen))
+    return signals[end], seen, rows, end, _maps(values[end])[0]
 
 
 def _maps(value: Any) -> list[Map]:
@@ -190,25 +201,34 @@ def _live(end: fx.Node, values: Mapping[fx.Node, Any]) -> list[fx.Node]:
     return [node for node in values if node in needed]
 
 
-def _rows(
-    nodes: Iterable[fx.Node], values: Mapping[fx.Node, Any], seen: Seen
-) -> Iterable[Layer]:
-    """A row for each node that makes signals of its own."""
+def _together(
+    nodes: Iterable[fx.Node], values: Mapping[fx.Node, Any]
+) -> dict[fx.Node, Signal]:
+    """All that each node computes from the input, as one signal."""
+    signals: dict[fx.Node, Signal] = {}
+    unions: dict[frozenset[Signal], Signal | None] = {}
     for node in nodes:
-        inputs = {
-            signal
-            for source in node.all_input_nodes
-            for one in _maps(values.get(source))
-            for signal in one.different
-        }
-        made = {s for one in _maps(values[node]) for s in one.different} - inputs
-        if made and inputs:
-            together = zip(*(seen[signal] for signal in made), strict=True)
+        parts = [part for one in _maps(values[node]) for part in one.different]
+        if frozenset(parts) not in unions:
+            unions[frozenset(parts)] = union(label(node), parts)
+        whole = unions[frozenset(parts)]
+        if whole is not None:
+            signals[node] = whole
+    return signals
+
+
+def _rows(
+    signals: Mapping[fx.Node, Signal], values: Mapping[fx.Node, Any], seen: Seen
+) -> Iterable[Layer]:
+    """A row for each node whose units read others than their own."""
+    for node, signal in signals.items():
+        inputs = {signals[one] for one in node.all_input_nodes if one in signals}
+        if inputs and signal not in inputs:
             yield Layer(
                 (path_of(node) or [node.name])[-1],
                 operation(node),
                 _maps(values[node])[0].shape,
-                tuple(map(join, together)),
+                seen[signal],
                 not _meets(node) or _one_centre(seen[signal] for signal in inputs),
             )
 

@@ -83,7 +83,8 @@ def union(name: str, signals: Iterable[Signal | None]) -> Signal | None:
     for part in parts:
         if part.lengths == lengths:
             same = (SAME,) * len(lengths)
-            reads |= dict.fromkeys(part.reads if part.joint else [(part, same)])
+            pair = part.joint and len(part.reads) == 2  # they abound in attention
+            reads |= dict.fromkeys(part.reads if pair else [(part, same)])
         else:  # where an axis is gone, all units read the one that is left
             mine = zip(part.lengths, lengths, strict=True)
             reads[part, tuple(SAME if m == n else ONE for m, n in mine)] = None

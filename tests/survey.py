@@ -1,0 +1,141 @@
+"""What the units of every network of torchvision see: a record of each.
+
+``python tests/survey.py`` analyses them all; with ``--verify`` it asks the networks
+themselves as well, which takes hours. The book's chapter 03 shows the records.
+"""
+
+import gc
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from math import inf
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+import tyro
+from torchvision import models
+
+import dilated_lib as dl
+from dilated_lib.records import Record, device_name, write
+from dilated_lib.tracing import TracingError, named_network
+
+BACKBONES = "models.detection"
+
+
+def networks() -> list[str]:
+    """All names, and for detectors that of the backbone, which can be traced alone."""
+    names = models.list_models()
+    detectors = [
+        name for name in names if BACKBONES in models.get_model_builder(name).__module__
+    ]
+    return sorted([*names, *(f"{name}.backbone" for name in detectors)])
+
+
+def input_size(name: str) -> tuple[int, ...]:
+    """The usual size of the input of a network."""
+    module = models.get_model_builder(name.partition(".")[0]).__module__
+    side = 299 if "inception" in name else 520 if "segmentation" in module else 224
+    if BACKBONES in module:
+        side = 320
+    return (3, 16, side, side) if "video" in module else (3, side, side)
+
+
+def survey(name: str) -> tuple[dict, float]:
+    """The outcome for a network, and the seconds of the analysis alone.
+
+    Exact, with the field of the output; or unbounded, by what, and with the field of
+    the last layer before; or refused, with the reason.
+    """
+    size = input_size(name)
+    network = named_network(name)
+    to = {"backbone": "0"}.get(name.partition(".")[2])
+    try:
+        answer = dl.receptive_field(network, size, to=to)
+    except (TracingError, ValueError) as refusal:
+        return {"outcome": "refused", "reason": str(refusal)}, 0.0
+    if answer.unbounded is None:
+        last, outcome = answer.layers[-1], {"outcome": "exact"}
+    else:
+        bounded = [
+            layer
+            for layer in answer.layers
+            if all(field.size < inf for field in layer.fields)
+        ]
+        last = bounded[-1] if bounded else None
+        outcome = {"outcome": "unbounded", "reason": answer.unbounded}
+    if last:
+        outcome |= {
+            "module": last.module,
+            "size": [field.size for field in last.fields],
+            "stride": [str(field.stride) for field in last.fields],
+            "padding": [field.padding for field in last.fields],
+            "aligned": all(
+                layer.aligned for layer in answer.layers[: answer.layers.index(last)]
+            ),
+        }
+    return outcome, answer.seconds[1]
+
+
+def verified(name: str, module: str | None) -> str:
+    """Does the network itself agree, up to a module? On the smallest input it takes."""
+    network = named_network(name, device="cpu")
+    usual = input_size(name)
+    sides = (64, 96, 128, usual[-1])
+    for side in sides:
+        size = (*usual[:-2], side, side)
+        try:
+            dl.receptive_field(network, size, to=module)
+            found = dl.verify(network, size, to=module, units=1)
+        except (TracingError, ValueError) as refusal:
+            last = str(refusal)
+            continue
+        shown = " x ".join(map(str, size[1:]))
+        return f"agrees on {shown}" if found is None else f"{found} ({shown})"
+    return last
+
+
+def _record(name: str, verify: bool) -> Record:
+    begin = time.perf_counter()
+    outcome, seconds = survey(name)
+    if verify and outcome["outcome"] != "refused":
+        outcome["verified"] = verified(name, outcome.get("module"))
+    gc.collect()
+    return Record(
+        experiment=f"torchvision/{name}",
+        seed=0,
+        config={"input_size": input_size(name)},
+        metrics=outcome | {"analysis_ms": round(1000 * seconds, 1)},
+        seconds=round(time.perf_counter() - begin, 1),
+        device=device_name(torch.device("cpu")),
+    )
+
+
+def all_records(names: Iterable[str], *, verify: bool = False) -> Iterable[Record]:
+    """Records in the order of the names, two networks at a time."""
+    with ProcessPoolExecutor(
+        2, get_context("spawn"), torch.set_num_threads, (1,)
+    ) as pool:
+        jobs = [pool.submit(_record, name, verify) for name in names]
+        for job in jobs:
+            yield job.result()
+
+
+def main(
+    out: Path = Path("book/results/torchvision.json"), /, *, verify: bool = False
+) -> None:
+    """Survey all networks of torchvision.
+
+    Args:
+        out: The file of records to write.
+        verify: Compare each with the network itself.
+    """
+    done = []
+    for record in all_records(networks(), verify=verify):
+        done.append(record)
+        write(out, done)
+        print(record.experiment, record.metrics, flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
