@@ -183,7 +183,7 @@ def resampled(
         touched.append((*reads, low + 2) if low < 0 and kind != "bicubic" else reads)
     step = ratio.numerator
     idle = Sampling(step, tuple(touched))
-    return Along(Sampling(step, tuple(exact)), "replicate", idle)
+    return Along(Sampling(step, tuple(exact)), "replicate", idle, tuple(places))
 
 
 for _kind, _operations in {

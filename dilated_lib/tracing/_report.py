@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, lcm
+from operator import getitem
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ from dilated_lib.tracing._graph import Graph, follow, label, operation, path_of,
 from dilated_lib.tracing._maps import Map
 from dilated_lib.tracing._signals import (
     WHOLE,
+    Seen,
     Signal,
     fields,
     reached,
@@ -26,7 +27,7 @@ from dilated_lib.tracing._signals import (
 __all__ = ["Fields", "Layer", "receptive_field"]
 
 
-Seen = Mapping[Signal, tuple[ReceptiveField, ...]]
+Answers = Mapping[Signal, tuple[Seen, ...]]
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ class Fields(tuple[ReceptiveField, ...]):
     for tracing and for the analysis.
     """
 
-    def __new__(cls, signal: Signal, seen: Seen, **_: Any) -> Self:
+    def __new__(cls, signal: Signal, seen: Answers, **_: Any) -> Self:
         """The fields alone; see __init__ for the rest."""
-        return super().__new__(cls, seen[signal])
+        return super().__new__(cls, (axis.field for axis in seen[signal]))
 
     def __init__(
         self,
         signal: Signal,
-        seen: Seen,
+        seen: Answers,
         *,
         layers: tuple[Layer, ...],
         coverage: bool,
@@ -173,7 +174,7 @@ def receptive_field(
 
 def _analysed(
     graph: Graph, of: str | None, to: str | None
-) -> tuple[Signal, Seen, tuple[Layer, ...], fx.Node, Map]:
+) -> tuple[Signal, Answers, tuple[Layer, ...], fx.Node, Map]:
     """The signal of the output, all fields, the table, and where the output is."""
     start = None if of is None else graph.find(of)
     end = graph.output() if to is None else graph.find(to)
@@ -218,18 +219,18 @@ def _together(
 
 
 def _rows(
-    signals: Mapping[fx.Node, Signal], values: Mapping[fx.Node, Any], seen: Seen
+    signals: Mapping[fx.Node, Signal], values: Mapping[fx.Node, Any], seen: Answers
 ) -> Iterable[Layer]:
     """A row for each node whose units read others than their own."""
     for node, signal in signals.items():
         inputs = {signals[one] for one in node.all_input_nodes if one in signals}
-        if inputs and signal not in inputs:
+        if inputs and signal not in inputs and node.target is not getitem:
             yield Layer(
                 (path_of(node) or [node.name])[-1],
                 operation(node),
                 _maps(values[node])[0].shape,
-                seen[signal],
-                not _meets(node) or _one_centre(seen[signal] for signal in inputs),
+                tuple(axis.field for axis in seen[signal]),
+                not _meets(node) or all(axis.aligned for axis in seen[signal]),
             )
 
 
@@ -239,17 +240,7 @@ def _meets(node: fx.Node) -> bool:
     return torch.Tag.pointwise in target.tags or "cat" in target.name()
 
 
-def _one_centre(maps: Iterable[tuple[ReceptiveField, ...]]) -> bool:
-    for axis in zip(*maps, strict=True):
-        bounded = [one for one in axis if one.size != inf]
-        for unit in range(lcm(*(len(one.phases) for one in bounded))):
-            seeing = [one for one in bounded if one.phases[unit % len(one.phases)]]
-            if len({one.centre(unit) for one in seeing}) > 1:
-                return False
-    return True
-
-
-def _first_whole(seen: Seen) -> str | None:
+def _first_whole(seen: Answers) -> str | None:
     """The name of the first layer that reads a whole axis."""
     for signal in sorted(seen, key=lambda one: one.order):
         if any(along is WHOLE for _, alongs in signal.reads for along in alongs):

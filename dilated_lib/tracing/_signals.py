@@ -10,7 +10,9 @@ import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import count
+from math import floor
 from typing import Literal
 
 import numpy as np
@@ -42,6 +44,25 @@ class Along:
     layer: Window | Sampling | None
     border: Border = "blank"
     idle: Sampling | None = None
+    places: tuple[Fraction, ...] | None = None
+
+    def place(self, unit: int) -> Fraction | None:
+        """The point of the map read on which a unit is centred; None if it reads none.
+
+        Where reads are weighted, as in resizing, ``places`` says it for one period.
+        """
+        layer = self.layer
+        if isinstance(layer, Window):
+            middle = Fraction(layer.dilation * (layer.kernel_size - 1), 2)
+            if layer.transposed:
+                return (unit + layer.pads[0] - middle) / layer.stride
+            return unit * layer.stride - layer.pads[0] + middle
+        assert layer is not None
+        if self.places is not None:
+            period, phase = divmod(unit, len(self.places))
+            return self.places[phase] + period * layer.step
+        reads = layer.inputs(unit)
+        return Fraction(reads[0] + reads[-1], 2) if reads else None
 
 
 SAME = Along(Window(1))
@@ -94,7 +115,37 @@ def union(name: str, signals: Iterable[Signal | None]) -> Signal | None:
     return Signal(name, lengths, tuple(reads), most, joint=True)
 
 
-def fields(signals: Iterable[Signal]) -> dict[Signal, tuple[ReceptiveField, ...]]:
+@dataclass(frozen=True)
+class Seen:
+    """What the units of a map see along one axis, and on what they are centred.
+
+    ``centres`` holds the centre of each unit of a period, in positions of the input;
+    None where there is none, or where maps met whose centres differ (``aligned``).
+    """
+
+    field: ReceptiveField
+    centres: tuple[Fraction | None, ...]
+    aligned: bool = True
+
+    def centre(self, place: Fraction | None) -> Fraction | None:
+        """The point of the input on which a point between two units is centred."""
+        if place is None:
+            return None
+        low = floor(place)
+        share = place - low
+        ends = [self._unit(low), self._unit(low + 1) if share else Fraction(0)]
+        if ends[0] is None or ends[1] is None:
+            return None
+        return ends[0] * (1 - share) + ends[1] * share
+
+    def _unit(self, unit: int) -> Fraction | None:
+        period, phase = divmod(unit, len(self.centres))
+        centre = self.centres[phase]
+        moved = period * len(self.centres) * Fraction(self.field.stride)
+        return None if centre is None else centre + moved
+
+
+def fields(signals: Iterable[Signal]) -> dict[Signal, tuple[Seen, ...]]:
     """Receptive fields, one an axis, of signals and of all below, by one pass up.
 
     Raises TracingError where maps of different strides meet.
@@ -105,10 +156,11 @@ def fields(signals: Iterable[Signal]) -> dict[Signal, tuple[ReceptiveField, ...]
         if signal not in found:
             found.add(signal)
             todo += [below for below, _ in signal.reads]
-    seen: dict[Signal, tuple[ReceptiveField, ...]] = {}
+    seen: dict[Signal, tuple[Seen, ...]] = {}
+    itself = Seen(ReceptiveField(1, ((0, 0),)), (Fraction(0),))
     for signal in sorted(found, key=lambda one: one.order):
-        if not signal.reads:  # the input: each unit sees itself
-            seen[signal] = (ReceptiveField(1, ((0, 0),)),) * len(signal.lengths)
+        if not signal.reads:  # the input
+            seen[signal] = (itself,) * len(signal.lengths)
             continue
         parts = [
             [
@@ -118,14 +170,37 @@ def fields(signals: Iterable[Signal]) -> dict[Signal, tuple[ReceptiveField, ...]
             for part, alongs in signal.reads
         ]
         try:
-            seen[signal] = tuple(join(axis) for axis in zip(*parts, strict=True))
+            seen[signal] = tuple(_met(axis) for axis in zip(*parts, strict=True))
         except ValueError as error:
             raise TracingError(f"{signal.name}: {error}") from None
     return seen
 
 
-def _over(below: ReceptiveField, along: Along) -> ReceptiveField:
-    return UNBOUNDED if along.layer is None else above(below, along.layer)
+def _over(below: Seen, along: Along) -> Seen:
+    """What a layer's units see, from what those below see."""
+    if along.layer is None:
+        return Seen(UNBOUNDED, (None,))
+    field = above(below.field, along.layer)
+    if below.field.size == math.inf:
+        return Seen(field, (None,))
+    units = range(len(field.phases))
+    return Seen(field, tuple(below.centre(along.place(unit)) for unit in units))
+
+
+def _met(maps: tuple[Seen, ...]) -> Seen:
+    """What the units of maps taken together see."""
+    different = tuple(dict.fromkeys(maps))
+    if len(different) == 1:
+        return different[0]
+    field = join(one.field for one in different)
+    bounded = [one for one in different if one.field.size < math.inf]
+    centres: list[Fraction | None] = []
+    aligned = True
+    for unit in range(math.lcm(*(len(one.centres) for one in bounded))):
+        here = {one.centre(Fraction(unit)) for one in bounded} - {None}
+        aligned &= len(here) < 2
+        centres.append(here.pop() if len(here) == 1 else None)
+    return Seen(field, tuple(centres) or (None,), aligned)
 
 
 def reached(
