@@ -13,8 +13,8 @@ export PYTHONHASHSEED := 0
 # any other back end than the notebook's own drops the figures from the outputs
 unexport MPLBACKEND
 
-.PHONY: book test lint unit notebooks-test pages-test test-wheel-all mutants \
-	notebooks live lock clean
+.PHONY: book test lint unit notebooks-test pages-test test-wheel-all mutants bench \
+	survey notebooks live lock clean
 
 book: $(READY)
 	rm -rf _build # no page of an earlier build stays, and no reference of one hides
@@ -47,6 +47,14 @@ test-wheel-all: $(READY)
 mutants: $(READY)
 	HYPOTHESIS_PROFILE=fast $(BIN)/mutmut run
 	$(BIN)/mutmut results
+
+# how fast networks are analysed, tracing apart
+bench: $(READY)
+	$(BIN)/pytest -q tests/bench_tracing.py
+
+# every network of torchvision, compared with itself: hours
+survey: $(READY)
+	$(BIN)/python tests/survey.py --verify
 
 # run every notebook, rewrite its outputs and the table of run times
 notebooks: $(READY)
