@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import tyro
+from torch import nn
 from torchvision import models
 
 import dilated_lib as dl
@@ -77,22 +78,41 @@ def survey(name: str) -> tuple[dict, float]:
     return outcome, answer.seconds[1]
 
 
-def verified(name: str, module: str | None) -> str:
-    """Does the network itself agree, up to a module? On the smallest input it takes."""
+def verified(name: str, module: str | None) -> list[str]:
+    """Does the network itself agree? Up to a module, or the output, and in between.
+
+    On the smallest input that the network takes; there the units of a deep network
+    see all of it. So also up to the last layer that sees 100 positions or fewer, on
+    an input that is wider.
+    """
     network = named_network(name, device="cpu")
-    usual = input_size(name)
-    sides = (64, 96, 128, usual[-1])
+    size = input_size(name)
+    layers = dl.receptive_field(network, size, to=module).layers
+    near = [
+        layer.module
+        for layer in layers
+        if max(field.size for field in layer.fields) <= 100
+    ]
+    tried = [_verified(network, size, module, (64, 96, 128, size[-1]))]
+    if near and near[-1] != module:
+        tried.append(_verified(network, size, near[-1], (160, size[-1])))
+    return tried
+
+
+def _verified(
+    network: nn.Module, usual: tuple[int, ...], to: str | None, sides: tuple[int, ...]
+) -> str:
     for side in sides:
         size = (*usual[:-2], side, side)
         try:
-            dl.receptive_field(network, size, to=module)
-            found = dl.verify(network, size, to=module, units=1)
+            found = dl.verify(network, size, to=to, units=1)
         except (TracingError, ValueError) as refusal:
-            last = str(refusal)
+            outcome = str(refusal)
             continue
         shown = " x ".join(map(str, size[1:]))
-        return f"agrees on {shown}" if found is None else f"{found} ({shown})"
-    return last
+        outcome = f"{found or 'agrees'}, to {to or 'the output'} on {shown}"
+        break
+    return outcome
 
 
 def _record(name: str, verify: bool) -> Record:

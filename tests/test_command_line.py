@@ -1,0 +1,104 @@
+"""``python -m dilated_lib rf``: a table for people, JSON for programs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from torch import nn
+
+from dilated_lib.__main__ import rf
+
+
+def halved():
+    """A network of one's own, to be named on the command line."""
+    return nn.Sequential(nn.Conv2d(1, 1, (3, 5), 2), nn.Upsample(scale_factor=2))
+
+
+def askew():
+    class Askew(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 2, padding=1)
+
+        def forward(self, x):
+            return x + self.conv(x)[..., 1:, 1:]
+
+    return Askew()
+
+
+def table(capsys, *arguments, **options):
+    rf(*arguments, **options)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_row_for_each_layer_with_the_numbers_of_both_axes(capsys):
+    lines = table(capsys, f"{__name__}:halved", size=(1, 20, 20))
+    assert lines[0].split() == ["layer", "units", "size", "stride", "padding"]
+    assert lines[1].split() == ["0", "conv2d", "9x8", "3x5", "2", "0"]
+    assert lines[2].split() == ["1", "upsample_nearest2d", "18x16", "3x5", "1", "0"]
+    assert lines[3].startswith("Traced in ") and " ms, analysed in " in lines[3]
+
+
+def test_an_unbounded_field_is_named(capsys):
+    lines = table(capsys, "resnet18", size=(3, 64, 64))
+    assert lines[-2] == "Unbounded: avgpool (adaptive_avg_pool2d) reads a whole axis."
+    assert "avgpool adaptive_avg_pool2d" in lines[-3]
+    assert lines[-3].split()[-3:] == ["inf", "0", "-"]
+
+
+def test_a_join_whose_centres_differ_is_marked(capsys):
+    (line,) = [
+        line
+        for line in table(capsys, f"{__name__}:askew", size=(1, 9, 9))
+        if "centres differ" in line
+    ]
+    assert line.split()[:3] == ["add", "add", "9x9"]
+
+
+def test_json_for_programs(capsys):
+    rf("resnet18", size=(3, 64, 64), to="layer1", json=True)
+    told = json.loads(capsys.readouterr().out)
+    field = {"size": 43, "stride": 4, "padding": 21, "phases": [[-21, 21]]}
+    assert told["fields"] == [field, field]
+    assert told["layers"][0]["module"] == "conv1" and told["unbounded_by"] is None
+    assert told["seconds"]["analysis"] < told["seconds"]["tracing"]
+    rf("resnet18", size=(3, 64, 64), json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["fields"][0]["size"] is None
+    assert told["unbounded_by"] == "avgpool (adaptive_avg_pool2d)"
+
+
+REFUSED = {
+    "resnet19": "torchvision has no network 'resnet19'; one of yours is",
+    "resnet18.layer9": "resnet18 has no module 'layer9'",
+    "nowhere:network": "nowhere:network cannot be loaded: No module named 'nowhere'",
+    f"{__name__}:none": f"{__name__}:none cannot be loaded",
+    "raft_small": "RAFT on 3 x 224 x 224 cannot be traced",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_network_that_cannot_be_analysed_is_refused_in_a_sentence(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        rf(name)
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith(REFUSED[name])
+    assert printed.err.count("\n") == 1
+
+
+def test_a_part_of_a_network(capsys):
+    lines = table(capsys, "resnet18.layer1", size=(64, 20, 20))
+    assert lines[-2].split()[:2] == ["1", "add_1"] or "add" in lines[-2]
+    assert lines[-2].split()[-3:] == ["9", "1", "4"]
+
+
+def test_the_command_as_it_is_typed():
+    command = [sys.executable, "-m", "dilated_lib", "rf"]
+    typed = [*command, "alexnet", "--to", "features.2", "--size", "3", "224", "224"]
+    done = subprocess.run(typed, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[2].split()[-3:] == ["19", "8", "2"]
+    assert done.stderr == ""
+    done = subprocess.run([*command, "vgg7"], capture_output=True, text=True)
+    assert done.returncode == 2 and "no network 'vgg7'" in done.stderr

@@ -1,0 +1,47 @@
+"""Every network of torchvision: what its units see is what the record says."""
+
+import json
+
+from survey import all_records, networks, survey
+from torchvision import models
+
+from dilated_lib import records
+
+RECORDS = {one.experiment: one for one in records.read("torchvision")}
+
+
+def told(metrics):
+    """What does not depend on the machine."""
+    left_out = ("analysis_ms", "verified")
+    kept = {key: value for key, value in metrics.items() if key not in left_out}
+    return json.loads(json.dumps(kept))
+
+
+def test_all_of_torchvision_is_as_recorded():
+    found = {one.experiment: told(one.metrics) for one in all_records(networks())}
+    assert found == {name: told(one.metrics) for name, one in RECORDS.items()}
+
+
+def test_every_network_is_exact_or_unbounded_or_refused_for_a_reason():
+    assert {name.split("/")[1].split(".")[0] for name in RECORDS} == set(
+        models.list_models()
+    )
+    for name, one in RECORDS.items():
+        assert one.metrics["outcome"] in ("exact", "unbounded", "refused")
+        assert (one.metrics["outcome"] == "exact") != bool(one.metrics.get("reason"))
+        if "backbone" in name:
+            assert one.metrics["outcome"] != "refused"
+
+
+def test_every_network_agreed_with_its_own_analysis():
+    for name, one in RECORDS.items():
+        if one.metrics["outcome"] != "refused":
+            assert one.metrics["verified"], name
+            for outcome in one.metrics["verified"]:
+                assert outcome.startswith("agrees, to "), name
+
+
+def test_the_survey_reports_the_last_map_before_everything_is_read():
+    outcome, _ = survey("resnet18")
+    assert outcome["size"] == [435, 435] and outcome["module"] == "layer4.1"
+    assert outcome["reason"].startswith("avgpool")
