@@ -14,7 +14,7 @@ export PYTHONHASHSEED := 0
 unexport MPLBACKEND
 
 .PHONY: book test lint unit notebooks-test pages-test test-wheel-all mutants bench \
-	survey notebooks live lock clean
+	survey compare notebooks live lock clean
 
 book: $(READY)
 	rm -rf _build # no page of an earlier build stays, and no reference of one hides
@@ -56,6 +56,13 @@ bench: $(READY)
 survey: $(READY)
 	$(BIN)/python tests/survey.py --verify
 
+# other packages on the same networks, in an environment of their own
+compare:
+	test -x .venv-tools/bin/python || $(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/python -m pip install -q -c requirements.lock -e . \
+		torchvision torchlens==2.36.1 receptivefield==0.5.0
+	.venv-tools/bin/python tests/compare_tools.py
+
 # run every notebook, rewrite its outputs and the table of run times
 notebooks: $(READY)
 	$(BIN)/python book/run_notebooks.py $(NOTEBOOKS)
@@ -72,7 +79,7 @@ lock:
 	touch $(READY)
 
 clean:
-	rm -rf .venv _build dist
+	rm -rf .venv .venv-tools _build dist
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -134,7 +134,8 @@ def effective_receptive_field(
 
     if inputs.dim() < 3:
         raise ValueError(
-            f"inputs must have shape (N, C, one length an axis), got {inputs.shape}"
+            f"inputs must have shape (N, C, one length an axis), "
+            f"got {tuple(inputs.shape)}"
         )
     modes = {module: module.training for module in model.modules()}
     try:

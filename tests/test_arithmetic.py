@@ -1,5 +1,6 @@
 """The arithmetic against torch's own shapes, autograd, and sums done in another way."""
 
+import math
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from math import prod
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib import ReceptiveField, Window
+from dilated_lib.arithmetic import Sampling, above, join
 
 small = st.integers(1, 4)
 pads = st.integers(0, 3)
@@ -443,3 +445,66 @@ def test_a_unit_is_a_whole_number_of_any_kind():
     for ask in (field.start, field.end, field.centre, Window(3).inputs):
         with pytest.raises(TypeError, match=r"unit must be a whole number, got 1\.5"):
             ask(1.5)
+
+
+def test_a_table_of_reads_repeats_itself():
+    layer = Sampling(3, ((0,), (1, 2)))
+    assert [[*layer.inputs(unit)] for unit in range(-1, 4)] == [
+        [-2, -1], [0], [1, 2], [3], [4, 5],
+    ]  # fmt: skip
+
+
+@given(st.lists(st.one_of(ordinary, transposed), max_size=3), st.integers(1, 3))
+def test_a_window_is_a_table_of_reads(stack, unit):
+    field = dl.compose(stack)
+    layer = Window(3, 2, dilation=unit, padding=1)
+    table = Sampling(2, (tuple(layer.inputs(0)),))
+    assert above(field, layer) == above(field, table)
+
+
+def test_a_join_is_the_hull_of_the_union():
+    left, right = (
+        dl.compose([Window(3, padding=3)]),
+        dl.compose([Window(2, dilation=4)]),
+    )
+    both = join([left, right])
+    assert (both.start(5), both.end(5)) == (2, 9) and both.size == 8
+    assert join([left]) is left and join([left, left]) is left
+
+
+def test_a_join_of_phases_has_the_common_period():
+    twice = dl.compose([Window(2, 2), Window(2, 2, transposed=True)])
+    thrice = dl.compose([Window(3, 3), Window(3, 3, transposed=True)])
+    both = join([twice, thrice])
+    assert len(both.phases) == 6
+    for unit in range(12):
+        assert both.start(unit) == min(twice.start(unit), thrice.start(unit))
+        assert both.end(unit) == max(twice.end(unit), thrice.end(unit))
+
+
+def test_a_join_skips_what_reads_nothing():
+    gaps = dl.compose([Window(1, 2, transposed=True), Window(1, 2)])
+    odd = dl.compose([Window(1, 2, transposed=True), Window(1, 2, padding=1)])
+    assert gaps.phases == ((0, 0),) and odd.phases == (None,)
+    assert join([gaps, odd]) == gaps
+
+
+def test_maps_of_different_strides_do_not_join():
+    maps = [dl.compose([Window(1, stride)]) for stride in (2, 4, 2)]
+    with pytest.raises(ValueError, match=r"different strides meet.*: 2 and 4$"):
+        join(maps)
+
+
+def test_a_whole_axis_swallows_what_it_joins():
+    whole = dl.ReceptiveField(0, ((-math.inf, math.inf),))
+    some = dl.compose([Window(3, 4)])
+    both = join([some, whole])
+    assert both.size == math.inf and both.stride == 4
+    assert above(both, Window(3, 2)).stride == 8
+    assert above(both, Window(3, 2)).size == math.inf
+    assert repr(both) == "ReceptiveField(size=inf, stride=4, unbounded)"
+    for ask in (both.start, both.end, both.centre, lambda _: both.padding):
+        with pytest.raises(ValueError, match="unit 0 sees the whole axis"):
+            ask(0)
+    half = join([dl.ReceptiveField(Fraction(1, 2), ((0, 0), (0, 0))), whole])
+    assert half.stride == Fraction(1, 2) and half.size == math.inf

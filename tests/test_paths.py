@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
 import dilated_lib as dl
@@ -205,3 +206,97 @@ def test_hdc_is_neither_sufficient_nor_necessary_and_the_sorted_rule_is_both():
 def test_impossible_dilations_have_no_hdc_distances(dilations, error, message):
     with pytest.raises(error, match=message):
         dl.hdc_distances(dilations)
+
+
+def linear(windows):
+    """A network of equal weights along two axes, from windows."""
+    layers = []
+    for one in windows:
+        conv = nn.Conv2d(
+            1, 1, one.kernel_size, one.stride, dilation=one.dilation, bias=False
+        )
+        nn.init.ones_(conv.weight)
+        layers.append(conv)
+    return nn.Sequential(*layers).double()
+
+
+def noise(*shape):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        [Window(3)] * 4,
+        [Window(3, 2), Window(2, dilation=3)],
+        stack(2, 2),
+        stack(1, 2, 4),
+    ],
+)
+def test_a_linear_network_looks_along_its_paths(windows):
+    seen = dl.effective_receptive_field(linear(windows), noise(3, 1, 40, 40))
+    field, paths = dl.compose(windows), dl.coverage(windows)
+    units = (40 - field.size) // field.stride + 1
+    inside = slice(field.start(units // 2), field.end(units // 2) + 1)
+    assert seen[inside, inside].tolist() == np.outer(paths, paths).tolist()
+    assert seen.sum() == seen[inside, inside].sum()
+    rows = seen[inside, inside].sum(1) / seen.sum()
+    at = np.arange(len(rows)) - (len(rows) - 1) / 2
+    assert isclose(sqrt(rows @ at**2), dl.deviation(windows))
+
+
+def test_gradients_of_inputs_and_channels_are_averaged_by_size():
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return x[:, :1] * x[:, 1:]
+
+    x = torch.tensor([[[[3.0]], [[-5.0]]], [[[1.0]], [[2.0]]]])
+    seen = dl.effective_receptive_field(Scaled(), x)
+    assert seen.item() == (3 + 5 + 1 + 2) / 4
+
+
+def test_binary_counts_the_inputs_for_which_a_gradient_arrives():
+    relu = nn.Sequential(nn.ReLU())
+    x = torch.tensor([-1.0, 2.0, 3.0, -4.0])[:, None, None].expand(4, 1, 3)
+    seen = dl.effective_receptive_field(relu, x, unit=(2,), binary=True)
+    assert seen.tolist() == [0, 0, 0.5]
+
+
+def test_channels_do_not_cancel():
+    conv = nn.Conv2d(1, 2, 1, bias=False)
+    conv.weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+    seen = [
+        dl.effective_receptive_field(conv, torch.ones(1, 1, 1, 1), seed=seed).item()
+        for seed in range(20)
+    ]
+    assert set(seen) == {0.0, 2.0}  # by the signs drawn, and so on average not zero
+
+
+def test_the_network_is_measured_in_evaluation_mode_and_left_as_it_was():
+    model = nn.Sequential(nn.Conv1d(1, 1, 1), nn.Dropout(0.9), nn.BatchNorm1d(1))
+    model[2].eval()
+    seen = dl.effective_receptive_field(model, torch.ones(20, 1, 1), binary=True)
+    assert seen.item() == 1
+    assert [one.training for one in model] == [True, True, False]
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "unit", "message"),
+    [
+        (nn.Identity(), torch.ones(2, 3), None, r"\(N, C, one length an axis\)"),
+        (
+            nn.Flatten(),
+            torch.ones(2, 3, 4),
+            None,
+            r"with 1 axes, got \(1, 12\)",
+        ),
+        (nn.LSTM(4, 2), torch.ones(2, 3, 4), None, "one map with 1 axes, got tuple"),
+        (nn.Identity(), torch.ones(2, 3, 4), (4,), r"within \(4,\), got \(4,\)"),
+        (nn.Identity(), torch.ones(2, 3, 4), (1, 1), r"within \(4,\), got \(1, 1\)"),
+    ],
+)
+def test_what_has_no_unit_to_look_at_is_refused(model, inputs, unit, message):
+    with pytest.raises(ValueError, match=message):
+        dl.effective_receptive_field(model, inputs, unit=unit)
