@@ -235,8 +235,8 @@ def erf(
                         round(float(np.sqrt(axis @ place**2)), 2)
                         for axis in (seen.sum(1), seen.sum(0))
                     ],
-                    "per_million_of_4x4": np.rint(
-                        1e6 * seen.reshape(49, 4, 49, 4).sum((1, 3))
+                    "per_billion_of_4x4": np.rint(
+                        1e9 * seen.reshape(49, 4, 49, 4).sum((1, 3))
                     )
                     .astype(int)
                     .tolist(),

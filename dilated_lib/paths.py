@@ -118,7 +118,7 @@ def effective_receptive_field(
     """How strongly one output unit depends on each position, measured with gradients.
 
     ``inputs`` (N, C, …) are pictures, or noise; the result has the shape of their axes.
-    It is the mean over inputs and channels of |∂ output / ∂ input|, where the output is
+    It is the mean size of ∂ output / ∂ input over inputs and channels; the output is
     the unit's channels added up with random signs (seeded), so that they do not cancel.
     ``unit`` is one index an axis, the middle one if not given. With ``binary`` it is
     the share of the inputs for which any gradient arrives. The model runs in
