@@ -235,11 +235,10 @@ def erf(
                         round(float(np.sqrt(axis @ place**2)), 2)
                         for axis in (seen.sum(1), seen.sum(0))
                     ],
-                    "per_billion_of_4x4": np.rint(
-                        1e9 * seen.reshape(49, 4, 49, 4).sum((1, 3))
-                    )
-                    .astype(int)
-                    .tolist(),
+                    "share_of_4x4": [
+                        [float(f"{share:.3g}") for share in row]
+                        for row in seen.reshape(49, 4, 49, 4).sum((1, 3))
+                    ],
                 },
                 seconds=round(time.perf_counter() - begin, 1),
                 device=device_name(torch.device("cpu")),
