@@ -105,6 +105,7 @@ CONSTRUCTS = {
     "constants beside": Net(lambda x: torch.cat([torch.zeros(1, 2, 19, 4), x], 3)),
     "softmax over channels": Net(lambda x, a: a(x).softmax(1), conv()),
     "gated": Net(lambda x, a: F.glu(torch.cat([a(x), x], 1), 1), conv(p=1)),
+    "the larger of two": Net(lambda x, a: torch.max(a(x), x), conv(p=1)),
     "mixed by a matrix": Net(
         lambda x: torch.einsum("nchw,dc->ndhw", x, torch.ones(3, 2).to(x))
     ),
@@ -185,6 +186,11 @@ def test_what_reads_everything_is_unbounded_and_named(name):
     assert dl.verify(GLOBAL[name], (2, 19, 22)) is None
 
 
+def test_an_index_depends_on_what_was_compared():
+    model = Net(lambda x, a: a(x).max(1).indices * 1.0, conv())
+    assert size_of(model, (2, 19, 22)) == [3, 3]
+
+
 def test_a_mean_over_one_axis_leaves_the_other():
     model = Net(lambda x, a: a(x).mean(3), conv(5))
     assert size_of(model, (2, 19, 22)) == [5, math.inf]
@@ -215,6 +221,22 @@ REFUSED = {
     "positions beside positions": (
         Net(lambda x, a: a(torch.cat([x, x], 3)), conv()),
         "positions and other things are mixed",
+    ),
+    "weights from the input": (
+        Net(lambda x: F.conv2d(x, x[:, :, :3, :3])),
+        "conv2d.* takes its weight from the input",
+    ),
+    "a mask from the input": (
+        Net(
+            lambda x: F.scaled_dot_product_attention(
+                *[x.flatten(2).mT] * 3, attn_mask=x[:, :1, 0, :1] * 0
+            )
+        ),
+        "attention.* takes its attn_mask from the input",
+    ),
+    "every row with every row": (
+        Net(lambda x: x.mean(3, keepdim=True) + x.mean(3)[:, :, None]),
+        "add pairs each position of an axis with every other",
     ),
     "two inputs": (Net(lambda x, y: x + y), "missing 1 required positional argument"),
     "smaller than the kernel": (conv(40), "can't be greater than actual input size"),
@@ -298,6 +320,9 @@ def test_between_two_modules():
         dl.receptive_field(model, (2, 60, 60), to="bb")
     with pytest.raises(ValueError, match="a does not depend on c"):
         dl.receptive_field(model, (2, 60, 60), of="c", to="a")
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(8, 2), nn.ReLU())
+    with pytest.raises(ValueError, match=r"has shape \(1, 8\), and so no axis"):
+        dl.receptive_field(classifier, (2, 2, 2), of="0")
 
 
 def test_one_output_of_several_is_chosen_by_name():
@@ -365,7 +390,8 @@ def wrong_dilation(call):
 
 
 def _changed(call, **other):
-    return type(call)(call.name, call.operation, {**call.args, **other}, call.shapes)
+    args = {**call.args, **other}
+    return type(call)(call.name, call.operation, args, call.shapes, call.used)
 
 
 BROKEN = {

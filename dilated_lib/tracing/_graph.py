@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from dilated_lib.tracing import _mixing as _mixing  # enters its rules, and so does:
 from dilated_lib.tracing import _positions as _positions
 from dilated_lib.tracing._maps import Digit, Map, one_of, same
-from dilated_lib.tracing._rules import RULES, Call, pointwise
+from dilated_lib.tracing._rules import RULES, Call, Rule, maps_in, pointwise
 from dilated_lib.tracing._signals import Signal, TracingError
 
 
@@ -130,6 +130,9 @@ def follow(graph: Graph, of: fx.Node | None) -> dict[fx.Node, Any]:
     """
     values: dict[fx.Node, Any] = {}
     start = of or graph.input
+    if start.meta["val"].dim() < 3:
+        shape = tuple(start.meta["val"].shape)
+        raise ValueError(f"{start.name} has shape {shape}, and so no axis to follow")
     for node in graph.nodes:
         if node is start:
             values[node] = _input(tuple(node.meta["val"].shape))
@@ -160,23 +163,35 @@ def _apply(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
 
     if node.target is getitem:
         whole, place = values[node.all_input_nodes[0]], int(str(node.args[1]))
-        return whole[place] if isinstance(whole, list) else None if place else whole
+        return whole[place] if isinstance(whole, list) else whole
     name = label(node)
     if not isinstance(node.target, OpOverload):
         raise TracingError(f"{name} calls {node.target}, which has no rule")
     what = operation(node)
     if what in CONSTANT:
         return None
-    rule = RULES.get(what)
-    if rule is None and torch.Tag.pointwise in node.target.tags:
-        rule = pointwise
+    rule = rule_of(node)
     if rule is None:
         raise TracingError(f"{name} calls {node.target}, which has no rule")
     given = named(node, value_of(node.args), node.kwargs)
     arguments = {key: value_of(value) for key, value in given.items()}
     shown = pytree.tree_leaves(node.meta["val"])
     shapes = [tuple(one.shape) for one in shown if isinstance(one, Tensor)]
-    return rule(Call(name, what, arguments, shapes))
+    call = Call(name, what, arguments, shapes)
+    result = rule(call)
+    if call.forgotten:
+        raise TracingError(f"{name} takes its {call.forgotten[0]} from the input")
+    for one, shape in zip(maps_in(result), shapes, strict=False):
+        if one.shape != shape:
+            raise TracingError(f"{name} gives {shape}, and its rule {one.shape}")
+    return result
+
+
+def rule_of(node: fx.Node) -> Rule | None:
+    """The rule of a node's operation, if there is one."""
+    target: Any = node.target
+    pointwise_ = torch.Tag.pointwise in target.tags
+    return pointwise if pointwise_ else RULES.get(operation(node))
 
 
 def operation(node: fx.Node) -> str:

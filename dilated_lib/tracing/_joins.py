@@ -97,6 +97,9 @@ def align(
                 wide = [flatten(m, dim) if m.dims[dim] else m for m in wide]
                 rows = _kinds(wide, dim)
         dims.append(next(iter(rows), same(size)))
+    axes = [axis for dim in dims for axis in axes_of(dim)]
+    if len(set(axes)) < len(axes):
+        raise TracingError(f"{name} pairs each position of an axis with every other")
     for number, m in enumerate(wide):
         for dim, row in enumerate(dims):
             if dim != apart and m.dims[dim] != row:

@@ -72,8 +72,8 @@ def build(dims: Iterable[Iterable[Digit]], signals: Signals) -> Map:
     """
     rows = tuple(tuple(dim) for dim in dims)
     if any(isinstance(d.role, frozenset) for dim in rows for d in dim):
-        seen = (signal.whole for signal in signals.flat if signal is not None)
-        rows = without(rows, frozenset.intersection(*seen), bags=True)
+        seen = [signal.whole for signal in signals.flat if signal is not None]
+        rows = without(rows, frozenset.intersection(*seen or [frozenset()]), bags=True)
     if signals.ndim and len(set(signals.flat)) == 1:
         rows = tuple(
             tuple(d._replace(role="same") if d.role == "each" else d for d in dim)

@@ -20,7 +20,7 @@ from dilated_lib.tracing._signals import SAME, Along, Border, TracingError
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
 )
 def _convolution(call: Call) -> Map:
-    weight = call["weight"].shape
+    weight = call.args["weight"].shape  # the layer's own, and not from the input
     rank = len(weight) - 2
     transposed = call.args.get("transposed", "transpose" in call.operation)
     strides, dilations = (each(call[key], rank) for key in ("stride", "dilation"))

@@ -15,6 +15,7 @@ from torch import fx, nn
 from dilated_lib.arithmetic import ReceptiveField
 from dilated_lib.tracing._graph import Graph, follow, label, operation, path_of, trace
 from dilated_lib.tracing._maps import Map
+from dilated_lib.tracing._rules import maps_in
 from dilated_lib.tracing._signals import (
     WHOLE,
     Seen,
@@ -179,18 +180,12 @@ def _analysed(
     start = None if of is None else graph.find(of)
     end = graph.output() if to is None else graph.find(to)
     values = follow(graph, start)
-    if end not in values or not _maps(values[end])[0].different:
+    if end not in values or not maps_in(values[end])[0].different:
         raise ValueError(f"{to or 'the output'} does not depend on {of or 'the input'}")
     signals = _together(_live(end, values), values)
     seen = fields(signals.values())
     rows = tuple(_rows(signals, values, seen))
-    return signals[end], seen, rows, end, _maps(values[end])[0]
-
-
-def _maps(value: Any) -> list[Map]:
-    """The maps in what a node computes."""
-    parts = value if isinstance(value, list) else [value]
-    return [part for part in parts if isinstance(part, Map)]
+    return signals[end], seen, rows, end, maps_in(values[end])[0]
 
 
 def _live(end: fx.Node, values: Mapping[fx.Node, Any]) -> list[fx.Node]:
@@ -209,7 +204,7 @@ def _together(
     signals: dict[fx.Node, Signal] = {}
     unions: dict[frozenset[Signal], Signal | None] = {}
     for node in nodes:
-        parts = [part for one in _maps(values[node]) for part in one.different]
+        parts = [part for one in maps_in(values[node]) for part in one.different]
         if frozenset(parts) not in unions:
             unions[frozenset(parts)] = union(label(node), parts)
         whole = unions[frozenset(parts)]
@@ -228,7 +223,7 @@ def _rows(
             yield Layer(
                 (path_of(node) or [node.name])[-1],
                 operation(node),
-                _maps(values[node])[0].shape,
+                maps_in(values[node])[0].shape,
                 tuple(axis.field for axis in seen[signal]),
                 not _meets(node) or all(axis.aligned for axis in seen[signal]),
             )

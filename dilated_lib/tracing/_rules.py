@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dilated_lib.layers import Sampling
@@ -25,13 +25,15 @@ class Call:
     """One operation: its place in the network, arguments by name, and output shapes.
 
     A tensor argument is a :class:`Map` where it depends on the input, else a tensor
-    without values, of which only the shape is known.
+    without values, of which only the shape is known. ``used`` collects the arguments
+    that the rule has looked at, so that none is forgotten.
     """
 
     name: str
     operation: str
     args: dict[str, Any]
     shapes: list[tuple[int, ...]]
+    used: set[str] = field(default_factory=set)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -39,11 +41,12 @@ class Call:
         return self.shapes[0]
 
     def __getitem__(self, argument: str) -> Any:
+        self.used.add(argument)
         return self.args[argument]
 
     def map(self, argument: str) -> Map:
         """An argument that must depend on the input for the rule to hold."""
-        value = self.args[argument]
+        value = self[argument]
         if not isinstance(value, Map):
             raise TracingError(
                 f"{self.name} takes its {argument} from a constant, and something "
@@ -54,10 +57,22 @@ class Call:
     @property
     def maps(self) -> list[Map]:
         """All arguments that depend on the input, those in lists too."""
-        flat: list[Any] = []
-        for value in self.args.values():
-            flat += value if isinstance(value, list | tuple) else [value]
-        return [value for value in flat if isinstance(value, Map)]
+        return [one for name in self.args for one in maps_in(self[name])]
+
+    @property
+    def forgotten(self) -> list[str]:
+        """Arguments that depend on the input, and that the rule did not look at."""
+        return [
+            name
+            for name, value in self.args.items()
+            if name not in self.used and maps_in(value)
+        ]
+
+
+def maps_in(value: Any) -> list[Map]:
+    """The maps in an argument or a result, which may be a list."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return [part for part in parts if isinstance(part, Map)]
 
 
 Rule = Callable[[Call], Map | list[Map | None]]
@@ -92,6 +107,7 @@ def _unchanged(call: Call) -> Map:
 
 @rule("copy")
 def _copy(call: Call) -> Map:
+    call.used.add("self")  # it is overwritten
     return join([call.map("src")], call.shape, call.name)
 
 

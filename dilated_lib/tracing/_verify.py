@@ -14,11 +14,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from dilated_lib.tracing._graph import first_shape, named, operation
+from dilated_lib.tracing._graph import first_shape, named, operation, rule_of
 from dilated_lib.tracing._mixing import REDUCTIONS
 from dilated_lib.tracing._positions import each
 from dilated_lib.tracing._report import Fields, receptive_field
-from dilated_lib.tracing._rules import RULES, pointwise
+from dilated_lib.tracing._rules import pointwise
 from dilated_lib.tracing._signals import TracingError
 
 Bools = NDArray[np.bool_]
@@ -217,7 +217,11 @@ class _Surrogate(fx.Interpreter):
         if not inputs or target is operator.getitem:
             return pytree.tree_map(_doubled, target(*args, **kwargs))
         given = named(node, args, kwargs)
-        result: Any = _summed(operation(node), given, inputs, first_shape(node))
+        shape = first_shape(node)
+        if rule_of(node) is pointwise:
+            result: Any = torch.stack([one.expand(shape) for one in inputs]).sum(0)
+        else:
+            result = _summed(operation(node), given, inputs, shape)
         if result is None:
             result = target(*args, **kwargs)
         elif isinstance(node.meta["val"], list | tuple):
@@ -239,9 +243,6 @@ def _summed(
 ) -> Tensor | None:
     """The sum of all that a nonlinear operation reads; None for a linear one."""
     x = inputs[0]
-    rule = RULES.get(name, pointwise)
-    if rule is pointwise:
-        return torch.stack([one.expand(shape) for one in inputs]).sum(0)
     if name.startswith("max_pool"):
         return _summed_windows(x, given, int(name[8]))
     if name.startswith("adaptive_max_pool"):
