@@ -115,20 +115,20 @@ def _verified(
     return outcome
 
 
-def _record(name: str, verify: bool) -> Record:
+def _measured(name: str, verify: bool) -> dict:
+    """What a record says, but for the command and the commit: those of the parent."""
     begin = time.perf_counter()
     outcome, seconds = survey(name)
     if verify and outcome["outcome"] != "refused":
         outcome["verified"] = verified(name, outcome.get("module"))
     gc.collect()
-    return Record(
-        experiment=f"torchvision/{name}",
-        seed=0,
-        config={"input_size": input_size(name)},
-        metrics=outcome | {"analysis_ms": round(1000 * seconds, 1)},
-        seconds=round(time.perf_counter() - begin, 1),
-        device=device_name(torch.device("cpu")),
-    )
+    return {
+        "experiment": f"torchvision/{name}",
+        "config": {"input_size": input_size(name)},
+        "metrics": outcome | {"analysis_ms": round(1000 * seconds, 1)},
+        "seconds": round(time.perf_counter() - begin, 1),
+        "device": device_name(torch.device("cpu")),
+    }
 
 
 def all_records(names: Iterable[str], *, verify: bool = False) -> Iterable[Record]:
@@ -136,9 +136,9 @@ def all_records(names: Iterable[str], *, verify: bool = False) -> Iterable[Recor
     with ProcessPoolExecutor(
         2, get_context("spawn"), torch.set_num_threads, (1,)
     ) as pool:
-        jobs = [pool.submit(_record, name, verify) for name in names]
+        jobs = [pool.submit(_measured, name, verify) for name in names]
         for job in jobs:
-            yield job.result()
+            yield Record(seed=0, **job.result())
 
 
 def main(
