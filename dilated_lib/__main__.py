@@ -150,7 +150,7 @@ def rf(
         numbers = " ".join(f"{one:>{width}}" for one, width in sizes)
         print(f"{name:{widest}} {numbers}{mark}")
     if answer.unbounded:
-        print(f"Unbounded: {answer.unbounded} reads a whole axis.")
+        print(f"From {answer.unbounded} on, units see positions at any distance.")
     tracing, analysis = (1000 * one for one in answer.seconds)
     print(f"Traced in {tracing:.0f} ms, analysed in {analysis:.1f} ms.")
 

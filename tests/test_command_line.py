@@ -42,7 +42,10 @@ def test_a_row_for_each_layer_with_the_numbers_of_both_axes(capsys):
 
 def test_an_unbounded_field_is_named(capsys):
     lines = table(capsys, "resnet18", size=(3, 64, 64))
-    assert lines[-2] == "Unbounded: avgpool (adaptive_avg_pool2d) reads a whole axis."
+    assert (
+        lines[-2]
+        == "From avgpool (adaptive_avg_pool2d) on, units see positions at any distance."
+    )
     assert "avgpool adaptive_avg_pool2d" in lines[-3]
     assert lines[-3].split()[-3:] == ["inf", "0", "-"]
 

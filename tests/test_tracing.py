@@ -36,8 +36,14 @@ def size_of(model, input_size, **options):
     return [field.size for field in dl.receptive_field(model, input_size, **options)]
 
 
-def unshuffled(x):
-    return F.pixel_unshuffle(x[:, :, 1:], 2)
+def two(x):
+    """The channels of a map, and those of the map moved by one."""
+    return torch.cat([x, F.pad(x, (1, -1))], 1)
+
+
+def four():
+    """A layer that keeps four channels apart."""
+    return conv(c=4, out=4, groups=4)
 
 
 # every construct once; what is wanted is the network's own answer
@@ -106,6 +112,29 @@ CONSTRUCTS = {
     "softmax over channels": Net(lambda x, a: a(x).softmax(1), conv()),
     "gated": Net(lambda x, a: F.glu(torch.cat([a(x), x], 1), 1), conv(p=1)),
     "the larger of two": Net(lambda x, a: torch.max(a(x), x), conv(p=1)),
+    "one by a condition": Net(lambda x, a: torch.where(a(x) > 0, x, a(x)), conv(p=1)),
+    "channels turned round": Net(lambda x, a: a(two(x).flip(1))[:, :1], four()),
+    "channels by a list": Net(lambda x, a: a(two(x)[:, [3, 1, 0, 2]])[:, :1], four()),
+    "channels by a tensor": Net(
+        lambda x, a: a(two(x).index_select(1, torch.tensor([2, 3, 3, 0])))[:, :1],
+        four(),
+    ),
+    "channels repeated": Net(lambda x, a: a(two(x)[:, 1:3].repeat(1, 2, 1, 1)), four()),
+    "written into a channel": Net(lambda x, a: _one_written(a(x), x), conv(p=1)),
+    "normalised over near channels": Net(
+        lambda x, a: a(two(x))[:, 2:], nn.LocalResponseNorm(2)
+    ),
+    "a layer over channels": Net(
+        lambda x, a: a(two(x)[:, None])[:, 0],
+        nn.Conv3d(1, 1, (2, 3, 1), (3, 1, 1), (1, 0, 0)),
+    ),
+    "taken apart by torch": Net(lambda x: F.logsigmoid(x.diff(dim=2))),
+    "constants of its own": Net(
+        lambda x, a: a(x) + a(torch.ones(1, 2, 19, 22)), conv()
+    ),
+    "without gradients": Net(
+        lambda x, a: torch.no_grad()(a)(x) + x[..., 2:, 2:], conv()
+    ),
     "mixed by a matrix": Net(
         lambda x: torch.einsum("nchw,dc->ndhw", x, torch.ones(3, 2).to(x))
     ),
@@ -115,6 +144,12 @@ CONSTRUCTS = {
 def _written_into(y, x):
     y = y.clone()
     y[:, :1] = x[:, 1:]
+    return y
+
+
+def _one_written(y, x):
+    y = y.clone()
+    y[:, 1] = x[:, 0]
     return y
 
 
@@ -160,6 +195,7 @@ GLOBAL = {
     "maximum": Net(lambda x: x.amax((2, 3), keepdim=True)),
     "flattened into a linear layer": nn.Sequential(nn.Flatten(), nn.Linear(836, 3)),
     "squeeze and excitation": Net(lambda x, a: x * a(x.mean((2, 3), True)), conv(1)),
+    "squeeze by a window": Net(lambda x: x * F.avg_pool2d(x, x.shape[2:])),
     "instance norm": nn.InstanceNorm2d(2),
     "group norm": nn.GroupNorm(1, 2),
     "layer norm over all": nn.LayerNorm((2, 19, 22)),
@@ -202,7 +238,24 @@ REFUSED = {
         Net(lambda x: x.cumsum(2)),
         r"cumsum calls aten.cumsum.default, which has no rule",
     ),
-    "a turned axis": (Net(lambda x: x.flip(2)), "aten.flip.default"),
+    "a turned axis": (Net(lambda x: x.flip(2)), "flip turns an axis round"),
+    "positions by a list": (Net(lambda x: x[:, :, [3, 1]]), "positions by a list"),
+    "a list that is computed": (
+        Net(lambda x: x[:, torch.arange(2).flip(0)]),
+        "index takes channels by a list that is computed",
+    ),
+    "the map twice": (
+        Net(lambda x: x.repeat(1, 1, 2, 1)),
+        "repeat puts positions beside other things along one dimension",
+    ),
+    "halves swapped": (
+        Net(lambda x: torch.cat([x[:, :, 9:], x[:, :, :9]], 2)),
+        "cat takes 9 and 10 units together",
+    ),
+    "a factor that is no simple fraction": (
+        nn.Upsample(scale_factor=math.pi / 2, mode="bilinear"),
+        r"resizes 19 to 29 by 1\.5707963267948966",
+    ),
     "sorted": (Net(lambda x: x.sort(2).values), "aten.sort"),
     "values decide": (
         Net(lambda x: x if x.sum() > 0 else -x),
@@ -362,12 +415,12 @@ def test_joins_name_where_centres_differ():
     assert (answer[0].start(0), answer[0].end(0)) == (0, 3)
 
 
-def test_strides_of_one_unit_and_of_many():
-    pooled = Net(
-        lambda x, a: a(x) + F.avg_pool2d(x, (19, 22))[:, :, :1, :1] * 0, conv(1)
-    )
-    with pytest.raises(TracingError, match="strides meet"):
-        dl.receptive_field(pooled, (2, 19, 22))
+def test_one_unit_for_all_places_is_at_any_distance():
+    model = Net(lambda x, a: a(x) + x[:, :, 5:6, 1:-1], conv((1, 3)))
+    answer = dl.receptive_field(model, (2, 19, 22))
+    assert [field.size for field in answer] == [math.inf, 3]
+    assert answer.region(17, 0).sum(1).nonzero()[0].tolist() == [5, 17]
+    assert dl.verify(model, (2, 19, 22)) is None
 
 
 REFUSED_SEEDS = {72}  # maps of different strides meet
@@ -443,7 +496,21 @@ def test_nan_alone_notices_too(monkeypatch):
         assert found.method == "NaN"
 
 
+class Keeping(nn.Module):
+    """A network that keeps what it computed, as hooks and recurrent ones do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = conv(), None
+
+    def forward(self, x):
+        self.last = self.conv(x)
+        return self.last
+
+
 def test_the_network_is_left_as_it_was():
+    keeping = Keeping()
+    assert dl.verify(keeping, (2, 19, 22)) is None and keeping.last is None
     model = nn.Sequential(conv(), nn.BatchNorm2d(2), nn.Dropout())
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}

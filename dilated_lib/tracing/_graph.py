@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from dilated_lib.tracing import _mixing as _mixing  # enters its rules, and so does:
+from dilated_lib.tracing import _mixing as _mixing  # enters its rules, and so do:
+from dilated_lib.tracing import _places as _places
 from dilated_lib.tracing import _positions as _positions
 from dilated_lib.tracing._maps import Digit, Map, one_of, same
 from dilated_lib.tracing._rules import RULES, Call, Rule, maps_in, pointwise
@@ -78,18 +79,25 @@ def trace(model: nn.Module, input_size: tuple[int, ...]) -> Graph:
     weights = next(model.parameters(), torch.empty(0))
     dtype = weights.dtype if weights.is_floating_point() else torch.float32
     example = torch.empty(1, *input_size, dtype=dtype, device=weights.device)
-    training = {module: module.training for module in model.modules()}
+    state = {module: vars(module).copy() for module in model.modules()}
     try:
         model.eval()
         # with an error, export prints the whole graph
         with redirect_stderr(StringIO()), warnings.catch_warnings(action="ignore"):
             program = torch.export.export(model, (example,), strict=False)
             program = program.run_decompositions({})  # nothing in place any more
+            if not all(map(_ruled, program.graph.nodes)):
+                program = program.run_decompositions(_parts())
     except Exception as error:
         raise TracingError(_why(model, input_size, error)) from error
     finally:
-        for module, was in training.items():
-            module.training = was
+        for module, was in state.items():  # of training, and what forward() sets
+            vars(module).clear()
+            vars(module).update(was)
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    for node in program.graph.nodes:
+        if node.name in constants:  # a list of places, say: what it holds matters
+            node.meta["val"] = program.constants[constants[node.name]]
     returned = program.graph.output_node().args[0]
     names = program.graph_signature.user_outputs
     tree = pytree.tree_unflatten(list(names), program.call_spec.out_spec)
@@ -100,6 +108,23 @@ def trace(model: nn.Module, input_size: tuple[int, ...]) -> Graph:
         if name in by_name
     }
     return Graph(program.graph_module, outputs)
+
+
+def _ruled(node: fx.Node) -> bool:
+    """Is a node no operation, or one that the analysis knows?"""
+    target = node.target
+    return not isinstance(target, OpOverload) or _known(target)
+
+
+def _known(target: OpOverload) -> bool:
+    name = _name(target)
+    return torch.Tag.pointwise in target.tags or name in RULES or name in CONSTANT
+
+
+def _parts() -> dict[OpOverload, Any]:
+    """How torch itself takes apart the operations that have no rule."""
+    table: Any = torch.export.default_decompositions()
+    return {target: parts for target, parts in table.items() if not _known(target)}
 
 
 def _why(model: nn.Module, input_size: tuple[int, ...], error: Exception) -> str:
@@ -158,7 +183,9 @@ def _apply(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if isinstance(argument, list | tuple):
             return [value_of(one) for one in argument]
         if isinstance(argument, fx.Node):
-            return values.get(argument, argument.meta.get("val"))
+            if argument not in values:
+                return _constant(argument).meta.get("val")
+            return values[argument]
         return argument
 
     if node.target is getitem:
@@ -187,6 +214,13 @@ def _apply(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     return result
 
 
+def _constant(node: fx.Node) -> fx.Node:
+    """The node of which one that does not depend on the input is a copy."""
+    while isinstance(node.target, OpOverload) and operation(node) in COPIES:
+        (node,) = node.all_input_nodes
+    return node
+
+
 def rule_of(node: fx.Node) -> Rule | None:
     """The rule of a node's operation, if there is one."""
     target: Any = node.target
@@ -196,7 +230,10 @@ def rule_of(node: fx.Node) -> Rule | None:
 
 def operation(node: fx.Node) -> str:
     """The name of what a node computes, as in ``torch.ops.aten``, without overload."""
-    target: Any = node.target
+    return _name(node.target)
+
+
+def _name(target: Any) -> str:
     return str(target._schema.name).partition("::")[2]
 
 
@@ -219,6 +256,7 @@ def first_shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(pytree.tree_leaves(node.meta["val"])[0].shape)
 
 
+COPIES = frozenset({"alias", "clone", "detach", "lift_fresh_copy"})
 CONSTANT = frozenset(
     {
         *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like"),

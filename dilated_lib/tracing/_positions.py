@@ -10,7 +10,8 @@ import torch
 from dilated_lib.layers import Sampling, Window
 from dilated_lib.tracing._joins import cat, mix
 from dilated_lib.tracing._maps import Map, axes_of, replace_dim, same
-from dilated_lib.tracing._rules import Call, rule, take
+from dilated_lib.tracing._places import take
+from dilated_lib.tracing._rules import Call, rule
 from dilated_lib.tracing._shapes import over, permute, reshape
 from dilated_lib.tracing._signals import SAME, Along, Border, TracingError
 
@@ -156,7 +157,10 @@ def resampled(
     else:
         ratio = Fraction(size, out)
         if scale is not None:
-            ratio = 1 / Fraction(scale).limit_denominator(1000)
+            simple = Fraction(scale).limit_denominator(1000)
+            if abs(simple - Fraction(scale)) > 1e-9:
+                return None
+            ratio = 1 / simple
         shift = Fraction(0) if kind == "nearest" else (ratio - 1) / 2
     if kind == "nearest-exact":
         shift = ratio / 2

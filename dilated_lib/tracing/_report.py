@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from dilated_lib.arithmetic import ReceptiveField
 from dilated_lib.tracing._graph import Graph, follow, label, operation, path_of, trace
 from dilated_lib.tracing._maps import Map
-from dilated_lib.tracing._rules import maps_in
 from dilated_lib.tracing._signals import (
     WHOLE,
     Seen,
     Signal,
+    TracingError,
     fields,
     reached,
     union,
@@ -49,20 +50,25 @@ class Layer:
 
 
 class Traced(NamedTuple):
-    """The graph behind an answer, the node that was asked for, and its map."""
+    """The graph behind an answer, the node that was asked for, and its map.
+
+    ``compares`` says that something on the way is no number with a fraction, but a
+    truth or an index.
+    """
 
     graph: Graph
     node: fx.Node
     map: Map
+    compares: bool
 
 
 class Fields(tuple[ReceptiveField, ...]):
     """What the units of an output see: a tuple, one field an axis, and how it came.
 
     ``layers`` has a row for each layer on the way, ``unbounded`` the name of the first
-    that reads a whole axis, if any. ``coverage`` is an array over the fields of unit 0:
-    which positions its paths reach, where it was asked for. ``seconds`` tells the time
-    for tracing and for the analysis.
+    whose units depend on positions at any distance, if any. ``coverage`` is an array
+    over the fields of unit 0: which positions its paths reach, where it was asked for.
+    ``seconds`` tells the time for tracing and for the analysis.
     """
 
     def __new__(cls, signal: Signal, seen: Answers, **_: Any) -> Self:
@@ -136,7 +142,8 @@ def receptive_field(
     which positions inside the field of unit 0 are reached.
 
     Layers that read a whole axis, such as global pooling or attention over all
-    positions, make ``size`` infinite. Batch norm is taken in evaluation mode.
+    positions, make ``size`` infinite. Batch norm is taken in evaluation mode. Values
+    are not looked at: a weight or a constant mask of zero counts like any other.
 
     Raises TracingError, with one sentence, for what it does not understand: a network
     that decides by values, an operation without a rule, or maps that meet with
@@ -158,7 +165,7 @@ def receptive_field(
     collecting = gc.isenabled()
     gc.disable()  # signals stay: looking for dead ones doubles the time
     try:
-        signal, seen, layers, node, result = _analysed(graph, of, to)
+        signal, seen, layers, behind = _analysed(graph, of, to)
     finally:
         if collecting:
             gc.enable()
@@ -169,23 +176,38 @@ def receptive_field(
         layers=layers,
         coverage=coverage,
         seconds=seconds,
-        traced=Traced(graph, node, result),
+        traced=behind,
     )
 
 
 def _analysed(
     graph: Graph, of: str | None, to: str | None
-) -> tuple[Signal, Answers, tuple[Layer, ...], fx.Node, Map]:
-    """The signal of the output, all fields, the table, and where the output is."""
+) -> tuple[Signal, Answers, tuple[Layer, ...], Traced]:
+    """The signal of the output, all fields, the table, and what is behind them."""
     start = None if of is None else graph.find(of)
     end = graph.output() if to is None else graph.find(to)
     values = follow(graph, start)
-    if end not in values or not maps_in(values[end])[0].different:
+    if isinstance(values.get(end), list):
+        raise ValueError(f"{to} is several maps: choose one of them with to=…")
+    if end not in values or not values[end].different:
         raise ValueError(f"{to or 'the output'} does not depend on {of or 'the input'}")
-    signals = _together(_live(end, values), values)
+    if _beside(values[end]):
+        raise TracingError(
+            f"{label(end)} puts positions beside other things along one dimension, so "
+            "that its units are no longer those of a map"
+        )
+    live = _live(end, values)
+    signals = _together(live, values)
     seen = fields(signals.values())
     rows = tuple(_rows(signals, values, seen))
-    return signals[end], seen, rows, end, maps_in(values[end])[0]
+    shown = (pytree.tree_leaves(node.meta["val"])[0] for node in live)
+    compares = not all(one.is_floating_point() for one in shown)
+    return signals[end], seen, rows, Traced(graph, end, values[end], compares)
+
+
+def _beside(m: Map) -> bool:
+    """Are positions of a map mixed up with others, or with other things?"""
+    return any(isinstance(digit.role, frozenset) for dim in m.dims for digit in dim)
 
 
 def _live(end: fx.Node, values: Mapping[fx.Node, Any]) -> list[fx.Node]:
@@ -204,7 +226,9 @@ def _together(
     signals: dict[fx.Node, Signal] = {}
     unions: dict[frozenset[Signal], Signal | None] = {}
     for node in nodes:
-        parts = [part for one in maps_in(values[node]) for part in one.different]
+        if isinstance(values[node], list):  # its parts are nodes of their own
+            continue
+        parts = values[node].different
         if frozenset(parts) not in unions:
             unions[frozenset(parts)] = union(label(node), parts)
         whole = unions[frozenset(parts)]
@@ -219,11 +243,12 @@ def _rows(
     """A row for each node whose units read others than their own."""
     for node, signal in signals.items():
         inputs = {signals[one] for one in node.all_input_nodes if one in signals}
-        if inputs and signal not in inputs and node.target is not getitem:
+        known = node.target is getitem or _beside(values[node])
+        if inputs and signal not in inputs and not known:
             yield Layer(
                 (path_of(node) or [node.name])[-1],
                 operation(node),
-                maps_in(values[node])[0].shape,
+                values[node].shape,
                 tuple(axis.field for axis in seen[signal]),
                 not _meets(node) or all(axis.aligned for axis in seen[signal]),
             )

@@ -1,23 +1,14 @@
-"""The table of operations, and the rules of those that work on channels."""
+"""The table of operations, and the rules of those that compute or arrange elements."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dilated_lib.layers import Sampling
 from dilated_lib.tracing._joins import cat, join
-from dilated_lib.tracing._maps import (
-    Digit,
-    Map,
-    axes_of,
-    build,
-    map_signals,
-    read,
-    replace_dim,
-)
-from dilated_lib.tracing._shapes import flatten, over, permute, reshape
-from dilated_lib.tracing._signals import SAME, Along, TracingError
+from dilated_lib.tracing._maps import Map
+from dilated_lib.tracing._shapes import permute, reshape
+from dilated_lib.tracing._signals import TracingError
 
 
 @dataclass(frozen=True)
@@ -180,106 +171,3 @@ def _stack(call: Call) -> Map:
             part = replace(part, dims=(*part.dims[:dim], (), *part.dims[dim:]))
         maps.append(part if isinstance(part, Map) else None)
     return cat(maps, [1] * len(maps), dim, call.shape, call.name)
-
-
-def take(m: Map, dim: int, places: Any) -> Map:
-    """Some of the channels along ``dim``."""
-    wide = flatten(m, dim)
-    index = (slice(None),) * wide.eaches(dim) + (places,)
-    chosen = wide.signals[index]
-    place = len(index) - 1
-    if chosen.shape[place] == 1:
-        return build(replace_dim(wide, dim, ()).dims, chosen.squeeze(place))
-    digits = (Digit("each", chosen.shape[place]),)
-    return build(replace_dim(wide, dim, digits).dims, chosen)
-
-
-@rule("select")
-def _select(call: Call) -> Map:
-    m = call.map("self")
-    dim = call["dim"] % len(m.dims)
-    return selected(call, m, dim, range(m.shape[dim])[call["index"]])
-
-
-def selected(call: Call, m: Map, dim: int, index: int) -> Map:
-    """One unit or channel along a dimension, which is gone then."""
-    one = slices(call, m, dim, index, 1, 1)
-    if one.dims[dim]:  # the axis ends here: one unit is left, wherever it is looked for
-        gone = dict.fromkeys(axes_of(one.dims[dim]), (SAME, None))
-        one = Map(one.dims, map_signals(one, lambda s: read(s, call.name, gone)))
-    return replace_dim(one, dim)
-
-
-@rule("slice")
-def _slice(call: Call) -> Map:
-    m, dim = call.map("self"), call["dim"] % len(call.map("self").dims)
-    start, _, step = slice(call["start"], call["end"], call["step"]).indices(
-        m.shape[dim]
-    )
-    return slices(call, m, dim, start, call.shape[dim], step)
-
-
-@rule("split", "split_with_sizes", "chunk", "tensor_split", "unbind", "unsafe_split")
-def _split(call: Call) -> list[Map | None]:
-    m = call.map("self")
-    dim = call["dim"] % len(m.dims)
-    parts: list[Map | None] = []
-    start = 0
-    for shape in call.shapes:
-        length = shape[dim] if len(shape) == len(m.dims) else 1
-        part = slices(call, m, dim, start, length, 1)
-        if len(shape) < len(m.dims):
-            part = selected(call, m, dim, start)
-        parts.append(part)
-        start += length
-    return parts
-
-
-def slices(call: Call, m: Map, dim: int, start: int, length: int, step: int) -> Map:
-    """Every ``step``-th unit or channel along a dimension, from ``start`` on."""
-    if length == m.shape[dim]:
-        return m
-    if not axes_of(m.dims[dim]):
-        stop = start + step * (length - 1) + 1
-        return take(m, dim, slice(start, stop, step))
-    return over(m, {dim: (Along(Sampling(step, ((start,),))), length)}, call.name)
-
-
-@rule("slice_scatter")
-def _slice_scatter(call: Call) -> Map:
-    """One map written into a part of another, along one dimension."""
-    dim = call["dim"] % len(call.shape)
-    size = call.shape[dim]
-    start, stop, step = slice(call["start"], call["end"], call["step"]).indices(size)
-    whole, part = call["self"], call["src"]
-    if step != 1:
-        raise TracingError(f"{call.name} writes to every {step}th place only")
-    if (start, stop) == (0, size):
-        return join([call.map("src")], call.shape, call.name)
-    maps: list[Map | None] = []
-    sizes = [start, stop - start, size - stop]
-    for begin, length in zip((0, start, stop), sizes, strict=True):
-        source = part if begin == start and length == stop - start else whole
-        if not isinstance(source, Map):
-            maps.append(None)
-        elif source is part:
-            maps.append(part)
-        else:
-            maps.append(slices(call, source, dim, begin, length, 1) if length else None)
-    present = [n for n in range(3) if sizes[n]]
-    return cat(
-        [maps[n] for n in present],
-        [sizes[n] for n in present],
-        dim,
-        call.shape,
-        call.name,
-    )
-
-
-@rule("glu")
-def _glu(call: Call) -> Map:
-    m = call.map("self")
-    dim = call["dim"] % len(m.dims)
-    half = call.shape[dim]
-    halves = [slices(call, m, dim, start, half, 1) for start in (0, half)]
-    return join(halves, call.shape, call.name)

@@ -16,7 +16,14 @@ from dilated_lib.tracing._maps import (
     replace_dim,
     same,
 )
-from dilated_lib.tracing._signals import SAME, Along, Signal, TracingError, union
+from dilated_lib.tracing._signals import (
+    SAME,
+    Along,
+    Signal,
+    TracingError,
+    folded_back,
+    union,
+)
 
 
 def permute(m: Map, order: Sequence[int]) -> Map:
@@ -108,12 +115,13 @@ def over(m: Map, layers: Mapping[int, tuple[Along, int]], name: str) -> Map:
     Along a dimension without positions all units read the same.
     """
     alongs: dict[int, tuple[Along, int]] = {}
-    for dim in layers:
+    for dim, (along, length) in layers.items():
         m = settle(m, dim, name)
+        if all(digit.plain for digit in m.dims[dim]):
+            m = _over_channels(m, dim, along, length, name)
     dims = list(m.dims)
     for dim, (along, length) in layers.items():
-        if all(digit.role == "same" for digit in dims[dim]):
-            dims[dim] = same(length)
+        if all(digit.plain for digit in dims[dim]):
             continue
         role = dims[dim][0].role
         if not isinstance(role, int):
@@ -126,6 +134,29 @@ def over(m: Map, layers: Mapping[int, tuple[Along, int]], name: str) -> Map:
     if all(along is SAME for along, _ in alongs.values()):
         return build(dims, m.signals)
     return build(dims, map_signals(m, lambda signal: read(signal, name, alongs)))
+
+
+def _over_channels(m: Map, dim: int, along: Along, length: int, name: str) -> Map:
+    """A layer that works along channels: each of its units takes some together."""
+    assert along.layer is not None
+    size = m.shape[dim]
+    reads = [along.layer.inputs(unit) for unit in range(length)]
+    if along.border == "blank":
+        places = [[one for one in some if 0 <= one < size] for some in reads]
+    else:
+        places = [
+            [folded_back(one, size, along.border) for one in some] for some in reads
+        ]
+    if all(digit.role == "same" for digit in m.dims[dim]) and all(places):
+        return replace_dim(m, dim, same(length))
+    wide = flatten(m, dim)
+    place = wide.eaches(dim)
+    channels = np.moveaxis(wide.signals, place, 0)
+    rows = channels.reshape(size, -1)
+    units = [union(name, together) for some in places for together in rows[some].T]
+    signals = array_of(units, (length, *channels.shape[1:]))
+    dims = (*m.dims[:dim], (Digit("each", length),), *m.dims[dim + 1 :])
+    return build(dims, np.moveaxis(signals, 0, place))
 
 
 def interleaved(digits: Sequence[Digit]) -> bool:

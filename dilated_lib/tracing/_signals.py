@@ -22,9 +22,8 @@ from dilated_lib.arithmetic import ReceptiveField, above, join
 from dilated_lib.layers import Sampling, Window
 
 Border = Literal["blank", "reflect", "replicate", "circular"]
-Set = tuple[
-    tuple[int, ...], NDArray[np.bool_]
-]  # where its first corner lies, and which
+# where its first corner lies, and which
+Set = tuple[tuple[int, ...], NDArray[np.bool_]]
 UNBOUNDED = ReceptiveField(0, ((-math.inf, math.inf),))
 
 
@@ -67,7 +66,6 @@ class Along:
 
 SAME = Along(Window(1))
 WHOLE = Along(None)
-ONE = Along(Sampling(0, ((0,),)))
 _orders = count()
 
 
@@ -94,21 +92,19 @@ def union(name: str, signals: Iterable[Signal | None]) -> Signal | None:
     parts = tuple(dict.fromkeys(one for one in signals if one is not None))
     if len(parts) < 2:
         return parts[0] if parts else None
-    lengths = parts[0].lengths
-    if any(part.lengths != lengths for part in parts):
-        columns = zip(*(part.lengths for part in parts), strict=True)
-        lengths = tuple(
-            max((n for n in one if n is not None), default=None) for one in columns
-        )
+    columns = zip(*(part.lengths for part in parts), strict=True)
+    lengths = tuple(max((n for n in one if n), default=None) for one in columns)
     reads: dict[tuple[Signal, tuple[Along, ...]], None] = {}
     for part in parts:
-        if part.lengths == lengths:
-            same = (SAME,) * len(lengths)
-            pair = part.joint and len(part.reads) == 2  # they abound in attention
-            reads |= dict.fromkeys(part.reads if pair else [(part, same)])
-        else:  # where an axis is gone, all units read the one that is left
-            mine = zip(part.lengths, lengths, strict=True)
-            reads[part, tuple(SAME if m == n else ONE for m, n in mine)] = None
+        if part.joint and len(part.reads) == 2 and part.lengths == lengths:
+            reads |= dict.fromkeys(part.reads)  # pairs abound in attention
+            continue
+        pairs = [*zip(part.lengths, lengths, strict=True)]
+        for mine, length in pairs:
+            if mine not in (length, 1, None):
+                raise TracingError(f"{name} takes {mine} and {length} units together")
+        # one unit for all places: there is no telling how far from them it is
+        reads[part, tuple(SAME if one == n else WHOLE for one, n in pairs)] = None
     most = max((part.whole for part in parts), key=len)
     if len(most) < len(lengths):  # each part may see all of another axis
         most = frozenset.intersection(*(part.whole for part in parts))
@@ -271,11 +267,11 @@ def _down(
         return low, below[low - start : max(length - start, 0)]
     folded = np.zeros((length, *units.shape[1:]), bool)
     for position, row in enumerate(below, start):
-        folded[_inside(position, length, along.border)] |= row
+        folded[folded_back(position, length, along.border)] |= row
     return 0, folded
 
 
-def _inside(position: int, length: int, border: Border) -> int:
+def folded_back(position: int, length: int, border: Border) -> int:
     """The position inside a map that one beyond its border stands for."""
     if border == "circular":
         return position % length
