@@ -42,6 +42,11 @@ def input_size(name: str) -> tuple[int, ...]:
     return (3, 16, side, side) if "video" in module else (3, side, side)
 
 
+def output(name: str) -> str | None:
+    """Which output to ask for: of a detector's backbone the finest map."""
+    return "0" if name.endswith(".backbone") else None
+
+
 def survey(name: str) -> tuple[dict, float]:
     """The outcome for a network, and the seconds of the analysis alone.
 
@@ -50,9 +55,8 @@ def survey(name: str) -> tuple[dict, float]:
     """
     size = input_size(name)
     network = named_network(name)
-    to = {"backbone": "0"}.get(name.partition(".")[2])
     try:
-        answer = dl.receptive_field(network, size, to=to)
+        answer = dl.receptive_field(network, size, to=output(name))
     except (TracingError, ValueError) as refusal:
         return {"outcome": "refused", "reason": str(refusal)}, 0.0
     if answer.unbounded is None:
@@ -79,21 +83,23 @@ def survey(name: str) -> tuple[dict, float]:
 
 
 def verified(name: str, module: str | None) -> list[str]:
-    """Does the network itself agree? Up to a module, or the output, and in between.
+    """Does the network itself agree? At the output, and at layers on the way.
 
     On the smallest input that the network takes; there the units of a deep network
-    see all of it. So also up to the last layer that sees 100 positions or fewer, on
-    an input that is wider.
+    see all of it. So also at the last layer before everything is read, ``module``, and
+    at the last that sees 100 positions or fewer, on an input that is wider.
     """
     network = named_network(name, device="cpu")
     size = input_size(name)
-    layers = dl.receptive_field(network, size, to=module).layers
+    layers = dl.receptive_field(network, size, to=module or output(name)).layers
     near = [
         layer.module
         for layer in layers
         if max(field.size for field in layer.fields) <= 100
     ]
-    tried = [_verified(network, size, module, (64, 96, 128, size[-1]))]
+    tried = [_verified(network, size, output(name), (64, 96, 128, size[-1]))]
+    if module is not None:
+        tried.append(_verified(network, size, module, (64, 96, 128, size[-1])))
     if near and near[-1] != module:
         tried.append(_verified(network, size, near[-1], (160, size[-1])))
     return tried
@@ -120,7 +126,8 @@ def _measured(name: str, verify: bool) -> dict:
     begin = time.perf_counter()
     outcome, seconds = survey(name)
     if verify and outcome["outcome"] != "refused":
-        outcome["verified"] = verified(name, outcome.get("module"))
+        on_the_way = outcome.get("module") if "reason" in outcome else None
+        outcome["verified"] = verified(name, on_the_way)
     gc.collect()
     return {
         "experiment": f"torchvision/{name}",

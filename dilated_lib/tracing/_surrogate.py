@@ -62,12 +62,12 @@ class Surrogate(fx.Interpreter):
     def run(self) -> None:  # type: ignore[override]
         """Run up to the node that was asked for."""
         traced = self.answer.traced
+        self.env[traced.graph.input] = self.input
         for node in traced.graph.nodes:
-            if node is traced.graph.input:
-                self.env[node] = self.input
-            elif node.op == "placeholder":
-                self.env[node] = _positive(node.meta["val"])
-            else:
+            if node.op != "placeholder":
+                for one in node.all_input_nodes:
+                    if one.op == "placeholder" and one not in self.env:
+                        self.env[one] = _positive(one.meta["val"])
                 self.env[node] = self._leveled(node)
             if node is traced.node:
                 self.value = self.env[node]
