@@ -4,10 +4,10 @@ The network is traced once, without computing anything. Each operation has a rul
 says which units of its input a unit of its output reads; what has no rule is refused.
 One pass up the graph then gives the field of every layer.
 
-To read it: ``_signals`` (the graph of what depends on what, and the two passes), then
-``_maps`` and ``_joins`` (which dimension of a tensor follows which axis), then the
-rules, ``_rules`` and ``_positions``; ``_graph`` traces, ``_report`` answers, and
-``_verify`` asks the real network.
+To read it: ``_signals`` and ``_passes`` (the graph of what depends on what, and how it
+is asked), then ``_maps`` and ``_joins`` (which dimension of a tensor follows which
+axis), then the rules, from ``_rules`` to ``_positions``; ``_graph`` traces, ``_report``
+answers, and ``_verify`` asks the real network.
 """
 
 from dilated_lib.tracing._named import named_network

@@ -60,9 +60,9 @@ def join(maps: Sequence[Map], shape: Sequence[int], name: str) -> Map:
     dims, arrays = align(maps, shape, name)
     if all(array.ndim == 0 for array in arrays):
         return build(dims, one_of(union(name, [array.item() for array in arrays])))
-    table: dict[tuple[Any, ...], Signal | None] = {}
+    table: dict[frozenset[Any], Signal | None] = {}
     whole = np.broadcast_arrays(*arrays)
-    rows = [*zip(*(array.flat for array in whole), strict=True)]
+    rows = [*map(frozenset, zip(*(array.flat for array in whole), strict=True))]
     for row in rows:
         if row not in table:
             table[row] = union(name, row)

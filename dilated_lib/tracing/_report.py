@@ -16,15 +16,8 @@ from torch.utils import _pytree as pytree
 from dilated_lib.arithmetic import ReceptiveField
 from dilated_lib.tracing._graph import Graph, follow, label, operation, path_of, trace
 from dilated_lib.tracing._maps import Map
-from dilated_lib.tracing._signals import (
-    WHOLE,
-    Seen,
-    Signal,
-    TracingError,
-    fields,
-    reached,
-    union,
-)
+from dilated_lib.tracing._passes import Seen, fields, reached
+from dilated_lib.tracing._signals import WHOLE, Signal, TracingError, union
 
 __all__ = ["Fields", "Layer", "receptive_field"]
 

@@ -16,14 +16,7 @@ from dilated_lib.tracing._maps import (
     replace_dim,
     same,
 )
-from dilated_lib.tracing._signals import (
-    SAME,
-    Along,
-    Signal,
-    TracingError,
-    folded_back,
-    union,
-)
+from dilated_lib.tracing._signals import SAME, Along, Signal, TracingError, union
 
 
 def permute(m: Map, order: Sequence[int]) -> Map:
@@ -141,12 +134,8 @@ def _over_channels(m: Map, dim: int, along: Along, length: int, name: str) -> Ma
     assert along.layer is not None
     size = m.shape[dim]
     reads = [along.layer.inputs(unit) for unit in range(length)]
-    if along.border == "blank":
-        places = [[one for one in some if 0 <= one < size] for some in reads]
-    else:
-        places = [
-            [folded_back(one, size, along.border) for one in some] for some in reads
-        ]
+    inside = [[along.inside(one, size) for one in some] for some in reads]
+    places = [[one for one in some if one is not None] for some in inside]
     if all(digit.role == "same" for digit in m.dims[dim]) and all(places):
         return replace_dim(m, dim, same(length))
     wide = flatten(m, dim)
