@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from dilated_lib.plot._style import STYLE, WIDTH, square, subplots
@@ -70,7 +71,10 @@ def heat(
                     color="black" if light else "white",
                 )
         else:
-            figure.colorbar(shown, ax=ax, label=label, location="bottom", pad=0.02)
+            few = MaxNLocator(3)  # so that their labels stay apart
+            figure.colorbar(
+                shown, ax=ax, label=label, location="bottom", pad=0.02, ticks=few
+            )
         ax.set_title(title)
     for ax in axes:
         ax.set_axis_off()
