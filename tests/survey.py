@@ -5,6 +5,7 @@ themselves as well, which takes hours. The book's chapter 03 shows the records.
 """
 
 import gc
+import json
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -149,18 +150,24 @@ def all_records(names: Iterable[str], *, verify: bool = False) -> Iterable[Recor
 
 
 def main(
-    out: Path = Path("book/results/torchvision.json"), /, *, verify: bool = False
+    out: Path = Path("book/results/torchvision.json"),
+    /,
+    *,
+    verify: bool = False,
+    only: tuple[str, ...] = (),
 ) -> None:
     """Survey all networks of torchvision.
 
     Args:
         out: The file of records to write.
         verify: Compare each with the network itself.
+        only: Networks to survey anew; the records of the others stay.
     """
-    done = []
-    for record in all_records(networks(), verify=verify):
-        done.append(record)
-        write(out, done)
+    there = json.loads(out.read_text()) if only and out.exists() else []
+    done = {one["experiment"]: Record(**one) for one in there}
+    for record in all_records(only or networks(), verify=verify):
+        done[record.experiment] = record
+        write(out, [done[name] for name in sorted(done)])
         print(record.experiment, record.metrics, flush=True)
 
 

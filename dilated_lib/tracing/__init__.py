@@ -7,7 +7,7 @@ One pass up the graph then gives the field of every layer.
 To read it: ``_signals`` and ``_passes`` (the graph of what depends on what, and how it
 is asked), then ``_maps`` and ``_joins`` (which dimension of a tensor follows which
 axis), then the rules, from ``_rules`` to ``_positions``; ``_graph`` traces, ``_report``
-answers, and ``_verify`` asks the real network.
+answers by ``_analysis``, and ``_verify`` asks the real network.
 """
 
 from dilated_lib.tracing._named import named_network

@@ -45,6 +45,8 @@ class Graph:
 
         Raises ValueError for a name that is none of them.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"a module or an output is told by its name, got {name!r}")
         if name in self.outputs:
             return self.outputs[name]
         for node in reversed(self.nodes):
@@ -94,20 +96,30 @@ def trace(model: nn.Module, input_size: tuple[int, ...]) -> Graph:
         for module, was in state.items():  # of training, and what forward() sets
             vars(module).clear()
             vars(module).update(was)
-    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    signature = program.graph_signature
+    constants = (
+        signature.inputs_to_lifted_tensor_constants | signature.inputs_to_buffers
+    )
+    values = {**program.state_dict, **program.constants}
     for node in program.graph.nodes:
         if node.name in constants:  # a list of places, say: what it holds matters
-            node.meta["val"] = program.constants[constants[node.name]]
+            node.meta["val"] = values[constants[node.name]]
     returned = program.graph.output_node().args[0]
     names = program.graph_signature.user_outputs
     tree = pytree.tree_unflatten(list(names), program.call_spec.out_spec)
     by_name = {node.name: node for node in returned if isinstance(node, fx.Node)}
     outputs = {
-        pytree.keystr(place).strip("[]'.") or "output": by_name[name]
-        for place, name in pytree.tree_flatten_with_path(tree)[0]
+        place: by_name[name]
+        for place, name in by_place(tree).items()
         if name in by_name
     }
     return Graph(program.graph_module, outputs)
+
+
+def by_place(outputs: Any) -> dict[str, Any]:
+    """What a network returns, by names: keys and numbers, "output" for a single one."""
+    leaves = pytree.tree_flatten_with_path(outputs)[0]
+    return {pytree.keystr(at).strip("[]'.") or "output": one for at, one in leaves}
 
 
 def _ruled(node: fx.Node) -> bool:
@@ -155,6 +167,8 @@ def follow(graph: Graph, of: fx.Node | None) -> dict[fx.Node, Any]:
     """
     values: dict[fx.Node, Any] = {}
     start = of or graph.input
+    if not isinstance(start.meta["val"], Tensor):
+        raise ValueError(f"{start.name} gives several maps, and so none to begin at")
     if start.meta["val"].dim() < 3:
         shape = tuple(start.meta["val"].shape)
         raise ValueError(f"{start.name} has shape {shape}, and so no axis to follow")

@@ -22,8 +22,18 @@ from dilated_lib.tracing._maps import (
     same,
     without,
 )
+from dilated_lib.tracing._passes import sees_all
 from dilated_lib.tracing._shapes import flatten, interleaved, over, settle
-from dilated_lib.tracing._signals import WHOLE, Along, Signal, TracingError, union
+from dilated_lib.tracing._signals import (
+    WHOLE,
+    Along,
+    Signal,
+    TracingError,
+    stretched,
+    union,
+    unvouched,
+    vouched,
+)
 
 
 def mix(m: Map, dims: Iterable[int], name: str) -> Map:
@@ -49,8 +59,12 @@ def unbound(m: Map, axes: Iterable[int], name: str) -> Map:
     """The map after something that reads whole axes: no dimension follows them."""
     gone = frozenset(axes)
     whole = dict.fromkeys(gone, (WHOLE, None))
-    signals = map_signals(m, lambda signal: read(signal, name, whole))
-    return build(without(m.dims, gone), signals)
+
+    def every(signal: Signal) -> Signal:
+        all_units = read(signal, name, whole)
+        return vouched(all_units) if sees_all(all_units) else all_units
+
+    return build(without(m.dims, gone), map_signals(m, every))
 
 
 def join(maps: Sequence[Map], shape: Sequence[int], name: str) -> Map:
@@ -80,7 +94,6 @@ def align(
     dims: list[tuple[Digit, ...]] = []
     for dim, size in enumerate(shape):
         if dim == apart:
-            wide = [flatten(m, dim) for m in wide]
             dims.append((Digit("each", size),))
             continue
         for number, m in enumerate(wide):  # length 1, broadcast: follows no axis
@@ -100,11 +113,16 @@ def align(
     axes = [axis for dim in dims for axis in axes_of(dim)]
     if len(set(axes)) < len(axes):
         raise TracingError(f"{name} pairs each position of an axis with every other")
+    lengths = {d.role: d.length for row in dims for d in row if isinstance(d.role, int)}
     for number, m in enumerate(wide):
         for dim, row in enumerate(dims):
             if dim != apart and m.dims[dim] != row:
                 m = replace_dim(m, dim, ())
-        wide[number] = m
+        short = [s for s in m.different if stretched(s, lengths, name) is not s]
+        if short:
+            signals = map_signals(m, lambda s: stretched(s, lengths, name))
+            m = replace(m, signals=signals)
+        wide[number] = m if apart is None else flatten(m, apart)
     return tuple(dims), [_spread(m, dims) for m in wide]
 
 
@@ -141,6 +159,7 @@ def cat(
     parts = [m for m in maps if m is not None]
     rows = _kinds(parts, dim)
     if all(digit.plain for row in rows for digit in row):
+        _refuse_single_positions(parts, name)
         dims, arrays = align(parts, shape, name, apart=dim)
         place = sum(d.role == "each" for row in dims[:dim] for d in row)
         wide = np.broadcast_shapes(
@@ -170,5 +189,22 @@ def cat(
         one = replace_dim(m, dim, plain)
         rest.append(mix(one, [dim], name))
     joined = join(rest, (*shape[:dim], 1, *shape[dim + 1 :]), name)
+    # places beside each other are no units taken together: some may see less
+    beside = [signal for m in maps for signal in (m.signals.flat if m else [None])]
+    if not all(signal and signal.full for signal in beside):
+        joined = replace(joined, signals=map_signals(joined, unvouched))
     bag = (Digit(frozenset(axes), shape[dim]),)
     return replace_dim(joined, dim, bag)
+
+
+def _refuse_single_positions(maps: Iterable[Map], name: str) -> None:
+    """Positions taken one by one and put side by side are positions no longer."""
+    signals = {signal for m in maps for signal in m.different}
+    lost = [
+        signal
+        for signal in signals
+        for axis, length in enumerate(signal.lengths)
+        if length is None and axis not in signal.alike
+    ]
+    if lost and len(signals) > 1:
+        raise TracingError(f"{name} puts positions side by side that were taken singly")

@@ -15,12 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dilated_lib.tracing._signals import (
-    SAME,
-    WHOLE,
-    Along,
-    Signal,
-)
+from dilated_lib.tracing._passes import filled_by
+from dilated_lib.tracing._signals import SAME, WHOLE, Along, Signal
 
 Signals = NDArray[Any]  # of Signal, or None where nothing depends on the input
 
@@ -72,7 +68,7 @@ def build(dims: Iterable[Iterable[Digit]], signals: Signals) -> Map:
     """
     rows = tuple(tuple(dim) for dim in dims)
     if any(isinstance(d.role, frozenset) for dim in rows for d in dim):
-        seen = [signal.whole for signal in signals.flat if signal is not None]
+        seen = [signal.alike for signal in signals.flat if signal is not None]
         rows = without(rows, frozenset.intersection(*seen or [frozenset()]), bags=True)
     if signals.ndim and len(set(signals.flat)) == 1:
         rows = tuple(
@@ -120,10 +116,15 @@ def read(
 ) -> Signal:
     """A signal that reads another, along some axes, and its new length along each."""
     axes = range(len(signal.lengths))
-    lengths = (alongs[a][1] if a in alongs else signal.lengths[a] for a in axes)
+    lengths = [alongs[a][1] if a in alongs else signal.lengths[a] for a in axes]
     how = tuple(alongs[a][0] if a in alongs else SAME for a in axes)
-    whole = signal.whole | {axis for axis in axes if how[axis] is WHOLE}
-    return Signal(name, tuple(lengths), ((signal, how),), whole)
+    alike = {axis for axis in axes if how[axis] is WHOLE}
+    full = signal.full
+    if signal.alike:  # else it is not worth the time
+        filled = {a for a in axes if filled_by(how[a], signal.lengths[a], lengths[a])}
+        alike |= signal.alike & filled
+        full = full and len(filled) == len(axes)
+    return Signal(name, tuple(lengths), ((signal, how),), frozenset(alike), full)
 
 
 def axes_of(digits: Iterable[Digit]) -> set[int]:

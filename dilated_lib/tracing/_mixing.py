@@ -84,6 +84,8 @@ def contract(call: Call, terms: Sequence[tuple[Any, str]], out: str) -> Map:
     for tensor, letters in terms:
         if not isinstance(tensor, Map):
             continue
+        if len(set(letters)) < len(letters):
+            raise TracingError(f"{call.name} takes a diagonal")
         summed = [n for n, letter in enumerate(letters) if letter not in out]
         m = mix(tensor, summed, call.name)
         # an axis in two dimensions: every position with every other, as attention has
@@ -97,6 +99,8 @@ def contract(call: Call, terms: Sequence[tuple[Any, str]], out: str) -> Map:
                 for place in range(len(out))
             )
         ]
+        if any(axes_of(one.dims[out.find(letters[n])]) for n in twice for one in maps):
+            raise TracingError(f"{call.name} multiplies a map with itself turned round")
         m = mix(m, twice, call.name) if twice else m
         dims = {letter: m.dims[n] for n, letter in enumerate(letters)}
         order = [n for letter in out for n in [letters.find(letter)] if n >= 0]
@@ -138,6 +142,8 @@ def _einsum(call: Call) -> Map:
 
 @rule("scaled_dot_product_attention")
 def _attention(call: Call) -> Map:
+    if call["is_causal"]:
+        raise TracingError(f"{call.name} is causal: each position sees those before it")
     query = mix(call.map("query"), [-1], call.name)
     key = mix(call.map("key"), [-2, -1], call.name)
     value = mix(call.map("value"), [-2], call.name)

@@ -10,16 +10,18 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from math import floor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dilated_lib.arithmetic import ReceptiveField, above, join
-from dilated_lib.layers import Window
+from dilated_lib.layers import Sampling, Window
 from dilated_lib.tracing._signals import (
     SAME,
     Along,
+    Border,
     Signal,
     TracingError,
 )
@@ -153,6 +155,46 @@ def reached(
                     heapq.heappush(todo, (-below.order, below))
                 sets[below] = _merged(sets.get(below), (tuple(corner), inside))
     return None
+
+
+def sees_all(signal: Signal, most: int = 100) -> bool:
+    """Is it known that every unit sees all of the input, since all see the same?
+
+    Where it would take long, above more than ``most`` signals, it is not known.
+    """
+    axes = len(signal.lengths)
+    if signal.full or len(signal.alike) < axes:
+        return signal.full
+    found = {signal}
+    todo = [signal]
+    while todo:
+        signal_ = todo.pop()
+        new = {below for below, _ in signal_.reads} - found
+        found |= new
+        todo += new
+        if len(found) > most:
+            return False
+    (source,) = (one for one in found if not one.reads)
+    seen = reached(signal, (0,) * axes, borders=True)
+    return bool(seen and seen[1].shape == source.lengths and seen[1].all())
+
+
+def filled_by(along: Along, below: int | None, length: int | None) -> bool:
+    """Does each of so many units read something of the map below?"""
+    if along is SAME or along.layer is None:
+        return True
+    return _filled_by(along.layer, along.border, below or 1, length or 1)
+
+
+@cache
+def _filled_by(
+    layer: Window | Sampling, border: Border, below: int, length: int
+) -> bool:
+    along = Along(layer, border)
+    return all(
+        any(along.inside(one, below) is not None for one in layer.inputs(unit))
+        for unit in range(length)
+    )
 
 
 def _down(

@@ -1,8 +1,10 @@
 """Rules of the operations that take parts of a map, or write into them."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,7 +88,7 @@ def slices(call: Call, m: Map, dim: int, start: int, length: int, step: int) -> 
 
 
 @rule("slice_scatter")
-def _slice_scatter(call: Call) -> Map:
+def _slice_scatter(call: Call) -> Map | None:
     dim = call["dim"] % len(call.shape)
     size = call.shape[dim]
     start, stop, step = slice(call["start"], call["end"], call["step"]).indices(size)
@@ -96,7 +98,7 @@ def _slice_scatter(call: Call) -> Map:
 
 
 @rule("select_scatter")
-def _select_scatter(call: Call) -> Map:
+def _select_scatter(call: Call) -> Map | None:
     dim = call["dim"] % len(call.shape)
     start = range(call.shape[dim])[call["index"]]
     src = call["src"]
@@ -105,13 +107,11 @@ def _select_scatter(call: Call) -> Map:
     return _written(call, src, dim, start, start + 1)
 
 
-def _written(call: Call, src: Any, dim: int, start: int, stop: int) -> Map:
+def _written(call: Call, src: Any, dim: int, start: int, stop: int) -> Map | None:
     """One map, or constants, written into a part of another, along one dimension."""
     size, whole = call.shape[dim], call["self"]
     if (start, stop) == (0, size):
-        if not isinstance(src, Map):
-            raise TracingError(f"{call.name} overwrites what depends on the input")
-        return join([src], call.shape, call.name)
+        return join([src], call.shape, call.name) if isinstance(src, Map) else None
 
     def kept(begin: int, end: int) -> Map | None:
         if not isinstance(whole, Map):
@@ -147,8 +147,10 @@ def _listed(call: Call, m: Map, dim: int, places: Any) -> Map:
     if axes_of(m.dims[dim]):
         raise TracingError(f"{call.name} takes positions by a list")
     if type(places) is not Tensor or places.is_meta or places.dtype == torch.bool:
-        raise TracingError(f"{call.name} takes channels by a list that is computed")
-    return take(m, dim, places.tolist())
+        raise TracingError(
+            f"{call.name} takes channels by a list that is computed, or of truths"
+        )
+    return take(m, dim, places.reshape(-1).tolist())
 
 
 @rule("flip")
@@ -159,6 +161,24 @@ def _flip(call: Call) -> Map:
             raise TracingError(f"{call.name} turns an axis round")
         m = take(m, dim % len(m.dims), slice(None, None, -1))
     return m
+
+
+@rule("roll")
+def _roll(call: Call) -> Map:
+    m = call.map("self")
+    if not call["dims"]:
+        raise TracingError(f"{call.name} rolls over the borders of dimensions")
+    layers = {}
+    shifts: Counter[int] = Counter()
+    for shift, dim in zip(call["shifts"], call["dims"], strict=True):
+        shifts[dim % len(m.dims)] += shift
+    for dim, shift in shifts.items():
+        if axes_of(m.dims[dim]):
+            along = Along(Sampling(1, ((-shift,),)), "circular")
+            layers[dim] = (along, m.shape[dim])
+        else:
+            m = take(m, dim, np.roll(np.arange(m.shape[dim]), shift))
+    return over(m, layers, call.name)
 
 
 @rule("repeat")

@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import floor, gcd
 
-import numpy as np
 import torch
 
 from dilated_lib.layers import Sampling, Window
 from dilated_lib.tracing._joins import cat, mix
 from dilated_lib.tracing._maps import Map, axes_of, replace_dim, same
-from dilated_lib.tracing._places import take
 from dilated_lib.tracing._rules import Call, rule
 from dilated_lib.tracing._shapes import over, permute, reshape
 from dilated_lib.tracing._signals import SAME, Along, Border, TracingError
@@ -210,7 +208,7 @@ for _kind, _operations in {
 )
 def _pad(call: Call) -> Map:
     m = call.map("self")
-    pads = call.args.get("pad") or call["padding"]
+    pads = call["pad"] if "pad" in call.args else call["padding"]
     mode = call.args.get("mode", call.operation)
     borders: dict[str, Border] = {
         "refl": "reflect",
@@ -225,6 +223,10 @@ def _pad(call: Call) -> Map:
         before, after = pads[2 * n : 2 * n + 2]
         if before == after == 0:
             continue
+        if border == "circular" and min(before, after) < 0:
+            raise TracingError(
+                f"{call.name} crops, and repeats what is left in circles"
+            )
         if axes_of(m.dims[dim]):
             shift = Along(Sampling(1, ((-before,),)), border)
             layers[dim] = (shift, call.shape[dim])
@@ -236,22 +238,6 @@ def _pad(call: Call) -> Map:
             m = replace_dim(m, dim, same(call.shape[dim]))
         else:
             raise TracingError(f"{call.name} pads channels that differ, with {mode}")
-    return over(m, layers, call.name)
-
-
-@rule("roll")
-def _roll(call: Call) -> Map:
-    m = call.map("self")
-    if not call["dims"]:
-        raise TracingError(f"{call.name} rolls over the borders of dimensions")
-    layers = {}
-    for shift, dim in zip(call["shifts"], call["dims"], strict=True):
-        dim %= len(m.dims)
-        if axes_of(m.dims[dim]):
-            along = Along(Sampling(1, ((-shift,),)), "circular")
-            layers[dim] = (along, m.shape[dim])
-        else:
-            m = take(m, dim, np.roll(np.arange(m.shape[dim]), shift))
     return over(m, layers, call.name)
 
 

@@ -2,57 +2,20 @@
 
 import gc
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from operator import getitem
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import fx, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from dilated_lib.arithmetic import ReceptiveField
-from dilated_lib.tracing._graph import Graph, follow, label, operation, path_of, trace
-from dilated_lib.tracing._maps import Map
-from dilated_lib.tracing._passes import Seen, fields, reached
-from dilated_lib.tracing._signals import WHOLE, Signal, TracingError, union
+from dilated_lib.tracing._analysis import Answers, Layer, Traced, analysed, first_whole
+from dilated_lib.tracing._graph import trace
+from dilated_lib.tracing._passes import reached
+from dilated_lib.tracing._signals import Signal
 
 __all__ = ["Fields", "Layer", "receptive_field"]
-
-
-Answers = Mapping[Signal, tuple[Seen, ...]]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A row of the table: one operation that reads other units than its own.
-
-    ``module`` is where it is computed and ``operation`` what it does; ``shape`` is its
-    output's, (N, C, …); ``fields`` has one entry an axis, for all channels together.
-    ``aligned`` is False where maps meet whose units at one place look at different
-    centres.
-    """
-
-    module: str
-    operation: str
-    shape: tuple[int, ...]
-    fields: tuple[ReceptiveField, ...]
-    aligned: bool
-
-
-class Traced(NamedTuple):
-    """The graph behind an answer, the node that was asked for, and its map.
-
-    ``compares`` says that something on the way is no number with a fraction, but a
-    truth or an index.
-    """
-
-    graph: Graph
-    node: fx.Node
-    map: Map
-    compares: bool
 
 
 class Fields(tuple[ReceptiveField, ...]):
@@ -60,7 +23,8 @@ class Fields(tuple[ReceptiveField, ...]):
 
     ``layers`` has a row for each layer on the way, ``unbounded`` the name of the first
     whose units depend on positions at any distance, if any. ``coverage`` is an array
-    over the fields of unit 0: which positions its paths reach, where it was asked for.
+    over the fields of unit 0 (the first, if it is a gap of a transposed layer, that
+    reads anything): which positions its paths reach, where it was asked for.
     ``seconds`` tells the time for tracing and for the analysis.
     """
 
@@ -82,7 +46,7 @@ class Fields(tuple[ReceptiveField, ...]):
         self._signal = signal
         self._source = min(seen, key=lambda one: one.order)
         self.coverage = self._covered() if coverage else None
-        self.unbounded = _first_whole(seen)
+        self.unbounded = first_whole(seen)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -90,9 +54,13 @@ class Fields(tuple[ReceptiveField, ...]):
         return tuple(length or 1 for length in self._signal.lengths)
 
     def _covered(self) -> NDArray[np.bool_]:
-        found = reached(self._signal, (0,) * len(self), borders=False)
-        starts = [axis.start(0) for axis in self]
-        ends = [axis.end(0) for axis in self]
+        # the first that reads anything: those before are gaps of a transposed layer
+        unit = tuple(
+            next(n for n, hull in enumerate(axis.phases) if hull) for axis in self
+        )
+        found = reached(self._signal, unit, borders=False)
+        starts = [axis.start(one) for axis, one in zip(self, unit, strict=True)]
+        ends = [axis.end(one) for axis, one in zip(self, unit, strict=True)]
         return _placed(found, starts, [end + 1 for end in ends])
 
     @property
@@ -140,13 +108,16 @@ def receptive_field(
 
     Raises TracingError, with one sentence, for what it does not understand: a network
     that decides by values, an operation without a rule, or maps that meet with
-    different strides. ValueError for impossible names or sizes.
+    different strides. ValueError for impossible names or sizes, TypeError for what is
+    no module or no name.
 
     >>> h, w = receptive_field(nn.Conv2d(3, 8, (3, 5), dilation=2), (3, 32, 32))
     >>> h.size, w.size
     (5, 9)
     """
     size = tuple(input_size) if isinstance(input_size, Sequence) else ()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
     if len(size) < 2 or not all(isinstance(one, int) and one > 0 for one in size):
         raise ValueError(
             "input_size must be (channels, then one length an axis), such as "
@@ -158,7 +129,7 @@ def receptive_field(
     collecting = gc.isenabled()
     gc.disable()  # signals stay: looking for dead ones doubles the time
     try:
-        signal, seen, layers, behind = _analysed(graph, of, to)
+        signal, seen, layers, behind = analysed(graph, of, to)
     finally:
         if collecting:
             gc.enable()
@@ -171,94 +142,6 @@ def receptive_field(
         seconds=seconds,
         traced=behind,
     )
-
-
-def _analysed(
-    graph: Graph, of: str | None, to: str | None
-) -> tuple[Signal, Answers, tuple[Layer, ...], Traced]:
-    """The signal of the output, all fields, the table, and what is behind them."""
-    start = None if of is None else graph.find(of)
-    end = graph.output() if to is None else graph.find(to)
-    values = follow(graph, start)
-    if isinstance(values.get(end), list):
-        raise ValueError(f"{to} is several maps: choose one of them with to=…")
-    if end not in values or not values[end].different:
-        raise ValueError(f"{to or 'the output'} does not depend on {of or 'the input'}")
-    if _beside(values[end]):
-        raise TracingError(
-            f"{label(end)} puts positions beside other things along one dimension, so "
-            "that its units are no longer those of a map"
-        )
-    live = _live(end, values)
-    signals = _together(live, values)
-    seen = fields(signals.values())
-    rows = tuple(_rows(signals, values, seen))
-    shown = (pytree.tree_leaves(node.meta["val"])[0] for node in live)
-    compares = not all(one.is_floating_point() for one in shown)
-    return signals[end], seen, rows, Traced(graph, end, values[end], compares)
-
-
-def _beside(m: Map) -> bool:
-    """Are positions of a map mixed up with others, or with other things?"""
-    return any(isinstance(digit.role, frozenset) for dim in m.dims for digit in dim)
-
-
-def _live(end: fx.Node, values: Mapping[fx.Node, Any]) -> list[fx.Node]:
-    """The nodes on a way from the input to ``end``, in order."""
-    needed = {end}
-    for node in reversed([*values]):
-        if node in needed:
-            needed |= {one for one in node.all_input_nodes if one in values}
-    return [node for node in values if node in needed]
-
-
-def _together(
-    nodes: Iterable[fx.Node], values: Mapping[fx.Node, Any]
-) -> dict[fx.Node, Signal]:
-    """All that each node computes from the input, as one signal."""
-    signals: dict[fx.Node, Signal] = {}
-    unions: dict[frozenset[Signal], Signal | None] = {}
-    for node in nodes:
-        if isinstance(values[node], list):  # its parts are nodes of their own
-            continue
-        parts = values[node].different
-        if frozenset(parts) not in unions:
-            unions[frozenset(parts)] = union(label(node), parts)
-        whole = unions[frozenset(parts)]
-        if whole is not None:
-            signals[node] = whole
-    return signals
-
-
-def _rows(
-    signals: Mapping[fx.Node, Signal], values: Mapping[fx.Node, Any], seen: Answers
-) -> Iterable[Layer]:
-    """A row for each node whose units read others than their own."""
-    for node, signal in signals.items():
-        inputs = {signals[one] for one in node.all_input_nodes if one in signals}
-        known = node.target is getitem or _beside(values[node])
-        if inputs and signal not in inputs and not known:
-            yield Layer(
-                (path_of(node) or [node.name])[-1],
-                operation(node),
-                values[node].shape,
-                tuple(axis.field for axis in seen[signal]),
-                not _meets(node) or all(axis.aligned for axis in seen[signal]),
-            )
-
-
-def _meets(node: fx.Node) -> bool:
-    """Does a node take maps together place by place?"""
-    target: Any = node.target
-    return torch.Tag.pointwise in target.tags or "cat" in target.name()
-
-
-def _first_whole(seen: Answers) -> str | None:
-    """The name of the first layer that reads a whole axis."""
-    for signal in sorted(seen, key=lambda one: one.order):
-        if any(along is WHOLE for _, alongs in signal.reads for along in alongs):
-            return signal.name
-    return None
 
 
 def _placed(

@@ -66,7 +66,7 @@ def maps_in(value: Any) -> list[Map]:
     return [part for part in parts if isinstance(part, Map)]
 
 
-Rule = Callable[[Call], Map | list[Map | None]]
+Rule = Callable[[Call], Map | list[Map | None] | None]
 RULES: dict[str, Rule] = {}
 
 
@@ -82,7 +82,7 @@ def rule(*operations: str) -> Callable[[Rule], Rule]:
     return enter
 
 
-@rule("hardswish", "prelu", "log_sigmoid_forward", "rrelu")
+@rule("hardswish", "log_sigmoid_forward", "rrelu")
 def pointwise(call: Call) -> Map:
     """Every element from the elements at its place."""
     return join(call.maps, call.shape, call.name)
@@ -96,10 +96,16 @@ def _unchanged(call: Call) -> Map:
     return join(call.maps[:1], call.shape, call.name)
 
 
+@rule("prelu", "_prelu_kernel")
+def _prelu(call: Call) -> Map:
+    return join([call.map("self")], call.shape, call.name)
+
+
 @rule("copy")
-def _copy(call: Call) -> Map:
+def _copy(call: Call) -> Map | None:
     call.used.add("self")  # it is overwritten
-    return join([call.map("src")], call.shape, call.name)
+    src = call["src"]
+    return join([src], call.shape, call.name) if isinstance(src, Map) else None
 
 
 @rule(

@@ -16,7 +16,14 @@ from dilated_lib.tracing._maps import (
     replace_dim,
     same,
 )
-from dilated_lib.tracing._signals import SAME, Along, Signal, TracingError, union
+from dilated_lib.tracing._signals import (
+    SAME,
+    Along,
+    Signal,
+    TracingError,
+    union,
+    vouched,
+)
 
 
 def permute(m: Map, order: Sequence[int]) -> Map:
@@ -47,6 +54,7 @@ def _regrouped(m: Map, shape: Sequence[int], name: str) -> Map:
             digit = Digit("same", queue.pop().length * digit.length)
         queue.append(digit)
     signals, eaches, dims = m.signals, 0, []
+    gone: dict[int, tuple[Along, None]] = {}
     for place, size in enumerate(shape):
         dim: list[Digit] = []
         need = size
@@ -56,6 +64,9 @@ def _regrouped(m: Map, shape: Sequence[int], name: str) -> Map:
             need > 1 or (size == queue[0].length == 1 and (last or not dim))
         ):
             digit = queue.pop(0)
+            if digit.length == 1 < size and isinstance(digit.role, int):
+                gone[digit.role] = (SAME, None)  # its one position is nowhere any more
+                continue
             if need % digit.length:
                 if digit.length % need or isinstance(digit.role, frozenset):
                     raise TracingError(
@@ -79,6 +90,9 @@ def _regrouped(m: Map, shape: Sequence[int], name: str) -> Map:
             dim.append(digit)
             need //= digit.length
         dims.append(dim)
+    if gone:
+        left = Map((), signals)
+        signals = map_signals(left, lambda signal: read(signal, name, gone))
     return build(dims, signals)
 
 
@@ -95,7 +109,7 @@ def _split(
         return read(signal, name, {axis: (step, outer)})
 
     one = Map((), signals)
-    alike = all(len(s.whole) == len(s.lengths) for s in one.different)
+    alike = all(len(s.alike) == len(s.lengths) for s in one.different)
     return [
         map_signals(one, lambda signal, j=offset: every(signal, j))  # type: ignore[misc]
         for offset in range(1 if alike else inner)
@@ -179,7 +193,9 @@ def settle(m: Map, dim: int, name: str) -> Map:
                 places = tuple((0,) if one is signal else () for one in phases)
                 along = Along(Sampling(1, places))
                 parts.append(read(signal, name, {axis: (along, length * rate)}))
-        return union(name, parts)
+        whole = union(name, parts)
+        all_full = all(signal and signal.full for signal in phases)
+        return vouched(whole) if whole and all_full else whole
 
     rows = [tuple(row) for row in columns.reshape(-1, rate)]
     for row in rows:

@@ -4,7 +4,7 @@ A :class:`Signal` is what all channels of a map have in common that depend on th
 alike. Two passes over the graph answer every question (``_passes``).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
@@ -75,15 +75,16 @@ class Signal:
     """A map, as far as dependence goes.
 
     ``reads`` lists the signals that its units read, with one :class:`Along` an axis;
-    ``lengths`` the units along each axis, None where the axis is gone. ``whole`` names
-    the axes of which every unit sees all, whatever it sees along the others; ``joint``
-    says that it is nothing but signals taken together unit by unit.
+    ``lengths`` the units along each axis, None where the axis is gone. ``alike`` names
+    the axes along which all units see the same; ``full`` says that every unit sees all
+    of the input; ``joint`` that it is but signals taken together unit by unit.
     """
 
     name: str
     lengths: tuple[int | None, ...]
     reads: tuple[tuple["Signal", tuple[Along, ...]], ...] = ()
-    whole: frozenset[int] = frozenset()
+    alike: frozenset[int] = frozenset()
+    full: bool = False
     joint: bool = False
     order: int = field(default_factory=lambda: next(_orders))
 
@@ -93,23 +94,24 @@ def union(name: str, signals: Iterable[Signal | None]) -> Signal | None:
     parts = tuple(one for one in dict.fromkeys(signals) if one is not None)
     if len(parts) < 2:
         return parts[0] if parts else None
-    lengths, most = parts[0].lengths, parts[0].whole
-    alike = len({part.lengths for part in parts}) == 1
-    if not alike:
+    lengths, full = parts[0].lengths, False
+    level = len({part.lengths for part in parts}) == 1
+    if not level:
         columns = zip(*(part.lengths for part in parts), strict=True)
         lengths = tuple(max((n for n in one if n), default=None) for one in columns)
     same = (SAME,) * len(lengths)
     reads: dict[tuple[Signal, tuple[Along, ...]], None] = {}
     for part in parts:
+        full |= part.full
         if part.joint and len(part.reads) == 2 and part.lengths == lengths:
             reads |= dict.fromkeys(part.reads)  # pairs abound in attention
         else:
-            reads[part, same if alike else _broadcast(name, part, lengths)] = None
-        if len(part.whole) == len(lengths):  # then so does the union
-            most = part.whole
-        elif len(most) < len(lengths):  # each part may see all of another axis
-            most &= part.whole
-    return Signal(name, lengths, tuple(reads), most, joint=True)
+            reads[part, same if level else _broadcast(name, part, lengths)] = None
+    if full:
+        alike = frozenset(range(len(lengths)))
+    else:
+        alike = frozenset.intersection(*[part.alike for part in parts])
+    return Signal(name, lengths, tuple(reads), alike, full, joint=True)
 
 
 def _broadcast(
@@ -125,3 +127,27 @@ def _broadcast(
             raise TracingError(f"{name} takes {mine} and {length} units together")
         alongs.append(SAME if mine == length else WHOLE)
     return tuple(alongs)
+
+
+def stretched(signal: Signal, lengths: Mapping[int, int], name: str) -> Signal:
+    """The signal with as many units along some axes, where it has but one for all."""
+    axes = range(len(signal.lengths))
+    wanted = tuple(lengths.get(axis, signal.lengths[axis]) for axis in axes)
+    if wanted == signal.lengths:
+        return signal
+    alongs = _broadcast(name, signal, wanted)
+    alike = signal.alike | {axis for axis in axes if alongs[axis] is WHOLE}
+    return Signal(name, wanted, ((signal, alongs),), alike, signal.full)
+
+
+def vouched(signal: Signal, full: bool = True) -> Signal:
+    """The signal, of which it is known, or not, that every unit sees all the input."""
+    axes = range(len(signal.lengths))
+    reads = ((signal, (SAME,) * len(axes)),)
+    alike = frozenset(axes if full else ())
+    return Signal(signal.name, signal.lengths, reads, alike, full)
+
+
+def unvouched(signal: Signal) -> Signal:
+    """The signal, of which it is not known what all units see alike."""
+    return vouched(signal, full=False)

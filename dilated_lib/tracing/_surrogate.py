@@ -35,7 +35,7 @@ class _Level(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        return torch.rand_like(values) + 0.5
+        return torch.rand(values.shape, dtype=values.dtype) + 0.5  # contiguous
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -54,6 +54,8 @@ class Surrogate(fx.Interpreter):
 
     def region(self, unit: tuple[int, ...]) -> Bools:
         """Positions of the input with a gradient of one unit of the output."""
+        if not self.value.requires_grad:
+            raise ValueError("the output is made of indices or truths: no gradients")
         seen = values_of(unit, self.value, self.answer).sum()
         (gradient,) = torch.autograd.grad(seen, self.input, retain_graph=True)
         result: Bools = (gradient != 0).any(dim=0).any(dim=0).numpy()
@@ -100,7 +102,8 @@ def _positive(weight: Tensor) -> Tensor:
     """A weight without values as positive ones; a list of places as it is."""
     if weight.is_floating_point():
         return torch.rand(weight.shape, dtype=torch.float64) + 0.5
-    return weight if type(weight) is Tensor else torch.zeros_like(weight, device="cpu")
+    known = type(weight) is Tensor and not weight.is_meta
+    return weight if known else torch.zeros(weight.shape, dtype=weight.dtype)
 
 
 def _doubled(value: Any) -> Any:
@@ -132,8 +135,11 @@ def _summed(
         groups = x.reshape(len(x), given["num_groups"], -1)
         groups = groups + groups.sum(-1, keepdim=True)
         return groups.reshape(shape)
+    if name == "instance_norm" and not given["use_input_stats"]:
+        return x * 1
     if name == "instance_norm" or "batch_norm" in name:
-        return x + x.sum(tuple(range(2, x.dim())), keepdim=True)
+        batch = () if name == "instance_norm" else (0,)
+        return x + x.sum((*batch, *range(2, x.dim())), keepdim=True)
     if name == "scaled_dot_product_attention":
         query, key, value = (given[one] for one in ("query", "key", "value"))
         read = [query.sum(-1, True), key.sum((-2, -1), True), value.sum(-2, True)]

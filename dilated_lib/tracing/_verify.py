@@ -2,14 +2,15 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dilated_lib.tracing._graph import by_place
 from dilated_lib.tracing._report import Fields, receptive_field
 from dilated_lib.tracing._surrogate import Bools, Surrogate, values_of
 
@@ -46,12 +47,14 @@ def verify(
     - by NaN: the unmodified network is run in float64 with NaN outside the unit's
       region, where the unit must stay finite, and then with a NaN at single positions
       of it, each of which must make the unit NaN (but where the network compares
-      values, as ``torch.where`` does with a condition: there a NaN may be lost);
+      values, or masks them, as ``torch.where`` does: there a NaN may be lost);
     - by gradient: every weight becomes positive and every nonlinearity a sum, so that
       nothing cancels and no branch is closed; the positions with a gradient must be
       the region, exactly.
 
-    ``to`` is as in :func:`receptive_field`, for modules that return one tensor.
+    ``to`` is as in :func:`receptive_field`, for outputs, and for modules that return
+    one tensor. Raises ValueError where the network cannot be run for the comparison:
+    it has no weights, cannot be copied, or gives NaN of itself.
     """
     answer = receptive_field(model, input_size, to=to)
     draw = np.random.default_rng(seed)
@@ -113,31 +116,53 @@ def _real(
     model: nn.Module, answer: Fields, input_size: Sequence[int], to: str | None
 ) -> Callable[[Bools, tuple[int, ...]], bool]:
     """A function that runs the network with NaN at some positions of the input."""
-    if any(weight.is_meta for weight in model.parameters()):
+    weights = [*model.parameters(), *model.buffers()]
+    if any(weight.is_meta for weight in weights):
         raise ValueError("a network on the meta device has no weights to run with")
-    network = copy.deepcopy(model).double().eval()
-    caught: list[Any] = []
-    if to in dict(network.named_modules()):
-        network.get_submodule(str(to)).register_forward_hook(
-            lambda module, inputs, output: caught.append(output)
-        )
-    device = next(network.parameters(), torch.empty(0)).device
     noise = torch.Generator().manual_seed(0)
     example = torch.randn(1, *input_size, dtype=torch.float64, generator=noise)
+    device = next(iter(weights), example).device
+    own = next((one.dtype for one in weights if one.is_floating_point()), torch.float32)
+    for dtype in (torch.float64, own):  # some insist on their own
+        try:
+            network = copy.deepcopy(model).to(dtype).eval()
+            clean = _run(network, example.to(device, dtype), to)
+            break
+        except RuntimeError as error:
+            failure = error
+    else:
+        line = str(failure).splitlines()[0]
+        raise ValueError(f"the network does not run on noise, or as a copy: {line}")
+    if clean.isnan().any():
+        raise ValueError("the network gives NaN of itself, so that NaN tells nothing")
 
     def turns_nan(places: Bools, unit: tuple[int, ...]) -> bool:
-        x = example.masked_fill(torch.from_numpy(places), math.nan).to(device)
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)  # of constants that the network makes
-        try:
-            with torch.no_grad():
-                result = network(x)
-        finally:
-            torch.set_default_dtype(default)
-        result = caught[-1] if caught else result
-        caught.clear()
-        if isinstance(result, Mapping):
-            result = result[to] if to in result else next(iter(result.values()))
-        return bool(values_of(unit, result, answer).isnan().any())
+        x = example.masked_fill(torch.from_numpy(places), math.nan).to(device, dtype)
+        return bool(values_of(unit, _run(network, x, to), answer).isnan().any())
 
     return turns_nan
+
+
+def _run(network: nn.Module, x: Tensor, to: str | None) -> Tensor:
+    """The output ``to`` of a network, or of a module in it."""
+    caught: list[Any] = []
+    hooks = []
+    if to in dict(network.named_modules()):
+        module = network.get_submodule(str(to))
+        hooks.append(module.register_forward_hook(lambda *call: caught.append(call[2])))
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(x.dtype)  # of constants that the network makes
+    try:
+        with torch.no_grad():
+            outputs = by_place(network(x))
+    finally:
+        torch.set_default_dtype(default)
+        for hook in hooks:
+            hook.remove()
+    if to not in outputs and caught:
+        outputs = {"output": caught[-1]}
+    name = to if to in outputs or (to and not caught) else next(iter(outputs))
+    found = outputs.get(str(name))
+    if not isinstance(found, Tensor):
+        raise ValueError(f"{name!r} is no output, and no module that gives one tensor")
+    return found
