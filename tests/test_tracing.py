@@ -41,6 +41,20 @@ def two(x):
     return torch.cat([x, F.pad(x, (1, -1))], 1)
 
 
+def beside(x, one):
+    """A map, and a unit of it for all places, side by side."""
+    return torch.cat([x, one.expand_as(x)], 1)
+
+
+def everywhere(x):
+    """A map whose every unit sees all."""
+    return x + x.mean((2, 3), keepdim=True)
+
+
+def unshuffled(x):
+    return F.pixel_unshuffle(x[:, :, 1:], 2)
+
+
 def four():
     """A layer that keeps four channels apart."""
     return conv(c=4, out=4, groups=4)
@@ -135,6 +149,32 @@ CONSTRUCTS = {
     "without gradients": Net(
         lambda x, a: torch.no_grad()(a)(x) + x[..., 2:, 2:], conv()
     ),
+    "a mean beside a map, then apart": Net(
+        lambda x, a: a(beside(x, x.mean((2, 3), keepdim=True))), four()
+    ),
+    "a row beside a map, then pooled": Net(
+        lambda x: F.avg_pool2d(beside(x, x[:, :, 4:5]), 2)
+    ),
+    "all, padded, then unshuffled": Net(
+        lambda x: F.pixel_unshuffle(F.pad(everywhere(x), (0, 0, 1, 0)), 2)[:, 1:2]
+    ),
+    "a coarse mean, then unshuffled": Net(
+        lambda x: unshuffled(x + x[:, :, ::3, ::3].mean((2, 3), keepdim=True))
+    ),
+    "shuffled at the end": nn.Sequential(conv(out=8), nn.PixelShuffle(2)),
+    "shuffled, beside a map": Net(
+        lambda x, a: torch.cat(
+            [F.pixel_shuffle(a(x), 2), F.interpolate(x, scale_factor=2)], 1
+        ),
+        conv(1, out=8),
+    ),
+    "each position twice": Net(lambda x: x.repeat_interleave(2, 2)),
+    "rolled twice": Net(lambda x: x.roll((1, 2), (2, 2))),
+    "a channel blanked": Net(lambda x, a: _blanked(a(x)), conv()),
+    "running statistics": nn.InstanceNorm2d(2, track_running_stats=True),
+    "a tuple of one": Net(lambda x, a: (a(x),), conv()),
+    "single precision inside": Net(lambda x, a: a(x.float()), conv()),
+    "signs": Net(lambda x, a: a(x).sign(), conv()),
     "mixed by a matrix": Net(
         lambda x: torch.einsum("nchw,dc->ndhw", x, torch.ones(3, 2).to(x))
     ),
@@ -144,6 +184,11 @@ CONSTRUCTS = {
 def _written_into(y, x):
     y = y.clone()
     y[:, :1] = x[:, 1:]
+    return y
+
+
+def _blanked(y):
+    y[:, 0] = 0
     return y
 
 
@@ -247,6 +292,50 @@ REFUSED = {
     "the map twice": (
         Net(lambda x: x.repeat(1, 1, 2, 1)),
         "repeat puts positions beside other things along one dimension",
+    ),
+    "positions one by one": (
+        Net(lambda x: torch.stack(x.unbind(2), 2)),
+        "stack puts positions side by side that were taken singly",
+    ),
+    "a recurrent layer": (
+        Net(lambda x, a: a(x.flatten(2).mT)[0], nn.GRU(2, 2, batch_first=True)),
+        "in which positions and channels, or two axes, follow each other",
+    ),
+    "tokens among tokens that see all": (
+        Net(
+            lambda x: torch.cat(
+                [
+                    F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3),
+                    x.flatten(2).mT,
+                ],
+                1,
+            )[:, :5]
+        ),
+        "positions and other things are mixed",
+    ),
+    "a diagonal": (
+        Net(lambda x: torch.einsum("nchh->nch", x[..., :19])),
+        "einsum takes a diagonal",
+    ),
+    "a map times itself turned round": (
+        Net(lambda x: torch.einsum("nchw,ncwh->nchw", x[..., :19], x[..., :19])),
+        "with itself turned round",
+    ),
+    "causal attention": (
+        Net(
+            lambda x: F.scaled_dot_product_attention(
+                *[x.flatten(2).mT] * 3, is_causal=True
+            )
+        ),
+        "is causal",
+    ),
+    "cropped in circles": (
+        Net(lambda x: F.pad(x, (-1, 2, 0, 0), mode="circular")),
+        "pad crops, and repeats what is left in circles",
+    ),
+    "slopes from the input": (
+        Net(lambda x: F.prelu(x, x.mean((0, 2, 3)))),
+        "prelu takes its weight from the input",
     ),
     "halves swapped": (
         Net(lambda x: torch.cat([x[:, :, 9:], x[:, :, :9]], 2)),
@@ -413,6 +502,60 @@ def test_joins_name_where_centres_differ():
     assert [one.operation for one in answer.layers if not one.aligned] == ["add"]
     # units i + 1 of one, around 2i + 2, and units i of the other, around 2i + 1/2
     assert (answer[0].start(0), answer[0].end(0)) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [
+        lambda x: torch.stack([x, x.roll(1, 3)], 1).sum(1),
+        lambda x: torch.einsum("nchw,nchw->nhw", x, x.roll(1, 2)),
+        lambda x: torch.cat([x, x.roll(1, 2)], 1),
+    ],
+)
+def test_maps_askew_are_named_however_they_are_joined(joined):
+    answer = dl.receptive_field(Net(joined), (2, 9, 9))
+    assert not answer.aligned
+
+
+def test_coverage_begins_where_something_is_read():
+    layer = nn.ConvTranspose1d(2, 2, 1, 3, padding=2)
+    (field,) = answer = dl.receptive_field(layer, (2, 9), coverage=True)
+    assert field.phases == (None, (1, 1), None) and answer.coverage.tolist() == [True]
+
+
+def uncopied():
+    model = conv()
+    model.half = model.weight / 2  # torch copies no tensor that was computed
+    return model
+
+
+NOT_RUN = {
+    "NaN of its own": (Net(lambda x: x.sqrt()), "gives NaN of itself"),
+    "indices": (
+        Net(lambda x: F.max_pool2d(x, 2, return_indices=True)[1] * 1.0),
+        "indices or truths",
+    ),
+    "not to be copied": (uncopied(), "does not run on noise, or as a copy: Only"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_RUN)
+def test_what_cannot_be_verified_says_so(name):
+    model, message = NOT_RUN[name]
+    with pytest.raises(ValueError, match=message):
+        dl.verify(model, (2, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (lambda x: x, {}, "must be a torch.nn.Module, got <function"),
+        (conv(), {"to": 3}, "told by its name, got 3"),
+    ],
+)
+def test_what_is_no_network_or_name_is_repeated(model, options, message):
+    with pytest.raises(TypeError, match=message):
+        dl.receptive_field(model, (2, 9, 9), **options)
 
 
 def test_one_unit_for_all_places_is_at_any_distance():
