@@ -52,7 +52,7 @@ mutants: $(READY)
 bench: $(READY)
 	$(BIN)/pytest -q tests/bench_tracing.py
 
-# every network of torchvision, compared with itself: hours
+# every network of torchvision, compared with itself: an hour or two
 survey: $(READY)
 	$(BIN)/python tests/survey.py --verify
 

@@ -1,7 +1,7 @@
 """What the units of every network of torchvision see: a record of each.
 
 ``python tests/survey.py`` analyses them all; with ``--verify`` it asks the networks
-themselves as well, which takes hours. The book's chapter 03 shows the records.
+themselves as well, which takes an hour or two. The book's chapter 03 shows the records.
 """
 
 import gc
