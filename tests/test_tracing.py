@@ -298,8 +298,8 @@ REFUSED = {
         "stack puts positions side by side that were taken singly",
     ),
     "a recurrent layer": (
-        Net(lambda x, a: a(x.flatten(2).mT)[0], nn.GRU(2, 2, batch_first=True)),
-        "in which positions and channels, or two axes, follow each other",
+        Net(lambda x, a: a(x.mean(2).mT)[0], nn.GRU(2, 2, batch_first=True)),
+        "puts positions side by side that were taken singly",
     ),
     "tokens among tokens that see all": (
         Net(
