@@ -1,92 +1,33 @@
 """The command line: ``python -m dilated_lib COMMAND``, with ``--help`` for each."""
 
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from json import dumps
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import tyro
 
-from dilated_lib.arithmetic import ReceptiveField, compose
-from dilated_lib.context import ContextModule
-from dilated_lib.data.shapes import Shapes
-from dilated_lib.paths import effective_receptive_field
-from dilated_lib.reach import Maps, accuracies, fit, front_end
-from dilated_lib.records import Record, device_name, write
+from dilated_lib import networks
+from dilated_lib.arithmetic import ReceptiveField
+from dilated_lib.experiments import erf, reach
+from dilated_lib.segment import predict
+from dilated_lib.sizes import input_sizes
 from dilated_lib.tracing import named_network, receptive_field
+from dilated_lib.weights import load
 
 
-def reach(
-    out: Path = Path("book/results/reach.json"),
-    /,
-    *,
-    seeds: int = 5,
-    steps: int = 1500,
-    learning_rate: float = 0.003,
-    scenes: int = 512,
-    size: int = 52,
-) -> None:
-    """Train context modules of different reach on shapes; record accuracy by distance.
-
-    The long version of chapter 10. Every module learns to label blank rectangles whose
-    class only their outline tells. A record is written for each module and seed: the
-    share of right pixels at every distance from the outline, on scenes of their own.
-
-    Args:
-        out: The file of records to write.
-        seeds: Trainings of each module, with the seeds 0, 1, …
-        steps: Steps of training, two scenes in all seven colours each.
-        learning_rate: The largest, of Adam's; it rises and falls once.
-        scenes: Scenes to train on.
-        size: Height and width of a picture in pixels.
-    """
-    config = {
-        "steps": steps,
-        "learning_rate": learning_rate,
-        "scenes": scenes,
-        "size": size,
-    }
-    train, test = (
-        Maps.of(Shapes(count, size=size, seed=seed))
-        for seed, count in ((0, scenes), (1, 200))
-    )
-    front = front_end(train, generator=torch.Generator().manual_seed(0))
-    train, test = train.through(front), test.through(front)
-    done = []
-    for dilations in STACKS:
-        for seed in range(seeds):
-            begin = time.perf_counter()
-            generator = torch.Generator().manual_seed(seed)
-            module = ContextModule(len(Shapes.classes), dilations=dilations)
-            module.reset_parameters(generator=generator)
-            losses = fit(
-                module,
-                train,
-                steps=steps,
-                learning_rate=learning_rate,
-                generator=generator,
-            )
-            shares = accuracies(module, test, farthest=20)
-            done.append(
-                Record(
-                    experiment="reach/" + ",".join(map(str, dilations)),
-                    seed=seed,
-                    config=config,
-                    metrics={
-                        "receptive_field": compose(module.windows).size,
-                        "loss": round(sum(losses[-50:]) / 50, 4),
-                        "accuracy_by_distance": [round(100 * s, 2) for s in shares],
-                    },
-                    seconds=round(time.perf_counter() - begin, 1),
-                    device=device_name(torch.device("cpu")),
-                )
-            )
-            write(out, done)
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Exit code 2, and what was wrong, without a traceback."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def rf(
@@ -110,11 +51,8 @@ def rf(
         to: A module whose result is taken for the output, such as layer4.
         json: Print JSON instead; the size of an unbounded field is null there.
     """
-    try:
+    with _one_sentence():
         answer = receptive_field(named_network(network), size, of=of, to=to)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
     rows = [
         {
             "module": layer.module,
@@ -172,92 +110,101 @@ def _across(fields: tuple[ReceptiveField, ...], key: str) -> str:
     return values[0] if len(set(values)) == 1 else "x".join(values)
 
 
-def erf(
-    out: Path = Path("book/results/vgg16_erf.json"),
+def sizes(
+    network: str,
     /,
     *,
-    weights: Path | None = None,
-    crops: int = 64,
+    to: str | None = None,
+    at: tuple[int, int] = (512, 512),
+    channels: int = 3,
 ) -> None:
-    """Measure what a unit of VGG-16 really looks at, with and without its training.
+    """Which input sizes a network divides into whole cells, and the margin they need.
 
-    The effective receptive field of the middle unit of conv5_3, averaged over crops of
-    four photographs that come with scikit-image; chapter 04 shows the record.
+    Exit code 2, with one sentence, where there is no such size.
 
     Args:
-        out: The file of records to write.
-        weights: The 13 layers trained on ImageNet, keys as in torchvision's features,
-            for BGR pixels; without it torchvision downloads its own.
-        crops: Pictures of 224 x 224 pixels.
+        network: A name of torchvision, such as resnet50, or module:function that
+            returns a network.
+        to: The module whose output are the cells, such as layer4.
+        at: Height and width of an input that the network takes; is it whole?
+        channels: Channels of the input.
     """
-    from skimage import data  # neither is needed to import the library
-    from torchvision.models import VGG16_Weights, vgg16
-
-    names = ("astronaut", "coffee", "chelsea", "rocket")
-    photographs = [getattr(data, name)() for name in names]
-    draw = torch.Generator().manual_seed(0)
-    pictures = []
-    for number in range(crops):
-        photograph = torch.from_numpy(photographs[number % 4]).permute(2, 0, 1)
-        row, column = (
-            int(torch.randint(side - 223, (), generator=draw))
-            for side in photograph.shape[1:]
+    with _one_sentence():
+        axes = input_sizes(named_network(network), channels=channels, to=to, at=at)
+    for name, axis, size in zip(("height", "width"), axes, at, strict=True):
+        print(f"{name}: {axis} pixels give n cells, {axis.stride} pixels apart")
+        print(
+            f"  a cell sees {axis.field.size} pixels; of those that the first sees, "
+            f"{axis.field.padding} are padding"
         )
-        pictures.append(photograph[:, row : row + 224, column : column + 224])
-    bgr = torch.stack(pictures).float().flip(1)
-    bgr -= torch.tensor([103.939, 116.779, 123.68])[:, None, None]
-    torch.manual_seed(0)  # for the untrained network
-    done = []
-    for trained in (False, True):
-        begin = time.perf_counter()
-        layers = vgg16().features[:30]
-        if trained and weights:
-            layers.load_state_dict(torch.load(weights, weights_only=True))
-        elif trained:  # RGB, of the same scale
-            state = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(progress=False)
-            layers.load_state_dict(
-                {k: state[f"features.{k}"] for k in layers.state_dict()}
-            )
-            layers[0].weight.data = layers[0].weight.data.flip(1)
-        field, _ = receptive_field(layers, (3, 224, 224))
-        whole = effective_receptive_field(layers, bgr)
-        inside = slice(field.start(7), field.end(7) + 1)
-        seen = whole[inside, inside] / whole[inside, inside].sum()
-        place = np.arange(len(seen)) - (len(seen) - 1) / 2
-        done.append(
-            Record(
-                experiment="erf/vgg16-" + ("imagenet" if trained else "random"),
-                seed=0,
-                config={"crops": crops, "unit": "the middle of conv5_3"},
-                metrics={
-                    "receptive_field": field.size,
-                    "deviation": [
-                        round(float(np.sqrt(axis @ place**2)), 2)
-                        for axis in (seen.sum(1), seen.sum(0))
-                    ],
-                    "share_of_4x4": [
-                        [float(f"{share:.3g}") for share in row]
-                        for row in seen.reshape(49, 4, 49, 4).sum((1, 3))
-                    ],
-                },
-                seconds=round(time.perf_counter() - begin, 1),
-                device=device_name(torch.device("cpu")),
-            )
+        print(f"  margin on each side, to centre it on its own pixels: {axis.margin}")
+        try:
+            print(f"  {size} pixels are {axis.cells(size)} whole cells")
+        except ValueError as error:
+            print(f"  {error}")
+
+
+def segment(
+    image: Path,
+    /,
+    *,
+    network: Literal[
+        "dilation8_pascal_voc",
+        "dilation8_camvid",
+        "dilation7_kitti",
+        "dilation10_cityscapes",
+    ],
+    weights: Path,
+    output: Path,
+    fc_channels: int = 4096,
+    tile: tuple[int, int] | None = None,
+    context: Literal["whole", "tiles"] = "whole",
+    upsampling: Literal["released", "deconvolution", "half_pixel"] | None = None,
+) -> None:
+    """Segment a picture of any size: a PNG whose pixels are class ids, with a palette.
+
+    Runs on a GPU where there is one. Exit code 2, with one sentence, and nothing
+    written, where something does not fit.
+
+    Args:
+        image: The picture.
+        network: One of the paper's.
+        weights: Its weights: a .caffemodel as released, .safetensors, or a state dict.
+        output: The PNG to write; one that is there is replaced.
+        fc_channels: Channels of fc6 and fc7, where they are fewer than the paper's.
+        tile: Height and width in pixels of the tiles that the front end sees, the
+            released ones by default; smaller ones take less memory.
+        context: Run the context module on the whole picture, or on each tile with zeros
+            around it, as the released code does.
+        upsampling: From cells to pixels; the released network's by default.
+    """
+    with _one_sentence():
+        if output.suffix.lower() != ".png" or not output.parent.is_dir():
+            raise ValueError(f"{output} must be a .png file in a folder that is there")
+        built = getattr(networks, network)(fc_channels=fc_channels)
+        load(built, weights)
+        built.to("cuda" if torch.cuda.is_available() else "cpu")
+        done = predict(
+            built,
+            image,
+            tile=tile,
+            context=context,
+            upsampling=upsampling,
+            progress=True,
         )
-        write(out, done)
-
-
-STACKS = (
-    (1, 1, 1, 1, 1),
-    (1, 1, 2, 2, 1),
-    (1, 1, 2, 4, 1),
-    (1, 2, 4, 4, 1),
-    (1, 2, 4, 8, 1),
-    (2, 2, 2, 2, 2),  # holes
-    (1,) * 9,
-)
+        done.save(output)
+    seen = [done.labels == index for index in range(len(done.palette))]
+    for name, where in zip(done.palette, seen, strict=True):
+        if where.any():
+            print(f"{name:14} {100 * where.mean():5.1f} %")
 
 
 if __name__ == "__main__":
-    commands: dict[str, Callable[..., Any]] = {"rf": rf, "erf": erf, "reach": reach}
+    commands: dict[str, Callable[..., Any]] = {
+        "rf": rf,
+        "sizes": sizes,
+        "segment": segment,
+        "erf": erf,
+        "reach": reach,
+    }
     tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)

@@ -15,17 +15,30 @@ HOME = Path(dl.__file__).parent
 # what each module may import from the library
 ARROWS = {
     "arithmetic": {"layers"},
+    "caffe": set(),
     "context": {"arithmetic"},
     "convolution": {"arithmetic"},
     "data": set(),
+    "dense": set(),
+    "experiments": {
+        *("arithmetic", "context", "data", "paths", "reach", "records", "tracing"),
+    },
     "layers": set(),
+    "networks": {"context", "palettes", "sizes", "vgg"},
+    "palettes": set(),
     "paths": {"arithmetic"},
+    "pictures": set(),
     "plot": {"arithmetic"},
     "reach": {"data"},
     "records": set(),
+    "segment": {"networks", "pictures", "sizes"},
+    "sizes": {"arithmetic", "layers", "tracing"},
     "tracing": {"arithmetic", "layers"},
+    "vgg": {"weights"},
+    "weights": {"caffe"},
     "__main__": {
-        *("arithmetic", "context", "data", "paths", "reach", "records", "tracing"),
+        *("arithmetic", "experiments", "networks", "segment", "sizes", "tracing"),
+        "weights",
     },
 }
 MODULES = [path.relative_to(HOME) for path in HOME.rglob("*.py")]
@@ -52,6 +65,8 @@ def loaded_by(statement):
         ("import dilated_lib as dl; dl.dilate", {"torch"}),
         ("import dilated_lib as dl; dl.ContextModule", {"torch"}),
         ("import dilated_lib as dl; dl.plot", {"matplotlib"}),
+        ("import dilated_lib as dl; dl.networks.dilation8_camvid", {"torch"}),
+        ("import dilated_lib as dl; dl.predict", {"torch"}),
     ],
 )
 def test_a_name_loads_only_what_it_needs(statement, heavy):

@@ -1,0 +1,256 @@
+"""The four released networks, layer by layer, under their released names."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dilated_lib.context import ContextModule
+from dilated_lib.palettes import CAMVID, CITYSCAPES, PASCAL_VOC, Colour
+from dilated_lib.sizes import InputSizes, input_sizes
+from dilated_lib.vgg import front_end
+
+__all__ = [
+    "DilatedNetwork",
+    "bilinear_deconvolution",
+    "dilation7_kitti",
+    "dilation8_camvid",
+    "dilation8_pascal_voc",
+    "dilation10_cityscapes",
+]
+
+Weights = Literal["imagenet"] | Path | None
+
+
+class DilatedNetwork(nn.Module):
+    """A front end and a context module in a row, with what their numbers mean.
+
+    ``forward`` takes images (N, 3, H, W), BGR, 0 to 255, minus ``mean``, and returns
+    logits of the cells (N, C, h, w), or of pixels, (N, C, 8h, 8w), with ``upsample``.
+    The softmax is not part of it. For sizes see :func:`~dilated_lib.sizes.input_sizes`.
+
+    The layers are children under the names of the released files: those of ``front``,
+    its last one called ``final``; then ``prefix`` + conv1_1, conv1_2, conv2_1, …, where
+    the first number rises with the dilation, fc1, final; and with ``upsample`` a fixed
+    bilinear deconvolution. They are those of ``front`` and ``context``, not copies.
+
+    ``palette`` has a colour (RGB) for the name of each class, in the order of the
+    logits; ``mean`` is (B, G, R), and ``input_size`` the height and width of a tile in
+    pixels.
+
+    Raises ValueError where the parts do not fit together, and in ``forward`` for an
+    input of another shape or one too small for a cell.
+    """
+
+    def __init__(
+        self,
+        front: nn.Sequential,
+        context: ContextModule,
+        *,
+        palette: Mapping[str, Colour],
+        mean: tuple[float, float, float],
+        input_size: tuple[int, int],
+        final: str = "final",
+        prefix: str = "ctx_",
+        upsample: bool = False,
+    ) -> None:
+        super().__init__()
+        last = front[-1]
+        counts = {
+            "logits of the front end": getattr(last, "out_channels", None),
+            "classes of the context module": context.num_classes,
+            "colours": len(palette),
+        }
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                "all parts must be for as many classes, got "
+                + ", ".join(f"{count} {name}" for name, count in counts.items())
+            )
+        self.palette, self.mean, self.input_size = dict(palette), mean, input_size
+        *layers, (_, last) = front.named_children()
+        for name, layer in (*layers, (final, last)):
+            self.add_module(name, layer)
+        self._front = len(layers) + 1
+        for name, layer in _named(context, prefix):
+            self.add_module(name, layer)
+        self._context = len(self._modules)
+        if upsample:
+            deconvolution = bilinear_deconvolution(len(palette), 8)
+            self.add_module(f"{prefix}upsample", deconvolution)
+
+    @property
+    def front(self) -> nn.Sequential:
+        """The front end: images → logits of the cells. Shares the layers."""
+        return self._part(0, self._front)
+
+    @property
+    def context(self) -> nn.Sequential:
+        """The context module: logits → logits. Shares the layers."""
+        return self._part(self._front, self._context)
+
+    def _part(self, first: int, end: int) -> nn.Sequential:
+        return nn.Sequential(OrderedDict([*self.named_children()][first:end]))
+
+    @property
+    def upsample(self) -> nn.ConvTranspose2d | None:
+        """The deconvolution from cells to pixels, if there is one."""
+        last = [*self.children()][self._context :]
+        return last[0] if last else None  # type: ignore[return-value]
+
+    @cached_property
+    def sizes(self) -> tuple[InputSizes, InputSizes]:
+        """Height and width: which inputs give whole cells of the front end."""
+        return input_sizes(self.front)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) → logits; see the class."""
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"images must have shape (N, 3, H, W), got {tuple(images.shape)}"
+            )
+        least = _least(self.front)
+        if min(images.shape[2:]) < least:
+            raise ValueError(
+                f"images must have at least {least} pixels a side, for one cell, got "
+                f"{tuple(images.shape[2:])}; pad them by reflection first"
+            )
+        for layer in self.children():
+            images = layer(images)
+        return images
+
+
+def _named(context: ContextModule, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of a context module under their released names, with their ReLUs."""
+    *hidden, last = context.layers
+    depth = 0
+    dilations = [window.dilation for window in context.windows[: len(hidden) - 1]]
+    for level, (_, group) in enumerate(groupby(dilations), 1):
+        for number, _ in enumerate(group, 1):
+            yield f"{prefix}conv{level}_{number}", hidden[depth]
+            yield f"{prefix}relu{level}_{number}", nn.ReLU(inplace=True)
+            depth += 1
+    yield f"{prefix}fc1", hidden[depth]
+    yield f"{prefix}fc1_relu", nn.ReLU(inplace=True)
+    yield f"{prefix}final", last
+
+
+def _least(layers: nn.Sequential) -> int:
+    """The smallest input, in pixels a side, that gives one unit."""
+    size = 1
+    for layer in reversed([*layers]):
+        if isinstance(layer, nn.MaxPool2d):
+            assert isinstance(layer.stride, int)
+            size = (size - 1) * layer.stride + 1  # rounds up: part of a window
+        elif isinstance(layer, nn.Conv2d):
+            size += layer.dilation[0] * (layer.kernel_size[0] - 1)
+    return size
+
+
+def bilinear_deconvolution(channels: int, stride: int) -> nn.ConvTranspose2d:
+    """Bilinear upsampling by an even ``stride``, as Caffe's fixed deconvolution.
+
+    (N, C, h, w) → (N, C, stride · h, stride · w). The centre of cell i comes to
+    stride · i + (stride − 1)/2, the middle of its pixels. Away from the border this is
+    ``F.interpolate(scale_factor=stride, mode="bilinear", align_corners=False)``; at the
+    border cells outside count as zeros. Not trained, without a bias.
+
+    Raises ValueError for an odd stride.
+    """
+    if stride < 2 or stride % 2:
+        raise ValueError(f"stride must be even, got {stride}")
+    layer = nn.ConvTranspose2d(
+        channels,
+        channels,
+        2 * stride,
+        stride=stride,
+        padding=stride // 2,
+        groups=channels,
+        bias=False,
+    )
+    tap = 1 - (torch.arange(2 * stride) - stride + 0.5).abs() / stride
+    layer.weight.requires_grad_(False).copy_(tap[:, None] * tap)
+    return layer
+
+
+def dilation8_pascal_voc(
+    weights: Weights = None, *, fc_channels: int = 4096
+) -> DilatedNetwork:
+    """Dilation8 for VOC 2012, 21 classes: the large context module, padded once.
+
+    Released for tiles of 900 × 900. ``weights`` and ``fc_channels`` are the front
+    end's, see :func:`~dilated_lib.vgg.front_end`; the context module is the identity.
+    The colours are VOC's own.
+
+    Source: ``models/dilation8_pascal_voc_deploy.prototxt`` of fyu/dilation.
+    """
+    return DilatedNetwork(
+        front_end(21, weights, fc_channels=fc_channels),
+        ContextModule(21, "large", padding="once"),
+        palette=PASCAL_VOC,
+        mean=(102.93, 111.36, 116.52),
+        input_size=(900, 900),
+        final="fc-final",
+        prefix="ct_",
+    )
+
+
+def dilation8_camvid(
+    weights: Weights = None, *, fc_channels: int = 4096
+) -> DilatedNetwork:
+    """Dilation8 for CamVid, 11 classes in an order of its own: the basic module.
+
+    Released for tiles of 900 × 1100. Arguments as of :func:`dilation8_pascal_voc`.
+
+    Source: ``models/dilation8_camvid_deploy.prototxt`` of fyu/dilation.
+    """
+    return DilatedNetwork(
+        front_end(11, weights, fc_channels=fc_channels),
+        ContextModule(11),
+        palette=CAMVID,
+        mean=(110.70313206, 108.77808759, 105.41212523),
+        input_size=(900, 1100),
+    )
+
+
+def dilation7_kitti(
+    weights: Weights = None, *, fc_channels: int = 4096
+) -> DilatedNetwork:
+    """Dilation7 for KITTI, CamVid's 11 classes: basic, without the dilation 16.
+
+    Released for tiles of 852 × 1640, whose width is no whole one: pooling rounds up.
+    Arguments as of :func:`dilation8_pascal_voc`.
+
+    Source: ``models/dilation7_kitti_deploy.prototxt`` of fyu/dilation.
+    """
+    return DilatedNetwork(
+        front_end(11, weights, fc_channels=fc_channels),
+        ContextModule(11, dilations=(1, 1, 2, 4, 8, 1)),
+        palette=CAMVID,
+        mean=(96.19429688, 95.55136972, 91.34692262),
+        input_size=(852, 1640),
+    )
+
+
+def dilation10_cityscapes(
+    weights: Weights = None, *, fc_channels: int = 4096
+) -> DilatedNetwork:
+    """Dilation10 for Cityscapes, 19 classes: two more layers, and a deconvolution.
+
+    Released for tiles of 1396 × 1396. Its logits are those of pixels. Arguments as of
+    :func:`dilation8_pascal_voc`.
+
+    Source: ``models/dilation10_cityscapes_deploy.prototxt`` of fyu/dilation.
+    """
+    return DilatedNetwork(
+        front_end(19, weights, fc_channels=fc_channels),
+        ContextModule(19, dilations=(1, 1, 2, 4, 8, 16, 32, 64, 1)),
+        palette=CITYSCAPES,
+        mean=(72.39, 82.91, 73.16),
+        input_size=(1396, 1396),
+        upsample=True,
+    )

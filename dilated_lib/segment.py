@@ -1,0 +1,219 @@
+"""A picture in, a label map out: margin, tiles, upsampling, palette."""
+
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from dilated_lib.networks import DilatedNetwork, bilinear_deconvolution
+from dilated_lib.pictures import read_picture
+from dilated_lib.sizes import InputSizes
+
+__all__ = ["Segmentation", "predict"]
+
+Upsampling = Literal["released", "deconvolution", "half_pixel"]
+Context = Literal["whole", "tiles"]
+Positions = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Label map (H, W), uint8, and probabilities (C, H, W) of a picture of that size.
+
+    ``palette`` names the classes in the order of the labels, with their colours.
+    """
+
+    labels: NDArray[np.uint8]
+    probabilities: Tensor
+    palette: dict[str, tuple[int, int, int]]
+
+    def save(self, path: Path) -> None:
+        """Write the label map as a PNG with a palette, whose pixels are class ids.
+
+        The file appears whole or not at all. Raises ValueError for another suffix.
+        """
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"label maps are saved as .png, got {path.name}")
+        picture = Image.fromarray(self.labels, mode="P")
+        picture.putpalette(
+            [part for colour in self.palette.values() for part in colour]
+        )
+        beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            picture.save(beside, "PNG")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def predict(
+    network: DilatedNetwork,
+    image: Path | Image.Image,
+    *,
+    tile: tuple[int, int] | None = None,
+    context: Context = "whole",
+    upsampling: Upsampling | None = None,
+    progress: bool = False,
+) -> Segmentation:
+    """Segment a picture of any size: its label map and class probabilities.
+
+    The picture is read by :func:`~dilated_lib.pictures.read_picture`, turned into BGR
+    minus the network's mean, and continued by reflection, as far as the margin of the
+    network needs. The front end runs on one tile after another, of at most ``tile``
+    (height, width) pixels, by default the network's ``input_size``: this is exact. Its
+    logits are put together, and with ``context="whole"`` the context module runs once
+    on all of them. Memory grows with the tile and, for logits and result alone, with
+    the picture. It runs where the network's weights are, in their precision.
+
+    ``context="tiles"`` is the released procedure: the whole network on each tile, the
+    last ones filled up by reflection, so that the context module sees zeros beyond each
+    tile and results differ near its seams.
+
+    ``upsampling`` goes from cells to pixels. "released" interpolates the probabilities,
+    cell i at pixel 8i, the default unless the network has a deconvolution.
+    "deconvolution" and "half_pixel" (``align_corners=False``) interpolate logits, cell
+    i at 8i + 3.5, the centre of what it sees; they differ at the picture's border.
+
+    ``progress`` shows a bar on stderr. Dropout and batch norm are as in evaluation,
+    whatever the network's mode, which is left as it was.
+
+    Raises ValueError for an unreadable picture, a tile without a whole cell and
+    impossible options.
+
+    Source: ``predict.py`` of fyu/dilation.
+    """
+    if upsampling is None:
+        upsampling = "deconvolution" if network.upsample else "released"
+    for name, value, known in (
+        ("context", context, get_args(Context)),
+        ("upsampling", upsampling, get_args(Upsampling)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+    pixels = read_picture(image)
+    height, width = pixels.shape[:2]
+    if any(axis.field.padding for axis in network.sizes):
+        raise ValueError("the front end must not pad: its tiles would not be exact")
+    sides = tile or network.input_size
+    cut = _released_cuts if context == "tiles" else _exact_cuts
+    rows, columns = (
+        cut(axis, length, side)
+        for axis, length, side in zip(
+            network.sizes, pixels.shape[:2], sides, strict=True
+        )
+    )
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.inference_mode():
+            logits = _logits(
+                network, pixels, rows, columns, context, upsampling, progress
+            )
+            shares = _shares(logits, upsampling, network.sizes[0].stride)
+            shares = shares[0, :, :height, :width].cpu().clone()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    labels = shares.argmax(0).to(torch.uint8).numpy()
+    return Segmentation(labels, shares, network.palette)
+
+
+def _exact_cuts(axis: InputSizes, length: int, side: int) -> list[Positions]:
+    """For each tile along an axis, the pixels of the picture that it reads."""
+    most = (side - axis.size(0)) // axis.stride
+    if most < 1:
+        raise ValueError(
+            f"a tile must have at least {axis.size(1)} pixels a side, one cell and its "
+            f"margin; got {side}"
+        )
+    cells = -(-length // axis.stride) + 1  # one more, to interpolate towards
+    parts = -(-cells // most)
+    ends = [cells * part // parts for part in range(parts + 1)]
+    after = axis.size(cells) - int(axis.margin) - length
+    whole = np.pad(np.arange(length), (int(axis.margin), after), mode="reflect")
+    return [
+        whole[axis.stride * first :][: axis.size(end - first)]
+        for first, end in pairwise(ends)
+    ]
+
+
+def _released_cuts(axis: InputSizes, length: int, side: int) -> list[Positions]:
+    """The same for the released tiles: all of one size, the last continued inside."""
+    margin, step = int(axis.margin), side - axis.size(0)
+    if step < 1:
+        raise ValueError(
+            f"a tile must be larger than its margins, {axis.size(0)} pixels a side; "
+            f"got {side}"
+        )
+    whole = np.pad(np.arange(length), margin, mode="reflect")
+    tiles = [whole[first:][:side] for first in range(0, length, step)]
+    return [np.pad(one, (0, side - len(one)), mode="reflect") for one in tiles]
+
+
+def _logits(
+    network: DilatedNetwork,
+    pixels: NDArray[np.uint8],
+    rows: list[Positions],
+    columns: list[Positions],
+    context: Context,
+    upsampling: Upsampling,
+    progress: bool,
+) -> Tensor:
+    """Logits of cells, or of pixels where a deconvolution makes them."""
+    mean = torch.tensor(network.mean)[:, None, None]
+    weight = next(network.parameters())
+    bar = tqdm(total=len(rows) * len(columns), disable=not progress, unit="tile")
+
+    def one(down: Positions, across: Positions) -> Tensor:
+        rgb = torch.from_numpy(pixels[down[:, None], across])
+        bgr = rgb.permute(2, 0, 1).flip(0) - mean
+        logits: Tensor = network.front(bgr[None].to(weight))
+        if context == "tiles":
+            logits = after(logits)
+        bar.update()
+        return logits
+
+    def after(logits: Tensor) -> Tensor:
+        logits = network.context(logits).float()
+        if upsampling == "deconvolution":
+            layer = network.upsample or bilinear_deconvolution(
+                logits.shape[1], network.sizes[0].stride
+            )
+            assert not isinstance(layer.padding, str)
+            logits = F.conv_transpose2d(
+                logits,
+                layer.weight.to(logits),
+                stride=layer.stride,
+                padding=layer.padding,
+                groups=layer.groups,
+            )
+        return logits
+
+    with bar:
+        logits = torch.cat(
+            [torch.cat([one(down, across) for across in columns], 3) for down in rows],
+            2,
+        )
+    return after(logits) if context == "whole" else logits
+
+
+def _shares(logits: Tensor, upsampling: Upsampling, stride: int) -> Tensor:
+    """Class probabilities of pixels."""
+    if upsampling == "deconvolution":
+        return logits.softmax(1)
+    if upsampling == "half_pixel":
+        grown = F.interpolate(logits, scale_factor=stride, mode="bilinear")
+        return grown.softmax(1)
+    # beyond the last cell there is none to interpolate towards
+    shares = F.pad(logits.softmax(1), (0, 1, 0, 1), mode="replicate")
+    sides = [stride * (side - 1) + 1 for side in shares.shape[2:]]
+    return F.interpolate(shares, sides, mode="bilinear", align_corners=True)

@@ -1,0 +1,208 @@
+"""VGG-16 as a front end: the classifier turned into a dense predictor of the paper."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dilated_lib.weights import fits, read_weights
+
+__all__ = ["front_end", "fully_convolutional"]
+
+# convolutions of each stage, and their channels
+_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+_CONVOLUTIONS = [
+    f"conv{stage}_{number}"
+    for stage, (count, _) in enumerate(_STAGES, 1)
+    for number in range(1, count + 1)
+]
+
+
+def front_end(
+    num_classes: int,
+    weights: Literal["imagenet"] | Path | None = None,
+    *,
+    channel_order: Literal["bgr", "rgb"] = "bgr",
+    fc_channels: int = 4096,
+    batch_norm: bool = False,
+) -> nn.Sequential:
+    """The paper's front end: images (N, 3, 372 + 8h, 372 + 8w) → logits (N, C, h, w).
+
+    Images are BGR, 0 to 255, minus the mean. VGG-16 with its last two pooling layers
+    removed and what follows dilated, by 2 (conv5) and by 4 (fc6). Nothing is padded,
+    pooling rounds up as in Caffe, a ReLU follows each convolution but the last, and fc6
+    and fc7 have dropout. The layers have their released names, conv1_1 … fc7, final.
+
+    ``weights`` fills the 13 convolutions, and fc6 and fc7 if they are there and have
+    the width of these: "imagenet" downloads torchvision's ``IMAGENET1K_FEATURES`` and
+    checks its hash; a path is a file with torchvision's names or Caffe's, whose
+    conv1_1 reads its channels in ``channel_order``. It must be made for values from 0
+    to 255: torchvision's ``IMAGENET1K_V1`` is not. What is not filled is drawn as for
+    ReLUs (He et al. 2015), and ``final`` from N(0, 0.001²), as in the released
+    training: a new network's loss is ln C.
+
+    Two variants are not the paper's. ``fc_channels`` below 4096 makes fc6 and fc7
+    narrow, for small memory: at 512 they have 13 and not 120 million parameters.
+    ``batch_norm=True`` normalises after each convolution but the last, for training
+    from scratch; it takes no weights.
+
+    Raises ValueError for impossible arguments and for a file without these layers;
+    otherwise as :func:`~dilated_lib.weights.read_weights`.
+
+    Source: Yu and Koltun, ICLR 2016, section 4; the networks of fyu/dilation.
+    """
+    for name, value in (("num_classes", num_classes), ("fc_channels", fc_channels)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+    if channel_order not in ("bgr", "rgb"):
+        raise ValueError(f"channel_order must be bgr or rgb, got {channel_order!r}")
+    if weights and batch_norm:
+        raise ValueError(
+            "batch_norm=True is for training from scratch: the weights are those of a "
+            f"network without it, got weights={str(weights)!r}"
+        )
+    layers = OrderedDict(_layers(num_classes, fc_channels, batch_norm))
+    network = nn.Sequential(layers)
+    for name, layer in layers.items():
+        if isinstance(layer, nn.Conv2d):
+            if name == "final":
+                nn.init.normal_(layer.weight, std=0.001)
+            else:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    if weights == "imagenet":
+        _fill(network, _downloaded(), "rgb", "IMAGENET1K_FEATURES")
+    elif weights is not None:
+        path = Path(weights)
+        _fill(network, read_weights(path), channel_order, path.name)
+    return network
+
+
+def _layers(
+    num_classes: int, fc_channels: int, batch_norm: bool
+) -> Iterator[tuple[str, nn.Module]]:
+    def convolution(
+        name: str, inputs: int, outputs: int, kernel_size: int, dilation: int = 1
+    ) -> Iterator[tuple[str, nn.Module]]:
+        number = name.removeprefix("conv").removeprefix("fc")
+        yield name, nn.Conv2d(inputs, outputs, kernel_size, dilation=dilation)
+        if batch_norm:
+            yield f"bn{number}", nn.BatchNorm2d(outputs)
+        yield f"relu{number}", nn.ReLU(inplace=True)
+
+    inputs = 3
+    for stage, (count, outputs) in enumerate(_STAGES, 1):
+        for number in range(1, count + 1):
+            dilation = 2 if stage == 5 else 1
+            yield from convolution(
+                f"conv{stage}_{number}", inputs, outputs, 3, dilation
+            )
+            inputs = outputs
+        if stage < 4:
+            yield f"pool{stage}", nn.MaxPool2d(2, 2, ceil_mode=True)
+    for number, inputs, kernel_size, dilation in (
+        (6, 512, 7, 4),
+        (7, fc_channels, 1, 1),
+    ):
+        yield from convolution(
+            f"fc{number}", inputs, fc_channels, kernel_size, dilation
+        )
+        yield f"drop{number}", nn.Dropout(0.5)
+    yield "final", nn.Conv2d(fc_channels, num_classes, 1)
+
+
+def _downloaded() -> dict[str, Tensor]:
+    from torchvision.models import VGG16_Weights  # the library does without otherwise
+
+    state: dict[str, Tensor] = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(
+        progress=False, check_hash=True
+    )
+    # the classifier in this file is not a number
+    return {name: one for name, one in state.items() if name.startswith("features.")}
+
+
+def _fill(
+    network: nn.Sequential, found: dict[str, Tensor], channel_order: str, source: str
+) -> None:
+    """Weights into conv1_1 … conv5_3, and fc6 and fc7 where they fit; all or none."""
+    found = {_caffe_name(name): one for name, one in found.items()}
+    state = network.state_dict()
+    wanted = [f"{name}.{kind}" for name in _CONVOLUTIONS for kind in ("weight", "bias")]
+    for name in wanted:
+        if name not in found or not fits(found[name], state[name]):
+            shape = tuple(found[name].shape) if name in found else "nothing"
+            raise ValueError(
+                f"{source} must hold the 13 convolutions of VGG-16: {name} must have "
+                f"shape {tuple(state[name].shape)}, found {shape}"
+            )
+    for layer in ("fc6", "fc7"):
+        pair = [f"{layer}.weight", f"{layer}.bias"]
+        if all(name in found and fits(found[name], state[name]) for name in pair):
+            wanted += pair
+    for name in wanted:
+        tensor = found[name].reshape(state[name].shape)
+        if name == "conv1_1.weight" and channel_order == "rgb":
+            tensor = tensor.flip(1)
+        state[name].copy_(tensor)
+
+
+def _caffe_name(name: str) -> str:
+    """Torchvision's name of a layer of VGG-16 as Caffe's, "features.0" as "conv1_1"."""
+    place, _, kind = name.removeprefix("features.").rpartition(".")
+    dense = {"classifier.0": "fc6", "classifier.3": "fc7"}
+    return f"{_PLACES.get(place) or dense.get(place, place)}.{kind}"
+
+
+def _places() -> Iterator[tuple[str, str]]:
+    position = 0
+    for stage, (count, _) in enumerate(_STAGES, 1):
+        for number in range(1, count + 1):
+            yield str(position), f"conv{stage}_{number}"
+            position += 2  # a ReLU follows
+        position += 1  # and a pooling
+
+
+_PLACES = dict(_places())
+
+
+def fully_convolutional(vgg: nn.Module) -> nn.Sequential:
+    """A VGG of torchvision that slides: images (N, 3, H, W) → (N, classes, h, w).
+
+    The classifier's first layer becomes a 7 × 7 convolution and the others 1 × 1, with
+    the same weights (shared, not copied), so that an image of 224 × 224 gives the
+    classifier's own output as one unit; a larger one gives a unit every 32 pixels. The
+    pooling to 7 × 7 between, which does nothing at 224, is left out.
+
+    Raises TypeError for another network.
+
+    Source: Long, Shelhamer and Darrell, CVPR 2015.
+    """
+    features, classifier = (
+        getattr(vgg, name, None) for name in ("features", "classifier")
+    )
+    if not isinstance(features, nn.Sequential) or not isinstance(
+        classifier, nn.Sequential
+    ):
+        raise TypeError(
+            "vgg must be a network of torchvision with features and classifier, got "
+            f"{type(vgg).__name__}"
+        )
+    head: list[nn.Module] = []
+    side = 7
+    for layer in classifier:
+        if isinstance(layer, nn.Linear):
+            inputs = layer.in_features // side**2
+            with torch.device("meta"):
+                conv = nn.Conv2d(inputs, layer.out_features, side)
+            weight = layer.weight.view(-1, inputs, side, side)
+            conv.weight = nn.Parameter(weight)
+            conv.bias = layer.bias
+            head.append(conv)
+            side = 1
+        else:
+            head.append(layer)
+    return nn.Sequential(*features, *head)
