@@ -104,10 +104,18 @@ def _stride(layer: nn.Conv2d | nn.MaxPool2d, name: str, rate: int) -> int:
         isinstance(layer.padding, str) or layer.padding_mode != "zeros"
     ):
         raise ValueError(f"{name} must be padded by a number of zeros, got {layer}")
-    if isinstance(layer, nn.MaxPool2d) and layer.ceil_mode and first > 1:
-        raise ValueError(
-            f"{name} rounds its size up, which has no dense form; got {layer}"
-        )
+    if isinstance(layer, nn.MaxPool2d):
+        if layer.ceil_mode and first > 1:
+            raise ValueError(
+                f"{name} rounds its size up, which has no dense form; got {layer}"
+            )
+        pads, kernels = _pair(layer.padding), _pair(layer.kernel_size)
+        for pad, kernel in zip(pads, kernels, strict=True):
+            if 2 * pad * rate > kernel:
+                raise ValueError(
+                    f"{name} would be padded by {pad * rate}, and torch pads pooling "
+                    f"by no more than half its kernel; got {layer}"
+                )
     return first
 
 

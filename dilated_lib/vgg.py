@@ -72,6 +72,9 @@ def front_end(
                 nn.init.normal_(layer.weight, std=0.001)
             else:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if name == "conv1_1":
+                with torch.no_grad():
+                    layer.weight /= 64  # about the spread of pixels
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
     if weights == "imagenet":

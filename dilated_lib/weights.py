@@ -58,7 +58,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path.name} is refused: it is truncated, or holds more than tensors, and "
             f"code in it would run ({reason})"
         ) from error
-    except (DecodeError, EOFError, RuntimeError, SafetensorError) as error:
+    except (DecodeError, EOFError, OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"{path.name} cannot be read; is it truncated? ({error})"
         ) from error

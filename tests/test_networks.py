@@ -1,0 +1,235 @@
+"""The released networks, layer by layer, against their definitions."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from caffe_files import write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from released import NETWORKS
+from torch import nn
+from torch.nn import functional as F
+
+import dilated_lib as dl
+from dilated_lib.networks import bilinear_deconvolution
+
+KINDS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def built(name, device="meta", **options):
+    with torch.device(device):
+        return getattr(dl.networks, name)(**options).eval()
+
+
+def small(name, seed=0):
+    """A network with narrow fc6 and fc7 whose logits differ from class to class."""
+    torch.manual_seed(seed)
+    network = built(name, "cpu", fc_channels=8)
+    nn.init.normal_(network.front[-1].weight, std=0.1)
+    for layer in network.context:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.bias, std=0.1)
+    return network
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_is_as_released(name):
+    network = built(name)
+    found = [
+        (key, one.out_channels, one.kernel_size, one.dilation, one.padding)
+        for key, one in network.named_children()
+        if isinstance(one, KINDS)
+    ]
+    released = [
+        (key, channels, *((number,) * 2 for number in numbers))
+        for key, channels, *numbers in NETWORKS[name].layers()
+    ]
+    assert found == released
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert count == NETWORKS[name].parameters
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_released_input_gives_the_released_cells(name):
+    network, released = built(name), NETWORKS[name]
+    assert network.input_size == released.input_size
+    image = torch.zeros(1, 3, *released.input_size, device="meta")
+    classes = len(network.palette)
+    cells = network.context(network.front(image)).shape
+    assert cells == (1, classes, *released.cells)
+    pixels = 8 if network.upsample else 1
+    assert network(image).shape[2:] == tuple(pixels * n for n in released.cells)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_between_convolutions_stand_only_relus_two_dropouts_and_three_poolings(name):
+    network = built(name)
+    names = [*network._modules]
+    for key, layer in network.named_children():
+        after = names[names.index(key) + 1 :][:1]
+        if isinstance(layer, nn.Conv2d) and "final" not in key:
+            assert isinstance(network.get_submodule(after[0]), nn.ReLU)
+        if isinstance(layer, nn.ReLU):
+            before = network.get_submodule(names[names.index(key) - 1])
+            assert isinstance(before, nn.Conv2d)
+    others = [
+        one for one in network.children() if not isinstance(one, (*KINDS, nn.ReLU))
+    ]
+    assert [type(one) for one in others] == [nn.MaxPool2d] * 3 + [nn.Dropout] * 2
+    for pool in others[:3]:
+        assert (pool.kernel_size, pool.stride, pool.ceil_mode) == (2, 2, True)
+    assert [drop.p for drop in others[3:]] == [0.5, 0.5]
+    assert all(
+        layer.bias is not None
+        for layer in network.children()
+        if layer.__class__ is nn.Conv2d
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_opencv_computes_the_same_with_caffe_files(name, tmp_path):
+    """Another reader of the weights, and another implementation of every layer."""
+    network = small(name)
+    sides = (380, 396 if name == "dilation7_kitti" else 388)
+    if name == "dilation7_kitti":
+        sides = (380, 392)  # no whole size: pooling rounds up
+    blobs = {
+        key: [one.detach().numpy() for one in layer.parameters()]
+        for key, layer in network.named_children()
+        if isinstance(layer, KINDS)
+    }
+    weights = write(tmp_path / "net.caffemodel", blobs, old=name == "dilation8_camvid")
+    lines = NETWORKS[name].prototxt(*sides, fc_channels=8)
+    (tmp_path / "net.prototxt").write_text("\n".join(lines))
+    peer = cv2.dnn.readNetFromCaffe(str(tmp_path / "net.prototxt"), str(weights))
+    peer.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
+    for key, arrays in blobs.items():
+        assert np.array_equal(peer.getParam(key, 0), arrays[0])
+
+    read = built(name, "cpu", fc_channels=8)
+    assert dl.load(read, weights) == dl.weights.Loaded((), ())
+    image = 255 * torch.rand(1, 3, *sides) - 128
+    with torch.no_grad():
+        logits = read(image)
+    peer.setInput(image.numpy())
+    assert logits.std() > 0.1
+    np.testing.assert_allclose(peer.forward(), logits.numpy(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["basic", "large"])
+def test_without_noise_the_context_module_cuts_off_below_zero_and_nothing_else(variant):
+    context = dl.ContextModule(21, variant, padding="once")
+    context.reset_parameters(std=0)
+    logits = torch.randn(2, 21, 66, 66, generator=torch.Generator().manual_seed(0))
+    wanted = logits.clamp(min=0)
+    with torch.no_grad():
+        error = (context(logits) - wanted).abs()
+    assert (error <= 1e-6 * wanted).all()  # and exactly 0 where the logit is negative
+
+
+@pytest.mark.parametrize("fc_channels", [128, 512])
+def test_a_new_network_says_nothing_so_its_loss_is_ln_c(fc_channels):
+    torch.manual_seed(0)
+    network = built("dilation8_camvid", "cpu", fc_channels=fc_channels)
+    image = 255 * torch.rand(1, 3, 380, 388) - 128
+    with torch.no_grad():
+        hidden = network.front[:-1](image)
+        logits = network(image)
+    assert 0.3 < hidden.square().mean().sqrt() < 5  # neither dead nor exploded
+    labels = torch.tensor([[[0, 10]]])
+    assert abs(F.cross_entropy(logits, labels) - np.log(11)) < 0.1
+
+
+@pytest.mark.parametrize("stride", [2, 8])
+def test_the_deconvolution_is_half_pixel_interpolation_away_from_the_border(stride):
+    logits = torch.randn(2, 3, 6, 7, generator=torch.Generator().manual_seed(0))
+    layer = bilinear_deconvolution(3, stride)
+    found = layer(logits)
+    wanted = F.interpolate(logits, scale_factor=stride, mode="bilinear")
+    inside = (
+        ...,
+        slice(stride // 2, -(stride // 2)),
+        slice(stride // 2, -(stride // 2)),
+    )
+    assert found.shape == wanted.shape
+    torch.testing.assert_close(found[inside], wanted[inside])
+    assert not torch.allclose(found, wanted)
+    assert not any(one.requires_grad for one in layer.parameters())
+
+
+def test_parts_share_their_layers_with_the_whole():
+    network = small("dilation10_cityscapes")
+    image = 255 * torch.rand(1, 3, 380, 388) - 128
+    with torch.no_grad():
+        steps = network.upsample(network.context(network.front(image)))
+        assert torch.equal(steps, network(image))
+    assert network.front[0] is network.conv1_1
+    assert [*network.context._modules][-1] == "ctx_final"
+
+
+@settings(max_examples=20)
+@given(
+    dilations=st.lists(st.sampled_from([1, 2, 4]), min_size=2, max_size=6),
+    variant=st.sampled_from(["basic", "large"]),
+)
+def test_any_context_module_keeps_its_layers_in_order_under_names_of_their_own(
+    dilations, variant
+):
+    with torch.device("meta"):
+        context = dl.ContextModule(3, variant, dilations=dilations)
+        network = dl.DilatedNetwork(
+            dl.front_end(3, fc_channels=4),
+            context,
+            palette=dict.fromkeys("abc", (0, 0, 0)),
+            mean=(0, 0, 0),
+            input_size=(380, 380),
+        )
+    layers = [one for one in network.context if isinstance(one, nn.Conv2d)]
+    assert all(a is b for a, b in zip(layers, context.layers, strict=True))
+
+
+def test_parts_for_other_classes_are_refused():
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match=r"11 logits.*21 classes"),
+    ):
+        dl.DilatedNetwork(
+            dl.front_end(11, fc_channels=4),
+            dl.ContextModule(21),
+            palette={},
+            mean=(0, 0, 0),
+            input_size=(380, 380),
+        )
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 372, 500), r"at least 373 pixels a side.*got \(372, 500\)"),
+        ((1, 1, 500, 500), r"shape \(N, 3, H, W\), got \(1, 1, 500, 500\)"),
+        ((3, 500, 500), r"shape \(N, 3, H, W\)"),
+    ],
+)
+def test_an_input_that_cannot_work_is_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        built("dilation8_camvid")(torch.zeros(shape, device="meta"))
+
+
+def test_the_smallest_input_is_the_smallest():
+    network = built("dilation8_camvid")
+    assert network(torch.zeros(1, 3, 373, 373, device="meta")).shape[2:] == (1, 1)
+
+
+def test_an_odd_stride_has_no_such_deconvolution():
+    with pytest.raises(ValueError, match="stride must be even, got 3"):
+        bilinear_deconvolution(2, 3)
+
+
+def test_colours_are_the_data_sets_own():
+    voc = built("dilation8_pascal_voc").palette
+    assert voc["background"] == (0, 0, 0) and voc["person"] == (192, 128, 128)
+    assert [*voc][20] == "tv monitor" and voc["tv monitor"] == (0, 64, 128)
+    camvid = built("dilation8_camvid").palette
+    assert [*camvid][:3] == ["building", "tree", "sky"] and len(camvid) == 11
+    assert built("dilation10_cityscapes").palette["rider"] == (255, 0, 0)

@@ -1,0 +1,225 @@
+"""The front end: its weights, its variants, and the classifier that it comes from."""
+
+import inspect
+import io
+from email.message import Message
+
+import numpy as np
+import pytest
+import torch
+from caffe_files import write
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+
+import dilated_lib as dl
+from dilated_lib.vgg import _CONVOLUTIONS
+
+
+@pytest.fixture(scope="module")
+def vgg():
+    """A classifier with random weights, its last layers narrow, in double precision."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        network = models.vgg16()
+        network.classifier[0] = nn.Linear(512 * 49, 24)
+        network.classifier[3] = nn.Linear(24, 20)
+        network.classifier[6] = nn.Linear(20, 10)
+    network = network.to_empty(device="cpu").double().eval()
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+        else:
+            nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def image(height, width, **options):
+    generator = torch.Generator().manual_seed(height)
+    return torch.randn(1, 3, height, width, generator=generator, **options)
+
+
+def test_a_slid_classifier_answers_at_224_as_the_classifier(vgg):
+    slid = dl.fully_convolutional(vgg)
+    picture = image(224, 224, dtype=torch.double)
+    with torch.no_grad():
+        torch.testing.assert_close(slid(picture)[:, :, 0, 0], vgg(picture))
+        assert slid(image(256, 288, dtype=torch.double)).shape == (1, 10, 2, 3)
+    assert slid[31].weight.data_ptr() == vgg.classifier[0].weight.data_ptr()
+
+
+def test_what_is_no_vgg_is_no_classifier_to_slide():
+    with pytest.raises(TypeError, match="features and classifier, got ResNet"):
+        dl.fully_convolutional(models.resnet18())
+
+
+def states(vgg):
+    """The 13 convolutions under torchvision's names and under Caffe's."""
+    pairs = {
+        f"{number}.{kind}": one
+        for number, layer in enumerate(vgg.features)
+        if isinstance(layer, nn.Conv2d)
+        for kind, one in layer.float().state_dict().items()
+    }
+    caffe = {
+        f"{_CONVOLUTIONS[n // 2]}.{name.split('.')[1]}": one
+        for n, (name, one) in enumerate(pairs.items())
+    }
+    return pairs, caffe
+
+
+def stage_five(front, picture):
+    with torch.no_grad():
+        return front[:29](picture)  # up to relu5_3
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".caffemodel"])
+@pytest.mark.parametrize("channel_order", ["bgr", "rgb"])
+def test_weights_of_a_file_compute_what_they_did(vgg, suffix, channel_order, tmp_path):
+    """The same features, from BGR where the file's come from either order."""
+    vgg = vgg.float()
+    torchvision, caffe = states(vgg)
+    path = tmp_path / f"vgg{suffix}"
+    if suffix == ".pth":
+        torch.save({f"features.{n}": one for n, one in torchvision.items()}, path)
+    elif suffix == ".safetensors":
+        save_file(torchvision, path)
+    else:
+        blobs = {
+            layer: [caffe[f"{layer}.{kind}"].numpy() for kind in ("weight", "bias")]
+            for layer in _CONVOLUTIONS
+        }
+        write(path, blobs, old=True)
+    front = dl.front_end(4, path, channel_order=channel_order, fc_channels=8).eval()
+    assert front[0].weight.shape == (64, 3, 3, 3)
+    bgr = image(200, 200)
+    wanted = bgr if channel_order == "bgr" else bgr.flip(1)
+    # without padding or the last poolings, layer by layer, by torch alone
+    with torch.no_grad():
+        for number, layer in enumerate(vgg.features[:30]):
+            if isinstance(layer, nn.Conv2d):
+                dilation = 2 if number > 23 else 1
+                wanted = nn.functional.conv2d(
+                    wanted, layer.weight, layer.bias, dilation=dilation
+                )
+            elif isinstance(layer, nn.ReLU):
+                wanted = wanted.relu()
+            elif number < 23:
+                wanted = nn.functional.max_pool2d(wanted, 2, ceil_mode=True)
+    found = stage_five(front, bgr)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert wanted.std() > 0.1
+
+
+def test_imagenet_weights_are_downloaded_checked_and_flipped(
+    vgg, tmp_path, monkeypatch
+):
+    """Torchvision's own way, but for the wire: its file, hash and cache."""
+    torchvision, _ = states(vgg.float())
+    state = {f"features.{name}": one for name, one in torchvision.items()}
+    state["classifier.0.weight"] = torch.full((2, 2), torch.nan)
+    served = io.BytesIO()
+    torch.save(state, served)
+    asked = []
+
+    def urlopen(request, *_, **__):
+        asked.append(request.full_url)
+        answer = io.BytesIO(served.getvalue())
+        answer.info = Message
+        return answer
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", urlopen)
+    with pytest.raises(RuntimeError, match="invalid hash value"):
+        dl.front_end(4, "imagenet", fc_channels=8)
+    assert not [*tmp_path.rglob("*.pth")]
+    assert asked[0].startswith("https://download.pytorch.org/models/vgg16_features-")
+
+    name = asked[0].rsplit("/", 1)[1]
+    (tmp_path / "hub" / "checkpoints" / name).write_bytes(served.getvalue())
+    front = dl.front_end(4, "imagenet", fc_channels=8)
+    assert torch.equal(front[0].weight, torchvision["0.weight"].flip(1))
+    assert torch.equal(front.conv5_3.bias, torchvision["28.bias"])
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("layout", ["torch", "caffe"])
+def test_fc6_and_fc7_come_along_where_they_have_the_width(vgg, layout, tmp_path):
+    torchvision, caffe = states(vgg.float())
+    fc6, fc7 = torch.randn(8, 512 * 49), torch.randn(8, 8)
+    if layout == "torch":
+        path = tmp_path / "vgg.pth"
+        extra = {"classifier.0.weight": fc6, "classifier.0.bias": torch.ones(8)}
+        extra |= {"classifier.3.weight": fc7, "classifier.3.bias": torch.ones(8)}
+        torch.save(torchvision | extra, path)
+    else:
+        path = tmp_path / "vgg.caffemodel"
+        blobs = {
+            layer: [caffe[f"{layer}.{kind}"].numpy() for kind in ("weight", "bias")]
+            for layer in _CONVOLUTIONS
+        }
+        blobs["fc6"] = [fc6.numpy(), np.ones(8, "f")]
+        blobs["fc7"] = [fc7.numpy(), np.ones(8, "f")]
+        write(path, blobs, old=True)  # matrices of shape 1, 1, out, in
+    front = dl.front_end(4, path, fc_channels=8)
+    assert torch.equal(front.fc6.weight.flatten(1), fc6)
+    assert torch.equal(front.fc7.weight.flatten(1), fc7)
+    assert torch.equal(front.fc7.bias, torch.ones(8))
+    other = dl.front_end(4, path, fc_channels=9)
+    assert other.fc7.weight.std() < 1 and other.fc7.bias.eq(0).all()
+
+
+def test_a_file_without_the_layers_is_refused(vgg, tmp_path):
+    torchvision, _ = states(vgg.float())
+    path = tmp_path / "vgg.safetensors"
+    del torchvision["5.bias"]
+    save_file(torchvision, path)
+    with pytest.raises(ValueError, match=r"vgg.safetensors.*conv2_1.bias.*nothing"):
+        dl.front_end(4, path, fc_channels=8)
+    save_file(torchvision | {"5.bias": torch.zeros(64)}, path)
+    with pytest.raises(ValueError, match=r"shape \(128,\), found \(64,\)"):
+        dl.front_end(4, path, fc_channels=8)
+    turned = torchvision | {"5.bias": torch.zeros(128)}
+    turned["0.weight"] = turned["0.weight"].permute(2, 3, 1, 0).contiguous()
+    save_file(turned, path)
+    with pytest.raises(ValueError, match=r"conv1_1.weight.*found \(3, 3, 3, 64\)"):
+        dl.front_end(4, path, fc_channels=8)
+
+
+def test_the_variant_with_batch_norm_normalises_after_every_convolution_but_the_last():
+    front = dl.front_end(4, fc_channels=8, batch_norm=True)
+    kinds = [type(layer).__name__ for layer in front]
+    for place, kind in enumerate(kinds[:-1]):
+        if kind == "Conv2d":
+            assert kinds[place + 1 : place + 3] == ["BatchNorm2d", "ReLU"]
+    assert kinds.count("BatchNorm2d") == 15 and kinds[-1] == "Conv2d"
+    plain = dl.front_end(4, fc_channels=8)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in plain)
+    assert {*plain._modules} < {*front._modules}
+
+
+def test_the_paper_is_the_default():
+    options = inspect.signature(dl.front_end).parameters
+    assert options["fc_channels"].default == 4096
+    assert options["batch_norm"].default is False
+    with torch.device("meta"):
+        narrow = dl.front_end(21, fc_channels=512)
+    count = sum(p.numel() for n, p in narrow.named_parameters() if n[:2] == "fc")
+    assert round(count / 1e6) == 13
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 0}, "num_classes must be a whole number above 0, got 0"),
+        ({"num_classes": 2, "fc_channels": 1.5}, "fc_channels.*got 1.5"),
+        ({"num_classes": 2, "channel_order": "BGR"}, "bgr or rgb, got 'BGR'"),
+        (
+            {"num_classes": 2, "weights": "imagenet", "batch_norm": True},
+            "training from scratch",
+        ),
+    ],
+)
+def test_impossible_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        dl.front_end(**options)

@@ -1,0 +1,237 @@
+"""Weights in and out: whole or not at all, and one sentence where they do not fit."""
+
+import errno
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from caffe_files import write
+from safetensors.torch import save_file
+from torch import nn
+
+import dilated_lib as dl
+from dilated_lib.weights import Loaded, read_weights
+
+
+def network(classes=3, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, classes, 1)
+    )
+
+
+def same(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+def test_what_was_saved_comes_back_bit_for_bit(suffix, tmp_path):
+    path = tmp_path / f"net{suffix}"
+    if suffix == ".safetensors":
+        dl.save(network(), path)
+    else:
+        torch.save(network().state_dict(), path)
+    read = network(seed=1)
+    assert not same(read, network())
+    assert dl.load(read, path) == Loaded((), ())
+    assert same(read, network())
+
+
+def test_a_networks_weights_keep_their_precision(tmp_path):
+    path = tmp_path / "net.safetensors"
+    dl.save(network().half(), path)
+    read = network(seed=1)
+    dl.load(read, path)
+    assert read[0].weight.dtype == torch.float32
+    assert torch.equal(read[0].weight, network().half()[0].weight.float())
+
+
+def test_saving_fails_without_a_trace(tmp_path, monkeypatch):
+    path = tmp_path / "net.safetensors"
+    dl.save(network(), path)
+    before = path.read_bytes()
+
+    def full(state, beside):
+        beside.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dilated_lib.weights.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        dl.save(network(seed=1), path)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
+def test_saving_under_another_suffix_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"as .safetensors, got net.pth"):
+        dl.save(network(), tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("layout", ["layer", "layers", "double"])
+def test_caffe_files_of_all_ages_are_read(layout, tmp_path):
+    draw = np.random.default_rng(0)
+    blobs = {
+        "conv1": [draw.normal(size=(4, 3, 3, 3)).astype("f"), draw.normal(size=4)],
+        "fc": [draw.normal(size=(2, 36)).astype("f")],
+    }
+    path = tmp_path / "net.caffemodel"
+    write(path, blobs, old=layout == "layers", double=layout == "double")
+    found = read_weights(path)
+    assert [*found] == ["conv1.weight", "conv1.bias", "fc.weight"]
+    for name, array in zip(found, [*blobs["conv1"], *blobs["fc"]], strict=True):
+        assert found[name].dtype == torch.float32
+        assert np.array_equal(found[name].numpy().ravel(), array.astype("f").ravel())
+    ones = (1, 1, 1) if layout == "layers" else ()
+    assert found["conv1.bias"].shape == (*ones, 4)
+    assert found["fc.weight"].shape == (*ones[:2], 2, 36)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3, bias=False)
+
+    read = Net()
+    dl.load(read, path)
+    assert np.array_equal(read.fc.weight.detach().flatten(1), blobs["fc"][0])
+
+
+def test_shapes_that_hold_as_many_numbers_in_another_order_do_not_fit(tmp_path):
+    path = tmp_path / "net.safetensors"
+    conv = nn.Conv2d(4, 2, 3, bias=False)
+    for shape in ((4, 2, 3, 3), (2, 9, 4), (3, 24), (72,), (2, 4, 9, 1)):
+        save_file({"weight": torch.zeros(shape)}, path)
+        with pytest.raises(ValueError, match="instead of"):
+            dl.load(conv, path)
+
+
+def test_names_that_do_not_fit_are_listed_and_nothing_is_changed(tmp_path):
+    path = tmp_path / "net.safetensors"
+    state = network().state_dict()
+    state["extra.weight"] = state.pop("3.weight")
+    save_file(state, path)
+    read = network(seed=1)
+    with pytest.raises(ValueError, match=r"lacks 3.weight; left over are extra.weight"):
+        dl.load(read, path)
+    assert same(read, network(seed=1))
+    assert dl.load(read, path, strict=False) == Loaded(("3.weight",), ("extra.weight",))
+    assert torch.equal(read[0].weight, network()[0].weight)
+    assert torch.equal(read[3].weight, network(seed=1)[3].weight)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_for_other_classes_are_refused_and_nothing_is_changed(strict, tmp_path):
+    path = tmp_path / "net.safetensors"
+    dl.save(network(classes=5), path)
+    read = network(seed=1)
+    with pytest.raises(
+        ValueError, match=r"other classes: 3.bias \(5,\) instead of \(3"
+    ):
+        dl.load(read, path, strict=strict)
+    assert same(read, network(seed=1))
+
+
+def test_a_fixed_deconvolution_may_be_missing(tmp_path):
+    path = tmp_path / "net.safetensors"
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 1)
+            self.upsample = dl.networks.bilinear_deconvolution(2, 8)
+
+    state = Net().state_dict()
+    kept = state.pop("upsample.weight").clone()
+    save_file(state, path)
+    read = Net()
+    assert dl.load(read, path) == Loaded(("upsample.weight",), ())
+    assert torch.equal(read.upsample.weight, kept)
+
+
+class Code:
+    def __reduce__(self):
+        return (open, ("owned", "w"))
+
+
+def a_pickle(path):
+    torch.save({"weight": Code()}, path)
+
+
+def a_bare_pickle(path):
+    path.write_bytes(pickle.dumps({"weight": Code()}, protocol=2))
+
+
+def a_whole_module(path):
+    torch.save(nn.Conv2d(1, 1, 1), path)
+
+
+@pytest.mark.parametrize("made", [a_pickle, a_bare_pickle, a_whole_module])
+def test_code_in_a_file_never_runs(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"net.pth is refused.*code in it would run"):
+        dl.load(network(), tmp_path / "net.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".caffemodel"])
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.999])
+def test_a_truncated_file_is_named(suffix, share, tmp_path):
+    path = tmp_path / f"net{suffix}"
+    if suffix == ".safetensors":
+        dl.save(network(), path)
+    elif suffix == ".pth":
+        torch.save(network().state_dict(), path)
+    else:
+        write(path, {"conv": [np.ones((4, 3, 3, 3), "f"), np.ones(4, "f")]})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=f"^net{suffix} (cannot be|is ref|holds no)"):
+        read_weights(path)
+
+
+def test_a_state_dict_may_hold_tensors_only(tmp_path):
+    path = tmp_path / "net.pth"
+    torch.save({"epoch": 3, "model": network().state_dict()}, path)
+    with pytest.raises(ValueError, match=r"net.pth must hold a state dict"):
+        read_weights(path)
+
+
+def test_another_kind_of_file_is_refused(tmp_path):
+    (tmp_path / "net.h5").write_bytes(b"x")
+    with pytest.raises(
+        ValueError, match=r"net.h5 must be a .safetensors, .pt, .pth or"
+    ):
+        read_weights(tmp_path / "net.h5")
+    with pytest.raises(FileNotFoundError, match=r"no file .*net.pth"):
+        read_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(
+    ("blobs", "message"),
+    [
+        ({"bn": [np.ones(1, "f")] * 3}, "layer bn has 3 blobs"),
+        ({}, "holds no weights"),
+    ],
+)
+def test_a_caffe_model_of_another_kind_is_refused(blobs, message, tmp_path):
+    path = write(tmp_path / "net.caffemodel", blobs)
+    with pytest.raises(ValueError, match=message):
+        read_weights(path)
+
+
+def test_a_blob_whose_shape_lies_is_refused(tmp_path):
+    path = write(tmp_path / "net.caffemodel", {"conv": [np.ones((4, 3), "f")]})
+    raw = path.read_bytes()
+    lie = raw.replace(b"\x0a\x02\x04\x03", b"\x0a\x02\x04\x05")
+    assert lie != raw
+    path.write_bytes(lie)
+    with pytest.raises(ValueError, match=r"conv.weight has shape \(4, 5\), but 12"):
+        read_weights(path)
+
+
+def test_two_layers_of_one_name_are_refused(tmp_path):
+    path = write(tmp_path / "net.caffemodel", {"conv": [np.ones(2, "f")]})
+    path.write_bytes(2 * path.read_bytes())  # messages in a row are merged
+    with pytest.raises(ValueError, match="two layers are called conv"):
+        read_weights(path)
