@@ -119,10 +119,11 @@ def predict(
                 network, pixels, rows, columns, context, upsampling, progress
             )
             shares = _shares(logits, upsampling, network.sizes[0].stride)
-            shares = shares[0, :, :height, :width].cpu().clone()
+            shares = shares[0, :, :height, :width].cpu()
     finally:
         for module, mode in modes:
             module.training = mode
+    shares = shares.clone()  # outside, an ordinary tensor
     labels = shares.argmax(0).to(torch.uint8).numpy()
     return Segmentation(labels, shares, network.palette)
 

@@ -1,0 +1,136 @@
+"""Pictures of every mode that Pillow reads, and the ones that it does not."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dilated_lib.pictures import read_picture
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+
+
+def saved(folder, picture, suffix=".png", **options):
+    path = folder / f"picture{suffix}"
+    picture.save(path, **options)
+    return path
+
+
+def as_grey(picture):
+    """The one channel of a picture whose three are equal."""
+    assert picture.dtype == np.uint8 and picture.shape == (*GREY.shape, 3)
+    assert (picture == picture[..., :1]).all()
+    return picture[..., 0]
+
+
+def test_colours_come_as_they_are(tmp_path):
+    picture = Image.fromarray(RGB)
+    assert np.array_equal(read_picture(saved(tmp_path, picture)), RGB)
+    assert np.array_equal(read_picture(picture), RGB)
+    assert np.array_equal(read_picture(str(tmp_path / "picture.png")), RGB)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    assert np.array_equal(as_grey(read_picture(Image.fromarray(GREY))), GREY)
+    bits = Image.fromarray(GREY > 127)
+    assert bits.mode == "1"
+    assert np.array_equal(as_grey(read_picture(bits)), 255 * (GREY > 127))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_sixteen_bits_become_eight_by_the_nearest(mode, tmp_path):
+    values = np.random.default_rng(1).integers(0, 65536, GREY.shape)
+    values[0, :3] = 0, 65535, 257
+    kind = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
+    picture = Image.frombytes(mode, GREY.shape[::-1], values.astype(kind).tobytes())
+    wanted = np.round(values / 257)
+    assert np.abs(as_grey(read_picture(picture)) - wanted).max() == 0
+    path = saved(tmp_path, picture, ".tif" if mode == "I" else ".png")
+    if mode != "I;16B":
+        assert np.abs(as_grey(read_picture(path)) - wanted).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "transparent P"])
+def test_what_is_transparent_lies_on_white(mode):
+    alpha = np.full(GREY.shape, 255, np.uint8)
+    alpha[:, :4] = 0
+    alpha[:, 4] = 128
+    if mode == "transparent P":
+        picture = Image.fromarray(np.where(alpha == 255, 1, 0).astype("u1"), "P")
+        picture.putpalette([10, 20, 30, 40, 50, 60])
+        picture.info["transparency"] = 0
+        found = read_picture(picture)
+        assert (found[:, :4] == 255).all() and (found[:, 5:] == (40, 50, 60)).all()
+        return
+    full = Image.fromarray(np.dstack([RGB, alpha]))
+    picture = full if mode == "RGBA" else full.convert("LA")
+    if mode == "PA":
+        picture = Image.fromarray(GREY).convert("P")
+        picture.putalpha(Image.fromarray(alpha))
+    assert picture.mode == mode
+    found = read_picture(picture)
+    assert (found[:, :4] == 255).all()
+    opaque = np.asarray(picture.convert("RGB"))
+    assert np.array_equal(found[:, 5:], opaque[:, 5:])
+    half = (opaque[:, 4].astype(int) * 128 + 255 * 127) / 255
+    assert np.abs(found[:, 4] - half).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV"])
+def test_other_colour_spaces_become_rgb(mode):
+    picture = Image.fromarray(RGB).convert(mode)
+    assert np.array_equal(read_picture(picture), np.asarray(picture.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_set_upright(orientation, tmp_path):
+    turned = {
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.transpose(1, 0, 2),
+        6: np.rot90(RGB, -1),
+        7: np.rot90(RGB, 2).transpose(1, 0, 2),
+        8: np.rot90(RGB),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(RGB), exif=exif)
+    assert np.array_equal(read_picture(path), turned)
+
+
+@pytest.mark.parametrize("values", [np.ones((2, 3), "f"), np.full((2, 3), 70000, "i4")])
+def test_values_without_a_range_are_refused(values):
+    with pytest.raises(ValueError, match=r"the picture has values of mode . without"):
+        read_picture(Image.fromarray(values))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".gif"])
+@pytest.mark.parametrize("share", [0, 0.3, 0.9])
+def test_a_truncated_picture_is_named(suffix, share, tmp_path):
+    noise = np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise), suffix)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(
+        ValueError, match=f"picture{suffix} cannot be read as a picture"
+    ):
+        read_picture(path)
+
+
+def test_what_is_no_picture_is_refused(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("no picture")
+    with pytest.raises(ValueError, match=r"notes.txt cannot be read as a picture"):
+        read_picture(path)
+    with pytest.raises(FileNotFoundError, match=r"there is no picture .*missing"):
+        read_picture(tmp_path / "missing.png")
+    with pytest.raises(ValueError, match="cannot be read as a picture"):
+        read_picture(tmp_path)
+
+
+def test_a_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match="exceeds limit"):
+        read_picture(saved(tmp_path, Image.fromarray(RGB)))

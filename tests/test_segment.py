@@ -1,0 +1,392 @@
+"""From a picture to a label map: every step against another way to do it."""
+
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+import dilated_lib as dl
+from dilated_lib.__main__ import segment
+
+RNG = np.random.default_rng(0)
+
+
+def tiny(upsample=False, classes=4, padding="each"):
+    """A front end with VGG's layers, but two channels: its geometry, in no time."""
+    torch.manual_seed(0)
+    layers = OrderedDict(dl.front_end(classes, fc_channels=2).named_children())
+    for name, layer in layers.items():
+        if isinstance(layer, nn.Conv2d):
+            layers[name] = nn.Conv2d(
+                3 if name == "conv1_1" else 2,
+                classes if name == "final" else 2,
+                layer.kernel_size,
+                dilation=layer.dilation,
+            )
+            nn.init.kaiming_normal_(layers[name].weight, nonlinearity="relu")
+    network = dl.DilatedNetwork(
+        nn.Sequential(layers),
+        dl.ContextModule(classes, dilations=(1, 2, 1), padding=padding),
+        palette={f"class {n}": (n, 2 * n, 255 - n) for n in range(classes)},
+        mean=(10.0, 20.0, 30.0),
+        input_size=(420, 436),
+        upsample=upsample,
+    )
+    return network.eval()
+
+
+TINY = tiny()
+
+
+def picture(height, width):
+    """Smooth, so that neighbours are alike, and different everywhere."""
+    coarse = RNG.integers(0, 256, (2 + height // 20, 2 + width // 20, 3), dtype="u1")
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def cells_of(network, image):
+    """The released way to put a margin around, by OpenCV: the front end's logits."""
+    bgr = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR).astype("f") - network.mean
+    height, width = bgr.shape[:2]
+    after = [186 + -side % 8 + 8 for side in (height, width)]
+    padded = cv2.copyMakeBorder(
+        bgr, 186, after[0], 186, after[1], cv2.BORDER_REFLECT_101
+    )
+    with torch.no_grad():
+        return network.front(torch.tensor(padded).permute(2, 0, 1)[None].float())
+
+
+def interp_map(shares, height, width):
+    """Cell (i, j) at pixel (8i, 8j), and linear between: the released definition."""
+    rows, columns = np.arange(height) / 8, np.arange(width) / 8
+    down, across = rows.astype(int), columns.astype(int)
+    part = (rows - down)[:, None], columns - across
+    last = [
+        np.minimum(n + 1, shares.shape[k + 1] - 1) for k, n in enumerate((down, across))
+    ]
+    left, right = (
+        (1 - part[0]) * shares[:, down][:, :, n] + part[0] * shares[:, last[0]][:, :, n]
+        for n in (across, last[1])
+    )
+    return (1 - part[1]) * left + part[1] * right
+
+
+@settings(max_examples=25)
+@given(
+    height=st.integers(1, 130),
+    width=st.integers(1, 130),
+    tile=st.tuples(st.integers(380, 470), st.integers(380, 470)),
+)
+def test_tiles_of_any_size_give_what_one_pass_over_the_whole_gives(height, width, tile):
+    image = picture(height, width)
+    logits = cells_of(TINY, image)
+    with torch.no_grad():
+        shares = TINY.context(logits).softmax(1)[0].numpy()
+    found = dl.predict(TINY, image, tile=tile)
+    wanted = interp_map(shares, height, width)
+    np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
+    assert found.labels.shape == (height, width)
+    assert np.array_equal(found.labels, found.probabilities.argmax(0))
+
+
+def test_tiles_are_cut_where_they_were_asked_to(monkeypatch):
+    sides = []
+    TINY.conv1_1.register_forward_hook(lambda _, args, __: sides.append(args[0].shape))
+    try:
+        dl.predict(TINY, picture(100, 60), tile=(404, 389))
+    finally:
+        TINY.conv1_1._forward_hooks.clear()
+    # 14 cells in 4 rows, at most 4 a tile; 9 cells in 5 columns, at most 2
+    assert len(sides) == 4 * 5
+    assert {tuple(shape) for shape in sides} <= {
+        (1, 3, 372 + 8 * n, 372 + 8 * m) for n in (3, 4) for m in (1, 2)
+    }
+
+
+@pytest.mark.parametrize("size", [(70, 90), (48, 64), (30, 200)])
+def test_the_released_tiles_are_the_released_procedure(size):
+    """Written again, in pixels and with OpenCV, as predict.py describes it."""
+    image = picture(*size)
+    found = dl.predict(TINY, image, context="tiles")
+    bgr = np.asarray(image)[..., ::-1].astype("f") - np.float32(TINY.mean)
+    border = cv2.BORDER_REFLECT_101
+    around = cv2.copyMakeBorder(bgr, 186, 186, 186, 186, border)
+    (high, wide), bands = TINY.input_size, []
+    for top in range(0, size[0], high - 372):
+        band = []
+        for left in range(0, size[1], wide - 372):
+            tile = around[top : top + high, left : left + wide]
+            short = high - tile.shape[0], wide - tile.shape[1]
+            tile = cv2.copyMakeBorder(tile, 0, short[0], 0, short[1], border)
+            with torch.no_grad():
+                logits = TINY(torch.tensor(tile).permute(2, 0, 1)[None])
+            band.append(logits.softmax(1)[0].numpy())
+        bands.append(np.concatenate(band, 2))
+    wanted = interp_map(np.concatenate(bands, 1), *size)
+    np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
+    whole = dl.predict(TINY, image).probabilities
+    assert (whole - found.probabilities).abs().max() > 1e-3
+
+
+def test_the_conventions_put_a_cell_where_they_say():
+    image = picture(160, 160)
+    shares = {
+        how: dl.predict(TINY, image, upsampling=how).probabilities
+        for how in ("released", "half_pixel", "deconvolution")
+    }
+    with torch.no_grad():
+        logits = TINY.context(cells_of(TINY, image))
+    cells = logits.softmax(1)[0]
+    torch.testing.assert_close(shares["released"][:, ::8, ::8], cells[:, :20, :20])
+    # half a cell between two: their logits' mean
+    between = logits[0].unfold(1, 2, 1).mean(-1).unfold(2, 2, 1).mean(-1).softmax(0)
+    centre = (
+        shares["half_pixel"][:, 7:-8:8, 7:-8:8]
+        + shares["half_pixel"][:, 8:-7:8, 8:-7:8]
+    )
+    np.testing.assert_allclose(centre / 2, between[:, :19, :19], atol=0.02)
+    inner = (..., slice(4, 152), slice(4, 152))
+    torch.testing.assert_close(
+        shares["half_pixel"][inner], shares["deconvolution"][inner]
+    )
+    assert (shares["half_pixel"] - shares["deconvolution"]).abs().max() > 1e-3
+
+
+def test_a_network_with_a_deconvolution_uses_its_own():
+    network = tiny(upsample=True)
+    image = picture(50, 60)
+    found = dl.predict(network, image).probabilities
+    with torch.no_grad():
+        logits = network.upsample(network.context(cells_of(network, image)))
+    torch.testing.assert_close(found, logits.softmax(1)[0, :, :50, :60])
+    other = dl.predict(network, image, upsampling="released").probabilities
+    assert (other - found).abs().max() > 1e-3
+    nn.init.zeros_(network.upsample.weight)
+    flat = dl.predict(network, image).probabilities
+    torch.testing.assert_close(flat, torch.full_like(flat, 1 / 4))
+    tiles = dl.predict(network, image, context="tiles").probabilities
+    torch.testing.assert_close(tiles, flat)
+
+
+def test_the_whole_image_is_taken_where_it_is():
+    """A network of one pixel's reach: a cell reads the pixel that it belongs to."""
+    marked = np.zeros((40, 56, 3), "u1")
+    marked[16, 24] = 255, 0, 0  # red, RGB
+    network = tiny(classes=3)
+    for layer in network.front:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+            middle = layer.kernel_size[0] // 2
+            layer.weight.data[0, 0, middle, middle] = 1
+    first = network.front[0].weight.data
+    first.zero_()
+    first[0, 2, 1, 1] = 1  # BGR: the third is red
+    network.mean = (0.0, 0.0, 0.0)
+    for layer in network.context[::2]:
+        dl.identity_(layer, 3, std=0)
+    shares = dl.predict(network, Image.fromarray(marked)).probabilities
+    seen = np.argwhere(shares[0].numpy() > 0.99)
+    # the pooling takes the largest of 8 × 8, from the middle of the field on
+    assert [*map(tuple, seen)] == [(16, 24)]
+
+
+def test_modes_and_gradients_are_left_as_they_were():
+    network = tiny()
+    network.train()
+    network.conv1_1.eval()
+    before = [module.training for module in network.modules()]
+    one = dl.predict(network, picture(20, 20))
+    assert [module.training for module in network.modules()] == before
+    assert not one.probabilities.is_inference() and not one.probabilities.requires_grad
+
+
+def test_dropout_does_not_take_part():
+    network = tiny().train()
+    image = picture(20, 30)
+    one, two = (dl.predict(network, image).probabilities for _ in range(2))
+    assert torch.equal(one, two)
+    assert torch.equal(one, dl.predict(TINY, image).probabilities)
+
+
+def test_half_precision_runs_in_half_precision():
+    image = picture(20, 30)
+    half = dl.predict(tiny().bfloat16(), image).probabilities
+    full = dl.predict(TINY, image).probabilities
+    assert half.dtype == torch.float32 and not torch.equal(half, full)
+    assert (half - full).abs().mean() < 0.03
+
+
+def test_probabilities_are_of_the_pictures_size_and_sum_to_one():
+    for how in ("released", "half_pixel", "deconvolution"):
+        found = dl.predict(TINY, picture(33, 47), upsampling=how)
+        assert found.probabilities.shape == (4, 33, 47)
+        torch.testing.assert_close(found.probabilities.sum(0), torch.ones(33, 47))
+
+
+def test_a_label_map_is_a_png_of_class_ids_with_the_colours(tmp_path):
+    found = dl.predict(TINY, picture(30, 40))
+    found.save(tmp_path / "labels.png")
+    with Image.open(tmp_path / "labels.png") as file:
+        assert file.mode == "P" and file.format == "PNG"
+        assert np.array_equal(np.asarray(file), found.labels)
+        assert file.getpalette()[:12] == [0, 0, 255, 1, 2, 254, 2, 4, 253, 3, 6, 252]
+    colours = cv2.imread(str(tmp_path / "labels.png"))[..., ::-1]
+    palette = np.array([*TINY.palette.values()])
+    assert np.array_equal(colours, palette[found.labels])
+
+
+def test_a_label_map_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    found = dl.predict(TINY, picture(8, 8))
+    path = tmp_path / "labels.png"
+    found.save(path)
+    before = path.read_bytes()
+
+    def full(self, beside, *_):
+        beside.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        found.save(path)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+    with pytest.raises(ValueError, match=r"saved as .png, got labels.jpg"):
+        found.save(tmp_path / "labels.jpg")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": (379, 500)}, "at least 380 pixels a side.*got 379"),
+        ({"tile": (500, 372), "context": "tiles"}, "larger than its margins, 372"),
+        ({"context": "all"}, "context must be one of whole, tiles; got 'all'"),
+        ({"upsampling": "nearest"}, "upsampling must be one of .*; got 'nearest'"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        dl.predict(TINY, picture(8, 8), **options)
+
+
+def test_a_front_end_that_pads_has_no_exact_tiles():
+    network = tiny()
+    network.conv5_3.padding = (2, 2)
+    with pytest.raises(ValueError, match="must not pad"):
+        dl.predict(network, picture(8, 8))
+
+
+def test_memory_does_not_grow_with_the_picture():
+    """In a process of its own: a picture of one tile, one of many, and at once."""
+    code = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+from test_segment import *
+with torch.device("meta"):
+    network = dl.networks.dilation8_camvid(fc_channels=8)
+network = network.to_empty(device="cpu")
+for parameter in network.parameters():
+    nn.init.zeros_(parameter)
+def peak(side, height):
+    dl.predict(network, Image.new("RGB", (40, side)), tile=(height, 420))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak(40, 420), peak(800, 420), peak(800, 1200))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(tests=os.path.dirname(__file__))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    one_tile, many_tiles, at_once = map(int, done.stdout.split())
+    one_map = 418 * 418 * 64 * 4 / 1024  # of conv1_1
+    assert many_tiles - one_tile < one_map < at_once - one_tile
+
+
+# the command
+
+
+@pytest.fixture
+def files(tmp_path):
+    torch.manual_seed(0)
+    network = dl.networks.dilation8_camvid(fc_channels=4)
+    nn.init.normal_(network.final.weight)
+    dl.save(network, tmp_path / "net.safetensors")
+    picture(40, 60).save(tmp_path / "photo.jpg")
+    return tmp_path
+
+
+def run(files, **options):
+    given = {
+        "image": files / "photo.jpg",
+        "network": "dilation8_camvid",
+        "weights": files / "net.safetensors",
+        "output": files / "labels.png",
+        "fc_channels": 4,
+        **options,
+    }
+    segment(given.pop("image"), **given)
+
+
+def test_the_command_writes_a_label_map_and_names_what_it_saw(files, capsys):
+    run(files)
+    told = capsys.readouterr()
+    with Image.open(files / "labels.png") as file:
+        labels = np.asarray(file)
+    assert labels.shape == (40, 60)
+    names = [*dl.networks.dilation8_camvid(fc_channels=4).palette]
+    shares = {names[n]: (labels == n).mean() for n in np.unique(labels)}
+    lines = dict(line.rsplit(maxsplit=2)[:2] for line in told.out.splitlines())
+    assert lines == {name: f"{100 * share:.1f}" for name, share in shares.items()}
+    assert "1/1" in told.err  # the progress bar
+
+
+def broken(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        ("photo.jpg", {}, "photo.jpg cannot be read as a picture"),
+        ("net.safetensors", {}, "net.safetensors cannot be read; is it truncated"),
+        (
+            None,
+            {"network": "dilation8_pascal_voc"},
+            "lacks ct_conv1_1.bias, ",
+        ),
+        (None, {"network": "dilation7_kitti"}, "left over are ctx_conv5_1"),
+        (None, {"fc_channels": 5}, "fc6.bias (4,) instead of (5,)"),
+        (None, {"tile": (100, 100)}, "at least 380 pixels"),
+    ],
+)
+def test_where_something_does_not_fit_one_sentence_says_so_and_nothing_is_written(
+    spoil, options, message, files, capsys
+):
+    if spoil:
+        broken(files / spoil)
+    (files / "labels.png").write_bytes(b"before")
+    with pytest.raises(SystemExit) as caught:
+        run(files, **options)
+    told = capsys.readouterr()
+    assert caught.value.code == 2 and message in told.err
+    assert "Traceback" not in told.err and not told.out
+    assert (files / "labels.png").read_bytes() == b"before"
+    assert not [*files.glob("*.part")]
+
+
+def test_the_output_is_checked_before_the_work(files, capsys):
+    for output in (files / "labels.jpg", files / "no" / "labels.png"):
+        with pytest.raises(SystemExit):
+            run(files, output=output, weights=files / "none.safetensors")
+        assert (
+            "must be a .png file in a folder that is there" in capsys.readouterr().err
+        )
