@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dilated_lib import segment as segment
     from dilated_lib import sizes as sizes
     from dilated_lib import tracing as tracing
+    from dilated_lib import traps as traps
     from dilated_lib import vgg as vgg
     from dilated_lib import weights as weights
     from dilated_lib.arithmetic import ReceptiveField as ReceptiveField
@@ -90,6 +91,7 @@ _MODULES = (
     "segment",
     "sizes",
     "tracing",
+    "traps",
     "vgg",
     "weights",
 )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from dilated_lib import networks
+from dilated_lib import networks, traps
 from dilated_lib.arithmetic import ReceptiveField
 from dilated_lib.experiments import erf, reach
 from dilated_lib.segment import predict
@@ -206,5 +206,6 @@ if __name__ == "__main__":
         "segment": segment,
         "erf": erf,
         "reach": reach,
+        "traps": traps.measure,
     }
     tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)

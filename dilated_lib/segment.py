@@ -18,7 +18,7 @@ from dilated_lib.networks import DilatedNetwork, bilinear_deconvolution
 from dilated_lib.pictures import read_picture
 from dilated_lib.sizes import InputSizes
 
-__all__ = ["Segmentation", "predict"]
+__all__ = ["Segmentation", "predict", "upsampled"]
 
 Upsampling = Literal["released", "deconvolution", "half_pixel"]
 Context = Literal["whole", "tiles"]
@@ -118,7 +118,7 @@ def predict(
             logits = _logits(
                 network, pixels, rows, columns, context, upsampling, progress
             )
-            shares = _shares(logits, upsampling, network.sizes[0].stride)
+            shares = upsampled(logits, upsampling, network.sizes[0].stride)
             shares = shares[0, :, :height, :width].cpu()
     finally:
         for module, mode in modes:
@@ -207,8 +207,11 @@ def _logits(
     return after(logits) if context == "whole" else logits
 
 
-def _shares(logits: Tensor, upsampling: Upsampling, stride: int) -> Tensor:
-    """Class probabilities of pixels."""
+def upsampled(logits: Tensor, upsampling: Upsampling, stride: int) -> Tensor:
+    """Class probabilities of pixels (N, C, ·H, ·W) from logits of cells (N, C, H, W).
+
+    See :func:`predict` for the three ways; "deconvolution" is done already, by a layer.
+    """
     if upsampling == "deconvolution":
         return logits.softmax(1)
     if upsampling == "half_pixel":

@@ -34,11 +34,12 @@ ARROWS = {
     "segment": {"networks", "pictures", "sizes"},
     "sizes": {"arithmetic", "layers", "tracing"},
     "tracing": {"arithmetic", "layers"},
+    "traps": {"networks", "pictures", "records", "segment", "weights"},
     "vgg": {"weights"},
     "weights": {"caffe"},
     "__main__": {
         *("arithmetic", "experiments", "networks", "segment", "sizes", "tracing"),
-        "weights",
+        *("traps", "weights"),
     },
 }
 MODULES = [path.relative_to(HOME) for path in HOME.rglob("*.py")]
