@@ -23,7 +23,7 @@ __all__ = ["TRAPS", "measure", "probabilities"]
 def probabilities(
     network: DilatedNetwork, picture: Image.Image, trap: str | None = None
 ) -> Tensor:
-    """Class probabilities (C, H, W) of a picture, with one of :data:`TRAPS` or none.
+    """Class probabilities (C, H, W) of a picture, with one of ``TRAPS`` or none.
 
     The picture's sides must be multiples of 8 and longer than the margin of 186.
     """
@@ -178,6 +178,7 @@ def measure(
                 device=device_name(torch.device("cpu")),
             )
         )
+        begin = time.perf_counter()  # the first record's time has the training in it
         write(out, done)
 
 

@@ -117,7 +117,7 @@ def load(network: nn.Module, path: Path, *, strict: bool = True) -> Loaded:
     if strict and (unused or set(missing) - fixed):
         raise ValueError(
             f"{path.name} does not fit the network: it lacks "
-            f"{_some(sorted(set(missing) - fixed))}; left over are {_some(unused)}"
+            f"{_some(sorted(set(missing) - fixed))}; left over: {_some(unused)}"
         )
     for name in state.keys() & found.keys():
         state[name].copy_(found[name].reshape(state[name].shape))

@@ -363,7 +363,7 @@ def broken(path):
             {"network": "dilation8_pascal_voc"},
             "lacks ct_conv1_1.bias, ",
         ),
-        (None, {"network": "dilation7_kitti"}, "left over are ctx_conv5_1"),
+        (None, {"network": "dilation7_kitti"}, "left over: ctx_conv5_1"),
         (None, {"fc_channels": 5}, "fc6.bias (4,) instead of (5,)"),
         (None, {"tile": (100, 100)}, "at least 380 pixels"),
     ],

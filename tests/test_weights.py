@@ -111,7 +111,7 @@ def test_names_that_do_not_fit_are_listed_and_nothing_is_changed(tmp_path):
     state["extra.weight"] = state.pop("3.weight")
     save_file(state, path)
     read = network(seed=1)
-    with pytest.raises(ValueError, match=r"lacks 3.weight; left over are extra.weight"):
+    with pytest.raises(ValueError, match=r"lacks 3.weight; left over: extra.weight"):
         dl.load(read, path)
     assert same(read, network(seed=1))
     assert dl.load(read, path, strict=False) == Loaded(("3.weight",), ("extra.weight",))
