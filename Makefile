@@ -48,9 +48,9 @@ mutants: $(READY)
 	HYPOTHESIS_PROFILE=fast $(BIN)/mutmut run
 	$(BIN)/mutmut results
 
-# how fast networks are analysed, tracing apart
+# how fast networks are analysed, tracing apart; a picture through the full network
 bench: $(READY)
-	$(BIN)/pytest -q tests/bench_tracing.py
+	$(BIN)/pytest -q -s tests/bench_tracing.py tests/bench_segment.py
 
 # every network of torchvision, compared with itself: an hour or two
 survey: $(READY)

@@ -32,16 +32,16 @@ def remove_stride_(network: nn.Module, output_stride: int) -> None:
     """Remove strides beyond ``output_stride`` and dilate what follows, in place.
 
     Every n-th unit of the new output, n the stride removed, is what the strided
-    network computed; the units between are what it computes for the image moved by
-    less than its stride. For networks (N, C, H, W) → (N, C, h, w) of convolutions, max
-    pooling, operations on single units and sums: everything downstream
-    of a removed stride is dilated, pooling too, and its zero padding grows alike. The
+    network computed; the units between are, away from the padding, what it computes for
+    the image moved by less than its stride. For networks (N, C, H, W) → (N, C, h, w) of
+    convolutions, max pooling, operations on single units and sums: everything behind a
+    removed stride is dilated, pooling too, and its zero padding grows alike. The
     layer that loses its stride keeps the dilation it has, which is what "first block of
     a stage" mistakes are about.
 
     Raises ValueError, before anything is changed, for an operation that has no dense
-    form, for a network that torch.fx cannot trace and where maps of different spacing
-    meet.
+    form, for a network that torch.fx cannot trace (in the mode that it is in), for
+    layers with hooks, and where maps of different spacing meet.
 
     Source: Shelhamer, Long and Darrell, PAMI 2017, section 4.2; Yu and Koltun, 2016.
 
@@ -67,9 +67,13 @@ def remove_stride_(network: nn.Module, output_stride: int) -> None:
         here = below.pop() if below else _Spacing(1, 1)
         if node.op == "call_module":
             layer = network.get_submodule(str(node.target))
+            if layer._forward_hooks or layer._forward_pre_hooks:
+                raise ValueError(f"{node.target} has hooks, which may change its units")
             if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
-                stride = _stride(layer, str(node.target), here.rate)
+                stride = _stride(layer, str(node.target))
                 removed = here.stride * stride > output_stride
+                if removed or here.rate > 1:
+                    _check(layer, str(node.target), here.rate)
                 change = (1 if removed else stride, here.rate)
                 if changes.setdefault(layer, change) != change:
                     raise ValueError(
@@ -95,31 +99,36 @@ def remove_stride_(network: nn.Module, output_stride: int) -> None:
         _change(layer, stride, rate)
 
 
-def _stride(layer: nn.Conv2d | nn.MaxPool2d, name: str, rate: int) -> int:
-    """The stride of a layer along both axes, or the reason why it cannot be removed."""
+def _stride(layer: nn.Conv2d | nn.MaxPool2d, name: str) -> int:
+    """The stride of a layer along both axes."""
     first, second = _pair(layer.stride)
     if first != second:
         raise ValueError(f"{name} must have one stride for both axes, got {layer}")
-    if isinstance(layer, nn.Conv2d) and (
-        isinstance(layer.padding, str) or layer.padding_mode != "zeros"
-    ):
-        raise ValueError(f"{name} must be padded by a number of zeros, got {layer}")
-    if isinstance(layer, nn.MaxPool2d):
-        if layer.ceil_mode and first > 1:
-            raise ValueError(
-                f"{name} rounds its size up, which has no dense form; got {layer}"
-            )
-        pads, kernels = _pair(layer.padding), _pair(layer.kernel_size)
-        for pad, kernel in zip(pads, kernels, strict=True):
-            if 2 * pad * rate > kernel:
-                raise ValueError(
-                    f"{name} would be padded by {pad * rate}, and torch pads pooling "
-                    f"by no more than half its kernel; got {layer}"
-                )
     return first
 
 
+def _check(layer: nn.Conv2d | nn.MaxPool2d, name: str, rate: int) -> None:
+    """Why a layer cannot lose its stride or be dilated, if so."""
+    if isinstance(layer, nn.Conv2d):
+        if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+            raise ValueError(f"{name} must be padded by a number of zeros, got {layer}")
+        return
+    if layer.ceil_mode and _pair(layer.stride) != (1, 1):
+        raise ValueError(
+            f"{name} rounds its size up, which has no dense form; got {layer}"
+        )
+    pads, kernels = _pair(layer.padding), _pair(layer.kernel_size)
+    for pad, kernel in zip(pads, kernels, strict=True):
+        if 2 * pad * rate > kernel:
+            raise ValueError(
+                f"{name} would be padded by {pad * rate}, and torch pads pooling by no "
+                f"more than half its kernel; got {layer}"
+            )
+
+
 def _change(layer: nn.Module, stride: int, rate: int) -> None:
+    if rate == 1 and _pair(layer.stride) == (stride, stride):  # type: ignore[arg-type]
+        return
     for name, factor in (("dilation", rate), ("padding", rate)):
         first, second = _pair(getattr(layer, name))
         setattr(layer, name, (first * factor, second * factor))

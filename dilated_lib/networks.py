@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -72,16 +72,16 @@ class DilatedNetwork(nn.Module):
                 + ", ".join(f"{count} {name}" for name, count in counts.items())
             )
         self.palette, self.mean, self.input_size = dict(palette), mean, input_size
-        *layers, (_, last) = front.named_children()
-        for name, layer in (*layers, (final, last)):
-            self.add_module(name, layer)
-        self._front = len(layers) + 1
-        for name, layer in _named(context, prefix):
-            self.add_module(name, layer)
-        self._context = len(self._modules)
+        *layers, (_, last) = front._modules.items()
+        rows = [*layers, (final, last), *_named(context, prefix)]
+        self._front, self._context = len(layers) + 1, len(rows)
         if upsample:
             deconvolution = bilinear_deconvolution(len(palette), 8)
-            self.add_module(f"{prefix}upsample", deconvolution)
+            rows.append((f"{prefix}upsample", deconvolution))
+        for name, layer in rows:
+            if name in self._modules:
+                raise ValueError(f"two layers would be called {name}")
+            self.add_module(name, layer)
 
     @property
     def front(self) -> nn.Sequential:
@@ -93,13 +93,17 @@ class DilatedNetwork(nn.Module):
         """The context module: logits → logits. Shares the layers."""
         return self._part(self._front, self._context)
 
+    def _rows(self) -> list[tuple[str, nn.Module]]:
+        # named_children would leave out a layer that stands there twice
+        return [(name, one) for name, one in self._modules.items() if one is not None]
+
     def _part(self, first: int, end: int) -> nn.Sequential:
-        return nn.Sequential(OrderedDict([*self.named_children()][first:end]))
+        return nn.Sequential(OrderedDict(self._rows()[first:end]))
 
     @property
     def upsample(self) -> nn.ConvTranspose2d | None:
         """The deconvolution from cells to pixels, if there is one."""
-        last = [*self.children()][self._context :]
+        last = [layer for _, layer in self._rows()[self._context :]]
         return last[0] if last else None  # type: ignore[return-value]
 
     @cached_property
@@ -113,13 +117,13 @@ class DilatedNetwork(nn.Module):
             raise ValueError(
                 f"images must have shape (N, 3, H, W), got {tuple(images.shape)}"
             )
-        least = _least(self.front)
-        if min(images.shape[2:]) < least:
+        least = [_least(self.front, axis) for axis in (0, 1)]
+        if images.shape[2] < least[0] or images.shape[3] < least[1]:
             raise ValueError(
-                f"images must have at least {least} pixels a side, for one cell, got "
-                f"{tuple(images.shape[2:])}; pad them by reflection first"
+                f"images must have at least {least[0]} x {least[1]} pixels, for one "
+                f"cell, got {tuple(images.shape[2:])}; pad them by reflection first"
             )
-        for layer in self.children():
+        for _, layer in self._rows():
             images = layer(images)
         return images
 
@@ -139,15 +143,22 @@ def _named(context: ContextModule, prefix: str) -> Iterator[tuple[str, nn.Module
     yield f"{prefix}final", last
 
 
-def _least(layers: nn.Sequential) -> int:
-    """The smallest input, in pixels a side, that gives one unit."""
+def _least(layers: nn.Module, axis: int) -> int:
+    """The smallest input, in pixels along an axis, that gives one unit."""
+
+    def along(value: Any) -> int:
+        return int(value[axis] if isinstance(value, tuple) else value)
+
     size = 1
-    for layer in reversed([*layers]):
-        if isinstance(layer, nn.MaxPool2d):
-            assert isinstance(layer.stride, int)
-            size = (size - 1) * layer.stride + 1  # rounds up: part of a window
-        elif isinstance(layer, nn.Conv2d):
-            size += layer.dilation[0] * (layer.kernel_size[0] - 1)
+    for layer in reversed([*layers.modules()]):
+        if isinstance(layer, nn.MaxPool2d | nn.Conv2d):
+            extent = along(layer.dilation) * (along(layer.kernel_size) - 1) + 1
+            stride, pad = along(layer.stride), along(layer.padding)
+            if isinstance(layer, nn.MaxPool2d) and layer.ceil_mode:
+                began = (size - 1) * stride + 1 - pad  # the last window begins inside
+                size = max(began, (size - 2) * stride + extent + 1 - 2 * pad, 1)
+            else:
+                size = max((size - 1) * stride + extent - 2 * pad, 1)
     return size
 
 
@@ -184,6 +195,7 @@ def dilation8_pascal_voc(
 
     Released for tiles of 900 × 900. ``weights`` and ``fc_channels`` are the front
     end's, see :func:`~dilated_lib.vgg.front_end`; the context module is the identity.
+    For the released weights of the whole use :func:`~dilated_lib.weights.load`.
     The colours are VOC's own.
 
     Source: ``models/dilation8_pascal_voc_deploy.prototxt`` of fyu/dilation.
@@ -222,8 +234,9 @@ def dilation7_kitti(
 ) -> DilatedNetwork:
     """Dilation7 for KITTI, CamVid's 11 classes: basic, without the dilation 16.
 
-    Released for tiles of 852 × 1640, whose width is no whole one: pooling rounds up.
-    Arguments as of :func:`dilation8_pascal_voc`.
+    Released for tiles of 852 × 1640, whose width is no whole one: pooling rounds up, so
+    that side by side they are 4 pixels too wide each. Arguments as of
+    :func:`dilation8_pascal_voc`.
 
     Source: ``models/dilation7_kitti_deploy.prototxt`` of fyu/dilation.
     """

@@ -16,7 +16,7 @@ def read_picture(picture: Path | Image.Image) -> NDArray[np.uint8]:
     become 8, and transparent ones are laid on white.
 
     Raises FileNotFoundError; ValueError for what is no picture or a truncated one, and
-    for values without a known range (floats, integers beyond 16 bits).
+    for values without a known range (floats, 32-bit integers).
     """
     name = "the picture" if isinstance(picture, Image.Image) else Path(picture).name
     try:
@@ -24,22 +24,34 @@ def read_picture(picture: Path | Image.Image) -> NDArray[np.uint8]:
             with Image.open(picture) as file:
                 file.load()
                 picture = file
+        kind = picture.format
         picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I;16") or (
+            picture.mode == "I" and kind in ("PNG", "PPM")  # 16 bits, in a wider mode
+        ):
+            picture = _eight_bits(picture)
+        if picture.mode in ("F", "I"):
+            raise ValueError(
+                f"values of mode {picture.mode} have no known range; convert them to "
+                "8 or 16 bits first"
+            )
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture)
+        pixels = np.asarray(picture.convert("RGB"))
+        if not pixels.size:
+            raise ValueError(f"it has no pixels, its size is {picture.size}")
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no picture {picture}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise all kinds
         raise ValueError(f"{name} cannot be read as a picture: {error}") from error
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError(
-                f"{name} has values of mode {picture.mode} without a known range; "
-                "convert it to 8 or 16 bits first"
-            )
-        eight = (values.astype(np.int64) * 255 + 32767) // 65535
-        picture = Image.fromarray(eight.astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return np.asarray(picture.convert("RGB"))
+    return pixels
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture).astype(np.int64)
+    eight = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if isinstance(clear := picture.info.get("transparency"), int):
+        eight.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype("u1")))
+    return eight

@@ -72,7 +72,8 @@ def predict(
     (height, width) pixels, by default the network's ``input_size``: this is exact. Its
     logits are put together, and with ``context="whole"`` the context module runs once
     on all of them. Memory grows with the tile and, for logits and result alone, with
-    the picture. It runs where the network's weights are, in their precision.
+    the picture. It runs where the network's weights are, and its layers in their
+    precision.
 
     ``context="tiles"`` is the released procedure: the whole network on each tile, the
     last ones filled up by reflection, so that the context module sees zeros beyond each
@@ -86,8 +87,8 @@ def predict(
     ``progress`` shows a bar on stderr. Dropout and batch norm are as in evaluation,
     whatever the network's mode, which is left as it was.
 
-    Raises ValueError for an unreadable picture, a tile without a whole cell and
-    impossible options.
+    Raises ValueError for an unreadable picture, a tile without a whole cell, impossible
+    options, and a front end that pads or whose cells are not square.
 
     Source: ``predict.py`` of fyu/dilation.
     """
@@ -101,9 +102,22 @@ def predict(
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
     pixels = read_picture(image)
     height, width = pixels.shape[:2]
-    if any(axis.field.padding for axis in network.sizes):
-        raise ValueError("the front end must not pad: its tiles would not be exact")
-    sides = tile or network.input_size
+    for layer in network.front.modules():
+        if any(np.ravel(getattr(layer, "padding", 0))):
+            raise ValueError(f"the front end must not pad, for exact tiles: {layer}")
+    stride, other = (axis.stride for axis in network.sizes)
+    scale = network.upsample.stride[0] if network.upsample else stride
+    if {stride, other, scale} != {stride} or min(a.margin for a in network.sizes) < 0:
+        raise ValueError(
+            "cells must be square, see their own pixels and fit the deconvolution, got "
+            f"strides {stride} and {other}, margins {[a.margin for a in network.sizes]}"
+        )
+    sides = network.input_size if tile is None else tile
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise ValueError(f"tile must be (height, width) in pixels, got {tile!r}")
+    if context == "tiles" and sides != network.input_size:
+        for axis, side in zip(network.sizes, sides, strict=True):
+            axis.cells(side)  # the released ones may be no whole ones
     cut = _released_cuts if context == "tiles" else _exact_cuts
     rows, columns = (
         cut(axis, length, side)
@@ -118,7 +132,7 @@ def predict(
             logits = _logits(
                 network, pixels, rows, columns, context, upsampling, progress
             )
-            shares = upsampled(logits, upsampling, network.sizes[0].stride)
+            shares = upsampled(logits, upsampling, stride)
             shares = shares[0, :, :height, :width].cpu()
     finally:
         for module, mode in modes:
@@ -150,11 +164,6 @@ def _exact_cuts(axis: InputSizes, length: int, side: int) -> list[Positions]:
 def _released_cuts(axis: InputSizes, length: int, side: int) -> list[Positions]:
     """The same for the released tiles: all of one size, the last continued inside."""
     margin, step = int(axis.margin), side - axis.size(0)
-    if step < 1:
-        raise ValueError(
-            f"a tile must be larger than its margins, {axis.size(0)} pixels a side; "
-            f"got {side}"
-        )
     whole = np.pad(np.arange(length), margin, mode="reflect")
     tiles = [whole[first:][:side] for first in range(0, length, step)]
     return [np.pad(one, (0, side - len(one)), mode="reflect") for one in tiles]

@@ -17,8 +17,9 @@ class InputSizes:
     """The whole sizes of a network's input along one axis. All lengths in pixels.
 
     A network makes one cell of each ``field.stride`` pixels. An input of
-    ``size(n)`` pixels gives n cells, and no layer leaves a pixel over: each window lies
-    inside the (padded) input, and the last one ends where it ends. ``margin`` is what
+    ``size(n)`` pixels gives n cells, if it is large enough for each layer, and no layer
+    of a chain leaves a pixel over: each window lies inside the (padded) input, and the
+    last one ends where it ends. ``margin`` is what
     the input needs on each side beyond the pixels of its cells, so that the middle of
     each cell's receptive field is the middle of the cell. It is negative where the
     network's own padding is more than that.
@@ -114,10 +115,18 @@ def input_sizes(
         for axis, pixels in zip((height, width), at, strict=True)
     ]
     sides = [axis.size(n) for axis, n in zip((height, width), cells, strict=True)]
-    found = receptive_field(network, (channels, *sides), to=to).lengths
-    if list(found) != cells:
-        raise ValueError(
-            f"an input of {sides} gives {list(found)} cells and not {cells}: the "
-            "network pads one side more than the other"
-        )
+    found, less, more = (
+        receptive_field(
+            network, (channels, *(one + by for one in sides)), to=to
+        ).lengths
+        for by in (0, -1, 1)
+    )
+    up = any(getattr(layer, "ceil_mode", False) for layer in network.modules())
+    for axis, count in enumerate(cells):
+        tight = more[axis] == count + 1 if up else less[axis] == count - 1
+        if found[axis] != count or not tight:
+            raise ValueError(
+                f"an input of {sides} gives {list(found)} cells, which are not just "
+                f"{cells}: the network pads one side more than the other"
+            )
     return height, width

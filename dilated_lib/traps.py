@@ -25,8 +25,12 @@ def probabilities(
 ) -> Tensor:
     """Class probabilities (C, H, W) of a picture, with one of ``TRAPS`` or none.
 
-    The picture's sides must be multiples of 8 and longer than the margin of 186.
+    Raises ValueError for a picture whose sides are no multiples of 8 above the margin.
     """
+    if any(side % 8 or side < 187 for side in picture.size):
+        raise ValueError(
+            f"sides must be multiples of 8 above 186, got {picture.size} pixels"
+        )
     network = copy.deepcopy(network).eval()
     with torch.no_grad():
         change = TRAPS[trap] if trap else _nothing
@@ -50,7 +54,8 @@ def _no_mean(network: DilatedNetwork, picture: Image.Image) -> None:
 
 
 def _relu(network: DilatedNetwork, picture: Image.Image) -> None:
-    network.final = nn.Sequential(network.front[-1], nn.ReLU())
+    name = [*network.front._modules][-1]
+    network.add_module(name, nn.Sequential(network.front[-1], nn.ReLU()))
 
 
 def _padded_once(network: DilatedNetwork, picture: Image.Image) -> None:
@@ -124,12 +129,13 @@ def measure(
         keep: A .safetensors file for the network's weights.
     """
     begin = time.perf_counter()
+    chosen, files = _spread(camvid / "train", train), _spread(camvid / "val", val)
     torch.manual_seed(0)
     network = dilation8_camvid(weights or "imagenet", fc_channels=fc_channels).eval()
     front = network.front
     final = front[-1]
     assert isinstance(final, nn.Conv2d)
-    pairs = [_pair(one) for one in _spread(camvid / "train", train)]
+    pairs = [_pair(one) for one in chosen]
     with torch.no_grad():
         maps = torch.cat(
             [
@@ -146,7 +152,6 @@ def measure(
     _fit(network.context, logits, labels, steps=1500, learning_rate=0.001)
     if keep:
         save(network, keep)
-    files = _spread(camvid / "val", val)
     done: list[Record] = []
     right: list[Tensor] = []
     for trap in ("none", *TRAPS):

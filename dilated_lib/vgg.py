@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dilated_lib.weights import fits, read_weights
+from dilated_lib.weights import converted, fits, read_weights
 
 __all__ = ["front_end", "fully_convolutional"]
 
@@ -146,10 +146,20 @@ def _fill(
         pair = [f"{layer}.weight", f"{layer}.bias"]
         if all(name in found and fits(found[name], state[name]) for name in pair):
             wanted += pair
-    for name in wanted:
-        tensor = found[name].reshape(state[name].shape)
-        if name == "conv1_1.weight" and channel_order == "rgb":
-            tensor = tensor.flip(1)
+    others = ("conv", "final", "fc-final", "ct_", "ctx_")
+    over = [one for one in found if one.startswith(others) and one not in wanted]
+    if over:
+        raise ValueError(
+            f"{source} is not VGG-16's, it also holds {over[0]}; for a whole network "
+            "build it first, then load the file into it"
+        )
+    tensors = {
+        name: converted(found[name], state[name], f"{name} of {source}")
+        for name in wanted
+    }
+    if channel_order == "rgb":
+        tensors["conv1_1.weight"] = tensors["conv1_1.weight"].flip(1)
+    for name, tensor in tensors.items():
         state[name].copy_(tensor)
 
 
@@ -184,28 +194,22 @@ def fully_convolutional(vgg: nn.Module) -> nn.Sequential:
 
     Source: Long, Shelhamer and Darrell, CVPR 2015.
     """
-    features, classifier = (
-        getattr(vgg, name, None) for name in ("features", "classifier")
-    )
-    if not isinstance(features, nn.Sequential) or not isinstance(
-        classifier, nn.Sequential
-    ):
-        raise TypeError(
-            "vgg must be a network of torchvision with features and classifier, got "
-            f"{type(vgg).__name__}"
-        )
+    from torchvision.models import VGG
+
+    if not isinstance(vgg, VGG):
+        raise TypeError(f"vgg must be a VGG of torchvision, got {type(vgg).__name__}")
     head: list[nn.Module] = []
     side = 7
-    for layer in classifier:
+    for layer in vgg.classifier:
         if isinstance(layer, nn.Linear):
             inputs = layer.in_features // side**2
             with torch.device("meta"):
                 conv = nn.Conv2d(inputs, layer.out_features, side)
             weight = layer.weight.view(-1, inputs, side, side)
-            conv.weight = nn.Parameter(weight)
+            conv.weight = nn.Parameter(weight, layer.weight.requires_grad)
             conv.bias = layer.bias
             head.append(conv)
             side = 1
         else:
             head.append(layer)
-    return nn.Sequential(*features, *head)
+    return nn.Sequential(*vgg.features, *head)

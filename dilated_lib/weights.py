@@ -5,19 +5,18 @@ Read are safetensors, PyTorch state dicts and Caffe models; written are safetens
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from google.protobuf.message import DecodeError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dilated_lib.caffe import read_caffemodel
 
-__all__ = ["Loaded", "fits", "load", "read_weights", "save"]
+__all__ = ["Loaded", "converted", "fits", "load", "read_weights", "save"]
 
 
 @dataclass(frozen=True)
@@ -40,27 +39,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    readers: dict[str, Callable[[Path], Any]] = {
+        ".safetensors": load_file,
+        ".caffemodel": read_caffemodel,
+        ".pt": _state_dict,
+        ".pth": _state_dict,
+    }
+    if path.suffix not in readers:
+        raise ValueError(f"{path.name} must end in one of {', '.join(readers)}")
     try:
-        match path.suffix:
-            case ".safetensors":
-                return load_file(path)
-            case ".caffemodel":
-                return read_caffemodel(path)
-            case ".pt" | ".pth":
-                state = torch.load(path, map_location="cpu", weights_only=True)
-            case _:
-                raise ValueError(
-                    f"{path.name} must be a .safetensors, .pt, .pth or .caffemodel file"
-                )
+        state = readers[path.suffix](path)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
             f"{path.name} is refused: it is truncated, or holds more than tensors, and "
-            f"code in it would run ({reason})"
+            "code in it would run"
         ) from error
-    except (DecodeError, EOFError, OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of damaged files torch's unpickler raises all kinds
         raise ValueError(
-            f"{path.name} cannot be read; is it truncated? ({error})"
+            f"{path.name} cannot be read; is it damaged or truncated? ({error})"
         ) from error
     if not isinstance(state, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor)
@@ -68,6 +64,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     ):
         raise ValueError(f"{path.name} must hold a state dict: names and tensors")
     return dict(state)
+
+
+def _state_dict(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def save(network: nn.Module, path: Path) -> None:
@@ -91,17 +91,21 @@ def load(network: nn.Module, path: Path, *, strict: bool = True) -> Loaded:
 
     Nothing is changed unless everything fits. With ``strict=False`` names may be
     missing from the file or left over in it; which, is returned. A fixed deconvolution
-    may always be missing, since Caffe's training files have none.
+    (transposed, not trained) may always be missing: Caffe's training files have none.
 
     Caffe writes some shapes otherwise: ones in front of a bias's, and fully connected
     layers as matrices. They fit a convolution that reads the same numbers in order.
 
-    Raises ValueError for names or shapes that do not fit, and as
-    :func:`read_weights` does.
+    Raises ValueError for names, shapes or kinds of numbers that do not fit, for numbers
+    that are not finite, and as :func:`read_weights` does.
     """
     found = read_weights(path)
     state = network.state_dict()
-    fixed = {name for name, one in network.named_parameters() if not one.requires_grad}
+    fixed = {
+        f"{name}.weight"
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.ConvTranspose2d) and not layer.weight.requires_grad
+    }
     missing = tuple(name for name in state if name not in found)
     unused = tuple(name for name in found if name not in state)
     wrong = [
@@ -119,14 +123,37 @@ def load(network: nn.Module, path: Path, *, strict: bool = True) -> Loaded:
             f"{path.name} does not fit the network: it lacks "
             f"{_some(sorted(set(missing) - fixed))}; left over: {_some(unused)}"
         )
-    for name in state.keys() & found.keys():
-        state[name].copy_(found[name].reshape(state[name].shape))
+    common = {
+        name: converted(found[name], state[name], f"{name} of {path.name}")
+        for name in state.keys() & found.keys()
+    }
+    for name, values in common.items():
+        state[name].copy_(values)
     return Loaded(missing, unused)
+
+
+def converted(found: Tensor, wanted: Tensor, name: str) -> Tensor:
+    """A tensor of a file in the shape and precision of the parameter that it fits.
+
+    Raises ValueError for numbers of another kind, and for any that is not finite.
+    """
+    if found.is_floating_point() != wanted.is_floating_point() or found.is_complex():
+        raise ValueError(f"{name} must hold {wanted.dtype}, got {found.dtype}")
+    try:
+        values = found.reshape(wanted.shape).to(wanted.dtype)
+        finite = bool(values.isfinite().all())
+    except (NotImplementedError, RuntimeError) as error:  # sparse, quantized, empty
+        raise ValueError(f"{name} holds no plain numbers: {error}") from error
+    if not finite:
+        raise ValueError(f"{name} must be finite in {wanted.dtype}; it is not")
+    return values
 
 
 def fits(found: Tensor, wanted: Tensor) -> bool:
     """Has a tensor of a file the shape of a parameter, or Caffe's way to write it?"""
     shape = list(found.shape)
+    if shape == list(wanted.shape):
+        return True
     while len(shape) > 1 and shape[0] == 1 and len(shape) > wanted.dim():
         shape.pop(0)
     if len(shape) == 4 and shape[:2] == [1, 1] and wanted.dim() == 4:

@@ -37,7 +37,7 @@ def apart(strided, image, output_stride, factor):
     return float((kept - wanted).abs().max() / wanted.abs().max()), dense
 
 
-@pytest.mark.parametrize("output_stride", [16, 8, 4, 1])
+@pytest.mark.parametrize("output_stride", [16, 8])
 def test_vgg_16_computes_what_it_did_between_as_well(output_stride):
     vgg = models.vgg16()
     vgg.classifier[0] = nn.Linear(512 * 49, 16)
@@ -156,15 +156,35 @@ class View(nn.Module):
         return image.flip(2)
 
 
+def hooked():
+    layer = nn.Conv2d(1, 1, 3)
+    layer.register_forward_hook(lambda _, __, output: output.flip(2))
+    return layer
+
+
+def test_a_layer_that_stays_as_it_is_may_round_up_or_reflect():
+    network = nn.Sequential(
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(1, 1, 3, 2),
+        nn.Conv2d(1, 1, 3),
+    )
+    image = torch.randn(1, 1, 31, 33)
+    difference, dense = apart(network, image, 2, 2)
+    assert difference < 1e-5
+    assert dense[0].ceil_mode and dense[3].dilation == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
         (nn.AvgPool2d(2), r"0 \(AvgPool2d\) has no dense form"),
         (nn.MaxPool2d(2, ceil_mode=True), "0 rounds its size up"),
         (nn.MaxPool2d(3, 1, padding=1), "1 would be padded by 2, and torch pads"),
+        (hooked(), "0 has hooks"),
         (nn.Conv2d(1, 1, 3, (1, 2)), "one stride for both axes"),
-        (nn.Conv2d(1, 1, 3, padding="same"), "padded by a number of zeros"),
-        (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "number of zeros"),
+        (nn.Conv2d(1, 1, 3, 2, padding="valid"), "padded by a number of zeros"),
+        (nn.Conv2d(1, 1, 3, 2, padding=1, padding_mode="reflect"), "number of zeros"),
         (Meeting(), "getitem has no dense form"),
         (Sum(), "maps of different spacing meet in add"),
         (Twice(), "conv is used twice"),

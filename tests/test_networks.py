@@ -1,5 +1,7 @@
 """The released networks, layer by layer, against their definitions."""
 
+from collections import OrderedDict
+
 import cv2
 import numpy as np
 import pytest
@@ -203,10 +205,72 @@ def test_parts_for_other_classes_are_refused():
         )
 
 
+def other_front(**layers):
+    return nn.Sequential(OrderedDict(layers, final=nn.Conv2d(4, 2, 1)))
+
+
+def with_front(front, **options):
+    return dl.DilatedNetwork(
+        front,
+        dl.ContextModule(2, dilations=(1,)),
+        palette={"a": (0, 0, 0), "b": (1, 1, 1)},
+        mean=(0, 0, 0),
+        input_size=(64, 64),
+        **options,
+    )
+
+
+def test_a_layer_may_stand_in_the_front_end_twice():
+    pool = nn.MaxPool2d(2)
+    front = other_front(c1=nn.Conv2d(3, 4, 3), p1=pool, c2=nn.Conv2d(4, 4, 3), p2=pool)
+    network = with_front(front)
+    image = torch.randn(1, 3, 30, 34)
+    assert torch.equal(network.front(image), front(image))
+    assert network(image).shape[2:] == front(image).shape[2:] == (6, 7)
+    assert str(network.sizes[0]) == "6 + 4n"
+
+
+def test_two_layers_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two layers would be called final"):
+        with_front(other_front(c1=nn.Conv2d(3, 4, 3)), prefix="")
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {"c1": nn.Conv2d(3, 4, 5, padding=2)},
+        {"c1": nn.Conv2d(3, 4, 3, 2), "p1": nn.MaxPool2d((2, 2))},
+        {"c1": nn.Conv2d(3, 4, (3, 5), dilation=(2, 1))},
+        {
+            "inner": nn.Sequential(
+                nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2, ceil_mode=True)
+            )
+        },
+    ],
+)
+def test_the_smallest_input_of_another_front_end_is_the_smallest(layers):
+    network = with_front(other_front(**layers))
+    works = {}
+    for height in range(1, 12):
+        for width in range(1, 12):
+            try:
+                network(torch.zeros(1, 3, height, width))
+                works[height, width] = True
+            except ValueError:
+                works[height, width] = False
+    assert True in works.values()
+    for (height, width), found in works.items():
+        try:
+            network.front(torch.zeros(1, 3, height, width))
+            assert found
+        except RuntimeError:
+            assert not found
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((1, 3, 372, 500), r"at least 373 pixels a side.*got \(372, 500\)"),
+        ((1, 3, 372, 500), r"at least 373 x 373 pixels.*got \(372, 500\)"),
         ((1, 1, 500, 500), r"shape \(N, 3, H, W\), got \(1, 1, 500, 500\)"),
         ((3, 500, 500), r"shape \(N, 3, H, W\)"),
     ],

@@ -1,8 +1,5 @@
 """From a picture to a label map: every step against another way to do it."""
 
-import os
-import subprocess
-import sys
 from collections import OrderedDict
 
 import cv2
@@ -267,7 +264,9 @@ def test_a_label_map_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"tile": (379, 500)}, "at least 380 pixels a side.*got 379"),
-        ({"tile": (500, 372), "context": "tiles"}, "larger than its margins, 372"),
+        ({"tile": (500, 373), "context": "tiles"}, "373 pixels do not give whole"),
+        ({"tile": (900,)}, r"\(height, width\) in pixels, got \(900,\)"),
+        ({"tile": (900.0, 900.0)}, r"\(height, width\) in pixels"),
         ({"context": "all"}, "context must be one of whole, tiles; got 'all'"),
         ({"upsampling": "nearest"}, "upsampling must be one of .*; got 'nearest'"),
     ],
@@ -284,31 +283,49 @@ def test_a_front_end_that_pads_has_no_exact_tiles():
         dl.predict(network, picture(8, 8))
 
 
-def test_memory_does_not_grow_with_the_picture():
-    """In a process of its own: a picture of one tile, one of many, and at once."""
-    code = """
-import resource, sys
-sys.path.insert(0, {tests!r})
-from test_segment import *
-with torch.device("meta"):
-    network = dl.networks.dilation8_camvid(fc_channels=8)
-network = network.to_empty(device="cpu")
-for parameter in network.parameters():
-    nn.init.zeros_(parameter)
-def peak(side, height):
-    dl.predict(network, Image.new("RGB", (40, side)), tile=(height, 420))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(peak(40, 420), peak(800, 420), peak(800, 1200))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code.format(tests=os.path.dirname(__file__))],
-        capture_output=True,
-        text=True,
-        check=True,
+def largest_map(image, tile):
+    """Numbers in the largest map of the front end while a picture is segmented."""
+    sizes, hooks = [], []
+    for layer in TINY.front:
+        hooks.append(
+            layer.register_forward_hook(
+                lambda _, __, output: sizes.append(output.numel())
+            )
+        )
+    try:
+        dl.predict(TINY, image, tile=tile)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes)
+
+
+def test_the_front_ends_maps_do_not_grow_with_the_picture():
+    one, many = picture(40, 40), picture(40, 800)
+    assert largest_map(many, (420, 420)) <= largest_map(one, (420, 420))
+    assert largest_map(many, (420, 1300)) > 2 * largest_map(one, (420, 1300))
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "message"),
+    [
+        (nn.MaxPool2d((1, 2)), {}, "strides 1 and 2"),
+        (nn.MaxPool2d(4), {"upsample": True}, "fit the deconvolution"),
+        (nn.Conv2d(3, 3, 1, 4), {}, r"margins \[-1.5, -1.5\]"),
+    ],
+)
+def test_a_front_end_whose_cells_do_not_fit_is_refused(layer, options, message):
+    front = nn.Sequential(OrderedDict(layer=layer, final=nn.Conv2d(3, 4, 1)))
+    network = dl.DilatedNetwork(
+        front,
+        dl.ContextModule(4),
+        palette=TINY.palette,
+        mean=(0.0, 0.0, 0.0),
+        input_size=(64, 64),
+        **options,
     )
-    one_tile, many_tiles, at_once = map(int, done.stdout.split())
-    one_map = 418 * 418 * 64 * 4 / 1024  # of conv1_1
-    assert many_tiles - one_tile < one_map < at_once - one_tile
+    with pytest.raises(ValueError, match=message):
+        dl.predict(network, picture(20, 20))
 
 
 # the command
@@ -357,7 +374,7 @@ def broken(path):
     ("spoil", "options", "message"),
     [
         ("photo.jpg", {}, "photo.jpg cannot be read as a picture"),
-        ("net.safetensors", {}, "net.safetensors cannot be read; is it truncated"),
+        ("net.safetensors", {}, "net.safetensors cannot be read; is it damaged"),
         (
             None,
             {"network": "dilation8_pascal_voc"},

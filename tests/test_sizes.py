@@ -119,10 +119,15 @@ class Lopsided(nn.Module):
         return self.conv(nn.functional.pad(image, (0, 2, 0, 2)))
 
 
+def keras_same():
+    return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 4, 3, 2))
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
         (Lopsided(), "pads one side more than the other"),
+        (keras_same(), "pads one side more than the other"),
         (nn.ConvTranspose2d(3, 3, 4, 2), "before the upsampling"),
         (nn.AdaptiveAvgPool2d(1), "sees the whole axis"),
     ],

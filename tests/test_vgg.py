@@ -49,8 +49,9 @@ def test_a_slid_classifier_answers_at_224_as_the_classifier(vgg):
 
 
 def test_what_is_no_vgg_is_no_classifier_to_slide():
-    with pytest.raises(TypeError, match="features and classifier, got ResNet"):
-        dl.fully_convolutional(models.resnet18())
+    for other in (models.resnet18(), models.squeezenet1_0()):
+        with pytest.raises(TypeError, match="a VGG of torchvision, got"):
+            dl.fully_convolutional(other)
 
 
 def states(vgg):
@@ -184,6 +185,11 @@ def test_a_file_without_the_layers_is_refused(vgg, tmp_path):
     save_file(turned, path)
     with pytest.raises(ValueError, match=r"conv1_1.weight.*found \(3, 3, 3, 64\)"):
         dl.front_end(4, path, fc_channels=8)
+    _, caffe = states(vgg.float())
+    for name in ("conv3_4.weight", "ctx_conv1_1.weight"):  # VGG-19; a whole network
+        save_file(caffe | {name: torch.zeros(1)}, path)
+        with pytest.raises(ValueError, match=f"not VGG-16's, it also holds {name}"):
+            dl.front_end(4, path, fc_channels=8)
 
 
 def test_the_variant_with_batch_norm_normalises_after_every_convolution_but_the_last():
