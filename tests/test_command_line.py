@@ -7,7 +7,7 @@ import sys
 import pytest
 from torch import nn
 
-from dilated_lib.__main__ import rf
+from dilated_lib.__main__ import rf, sizes
 
 
 def halved():
@@ -105,3 +105,18 @@ def test_the_command_as_it_is_typed():
     assert done.stderr == ""
     done = subprocess.run([*command, "vgg7"], capture_output=True, text=True)
     assert done.returncode == 2 and "no network 'vgg7'" in done.stderr
+
+
+def test_the_sizes_of_a_network_and_whether_one_is_whole(capsys):
+    sizes("dilated_lib.networks:dilation7_kitti", at=(852, 1640))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "height: 372 + 8n pixels give n cells, 8 pixels apart"
+    assert lines[2].endswith(": 186") and lines[3] == "  852 pixels are 60 whole cells"
+    assert "1636 (158 cells) or 1644 (159)" in lines[7]
+
+
+def test_a_network_without_such_sizes_is_one_sentence(capsys):
+    with pytest.raises(SystemExit) as caught:
+        sizes("resnet18")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("a cell sees the whole axis")
