@@ -1,6 +1,7 @@
 """Torchvision: what the units of its networks see is what the record says.
 
-One network of each family is analysed anew; with TORCHVISION=all every one is.
+One network of each family is analysed anew, but of the slowest families; with
+TORCHVISION=all every one is.
 """
 
 import json
@@ -28,16 +29,18 @@ def family(name):
 
 
 def quickest(names):
-    """Of each family the one that took the least time when it was recorded."""
-    names = sorted(names, key=lambda name: RECORDS[f"torchvision/{name}"].seconds)
-    return sorted({family(name): name for name in reversed(names)}.values())
+    """Of each family the one recorded in the least time, if that was under a minute."""
+    seconds = {name: RECORDS[f"torchvision/{name}"].seconds for name in names}
+    names = sorted(names, key=seconds.get, reverse=True)
+    chosen = {family(name): name for name in names}.values()
+    return sorted(name for name in chosen if seconds[name] < 60)
 
 
 def test_torchvision_is_as_recorded():
     every = os.environ.get("TORCHVISION") == "all"
     names = networks() if every else quickest(networks())
     found = {one.experiment: told(one.metrics) for one in all_records(names)}
-    assert len(found) == (len(RECORDS) if every else 45)
+    assert len(found) == (len(RECORDS) if every else 37)
     assert found == {name: told(RECORDS[name].metrics) for name in found}
 
 
