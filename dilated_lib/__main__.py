@@ -14,6 +14,7 @@ import tyro
 from dilated_lib import networks, traps
 from dilated_lib.arithmetic import ReceptiveField
 from dilated_lib.experiments import erf, reach
+from dilated_lib.plan import plan
 from dilated_lib.segment import predict
 from dilated_lib.sizes import input_sizes
 from dilated_lib.tracing import named_network, receptive_field
@@ -185,8 +186,8 @@ def segment(
         load(built, weights)
         built.to("cuda" if torch.cuda.is_available() else "cpu")
         done = predict(
-            built,
             image,
+            built,
             tile=tile,
             context=context,
             upsampling=upsampling,
@@ -207,5 +208,6 @@ if __name__ == "__main__":
         "erf": erf,
         "reach": reach,
         "traps": traps.measure,
+        "plan": plan,
     }
     tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)

@@ -25,10 +25,11 @@ __all__ = [
 ]
 
 Weights = Literal["imagenet"] | Path | None
+Upsampling = Literal["released", "deconvolution", "half_pixel"]
 
 
 class DilatedNetwork(nn.Module):
-    """A front end and a context module in a row, with what their numbers mean.
+    """A front end, and a context module behind it, with what their numbers mean.
 
     ``forward`` takes images (N, 3, H, W), BGR, 0 to 255, minus ``mean``, and returns
     logits of the cells (N, C, h, w), or of pixels, (N, C, 8h, 8w), with ``upsample``.
@@ -38,10 +39,12 @@ class DilatedNetwork(nn.Module):
     its last one called ``final``; then ``prefix`` + conv1_1, conv1_2, conv2_1, …, where
     the first number rises with the dilation, fc1, final; and with ``upsample`` a fixed
     bilinear deconvolution. They are those of ``front`` and ``context``, not copies.
+    With ``context=None`` the front end's logits are the network's.
 
     ``palette`` has a colour (RGB) for the name of each class, in the order of the
     logits; ``mean`` is (B, G, R), and ``input_size`` the height and width of a tile in
-    pixels.
+    pixels. :func:`~dilated_lib.segment.predict` enlarges pictures by ``scale`` first,
+    and goes from cells to pixels by ``upsampling``, "deconvolution" with ``upsample``.
 
     Raises ValueError where the parts do not fit together, and in ``forward`` for an
     input of another shape or one too small for a cell.
@@ -50,7 +53,7 @@ class DilatedNetwork(nn.Module):
     def __init__(
         self,
         front: nn.Sequential,
-        context: ContextModule,
+        context: ContextModule | None,
         *,
         palette: Mapping[str, Colour],
         mean: tuple[float, float, float],
@@ -58,22 +61,29 @@ class DilatedNetwork(nn.Module):
         final: str = "final",
         prefix: str = "ctx_",
         upsample: bool = False,
+        scale: float = 1.0,
+        upsampling: Upsampling = "released",
     ) -> None:
         super().__init__()
         last = front[-1]
         counts = {
             "logits of the front end": getattr(last, "out_channels", None),
-            "classes of the context module": context.num_classes,
             "colours": len(palette),
         }
+        if context is not None:
+            counts["classes of the context module"] = context.num_classes
         if len(set(counts.values())) > 1:
             raise ValueError(
                 "all parts must be for as many classes, got "
                 + ", ".join(f"{count} {name}" for name, count in counts.items())
             )
         self.palette, self.mean, self.input_size = dict(palette), mean, input_size
+        self.scale = scale
+        self.upsampling: Upsampling = "deconvolution" if upsample else upsampling
         *layers, (_, last) = front._modules.items()
-        rows = [*layers, (final, last), *_named(context, prefix)]
+        rows = [*layers, (final, last)]
+        if context is not None:
+            rows += _named(context, prefix)
         self._front, self._context = len(layers) + 1, len(rows)
         if upsample:
             deconvolution = bilinear_deconvolution(len(palette), 8)

@@ -1,8 +1,10 @@
 """A picture in, a label map out: margin, tiles, upsampling, palette."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from dilated_lib.networks import DilatedNetwork, bilinear_deconvolution
+from dilated_lib.architecture import small_network
+from dilated_lib.networks import DilatedNetwork, Upsampling, bilinear_deconvolution
 from dilated_lib.pictures import read_picture
 from dilated_lib.sizes import InputSizes
 
-__all__ = ["Segmentation", "predict", "upsampled"]
+__all__ = ["Segmentation", "predict", "probabilities", "upsampled"]
 
-Upsampling = Literal["released", "deconvolution", "half_pixel"]
 Context = Literal["whole", "tiles"]
 Positions = NDArray[np.intp]
 
@@ -56,58 +58,95 @@ class Segmentation:
 
 
 def predict(
-    network: DilatedNetwork,
     image: Path | Image.Image,
+    network: DilatedNetwork | None = None,
     *,
     tile: tuple[int, int] | None = None,
     context: Context = "whole",
     upsampling: Upsampling | None = None,
+    scale: float | None = None,
     progress: bool = False,
 ) -> Segmentation:
     """Segment a picture of any size: its label map and class probabilities.
 
-    The picture is read by :func:`~dilated_lib.pictures.read_picture`, turned into BGR
+    The picture is read by :func:`~dilated_lib.pictures.read_picture`, and what the
+    options mean says :func:`probabilities`. Without a ``network`` it is the small one
+    that comes with the library, for streets, of 11 classes:
+    :func:`~dilated_lib.architecture.small_network`.
+
+    Raises ValueError for an unreadable picture, and as :func:`probabilities` does.
+    """
+    if network is None:
+        network = small_network()
+    pixels = torch.tensor(read_picture(image)).permute(2, 0, 1)[None]
+    shares = probabilities(
+        network,
+        pixels,
+        tile=tile,
+        context=context,
+        upsampling=upsampling,
+        scale=scale,
+        progress=progress,
+    )[0].cpu()
+    labels = shares.argmax(0).to(torch.uint8).numpy()
+    return Segmentation(labels, shares, network.palette)
+
+
+def probabilities(
+    network: DilatedNetwork,
+    images: Tensor,
+    *,
+    tile: tuple[int, int] | None = None,
+    context: Context = "whole",
+    upsampling: Upsampling | None = None,
+    scale: float | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Class probabilities (N, C, H, W) of images (N, 3, H, W), RGB, 0 to 255.
+
+    The images are enlarged by ``scale``, by default the network's, turned into BGR
     minus the network's mean, and continued by reflection, as far as the margin of the
     network needs. The front end runs on one tile after another, of at most ``tile``
     (height, width) pixels, by default the network's ``input_size``: this is exact. Its
     logits are put together, and with ``context="whole"`` the context module runs once
     on all of them. Memory grows with the tile and, for logits and result alone, with
-    the picture. It runs where the network's weights are, and its layers in their
+    the image. It runs where the network's weights are, and its layers in their
     precision.
 
     ``context="tiles"`` is the released procedure: the whole network on each tile, the
     last ones filled up by reflection, so that the context module sees zeros beyond each
     tile and results differ near its seams.
 
-    ``upsampling`` goes from cells to pixels. "released" interpolates the probabilities,
-    cell i at pixel 8i, the default unless the network has a deconvolution.
-    "deconvolution" and "half_pixel" (``align_corners=False``) interpolate logits, cell
-    i at 8i + 3.5, the centre of what it sees; they differ at the picture's border.
+    ``upsampling`` goes from cells to pixels, by default as the network says.
+    "released" interpolates the probabilities, cell i at pixel 8i. "deconvolution" and
+    "half_pixel" (``align_corners=False``) interpolate logits, cell i at 8i + 3.5, the
+    centre of what it sees; they differ at the border. Enlarged images' probabilities
+    are brought back to (H, W) by interpolation.
 
     ``progress`` shows a bar on stderr. Dropout and batch norm are as in evaluation,
     whatever the network's mode, which is left as it was.
 
-    Raises ValueError for an unreadable picture, a tile without a whole cell, impossible
-    options, and a front end that pads or whose cells are not square.
+    Raises ValueError for a tile without a whole cell, impossible options, and a front
+    end that pads or whose cells are not square.
 
     Source: ``predict.py`` of fyu/dilation.
     """
-    if upsampling is None:
-        upsampling = "deconvolution" if network.upsample else "released"
+    upsampling = network.upsampling if upsampling is None else upsampling
+    scale = network.scale if scale is None else scale
     for name, value, known in (
         ("context", context, get_args(Context)),
         ("upsampling", upsampling, get_args(Upsampling)),
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-    pixels = read_picture(image)
-    height, width = pixels.shape[:2]
+    if not 0 < scale < inf:
+        raise ValueError(f"scale must be a number above 0, got {scale!r}")
     for layer in network.front.modules():
         if any(np.ravel(getattr(layer, "padding", 0))):
             raise ValueError(f"the front end must not pad, for exact tiles: {layer}")
     stride, other = (axis.stride for axis in network.sizes)
-    scale = network.upsample.stride[0] if network.upsample else stride
-    if {stride, other, scale} != {stride} or min(a.margin for a in network.sizes) < 0:
+    step = network.upsample.stride[0] if network.upsample else stride
+    if {stride, other, step} != {stride} or min(a.margin for a in network.sizes) < 0:
         raise ValueError(
             "cells must be square, see their own pixels and fit the deconvolution, got "
             f"strides {stride} and {other}, margins {[a.margin for a in network.sizes]}"
@@ -118,28 +157,34 @@ def predict(
     if context == "tiles" and sides != network.input_size:
         for axis, side in zip(network.sizes, sides, strict=True):
             axis.cells(side)  # the released ones may be no whole ones
+    size = images.shape[2:]
+    height, width = (max(1, round(side * scale)) for side in size)
     cut = _released_cuts if context == "tiles" else _exact_cuts
     rows, columns = (
         cut(axis, length, side)
         for axis, length, side in zip(
-            network.sizes, pixels.shape[:2], sides, strict=True
+            network.sizes, (height, width), sides, strict=True
         )
     )
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
+            images = images.to(next(network.parameters()).device)
+            if (height, width) != size:
+                images = _resized(images.float(), (height, width))
             logits = _logits(
-                network, pixels, rows, columns, context, upsampling, progress
+                network, images, rows, columns, context, upsampling, progress
             )
-            shares = upsampled(logits, upsampling, stride)
-            shares = shares[0, :, :height, :width].cpu()
+            shares = upsampled(logits, upsampling, stride)[:, :, :height, :width]
+            return shares if shares.shape[2:] == size else _resized(shares, size)
     finally:
         for module, mode in modes:
             module.training = mode
-    shares = shares.clone()  # outside, an ordinary tensor
-    labels = shares.argmax(0).to(torch.uint8).numpy()
-    return Segmentation(labels, shares, network.palette)
+
+
+def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
 
 
 def _exact_cuts(axis: InputSizes, length: int, side: int) -> list[Positions]:
@@ -171,7 +216,7 @@ def _released_cuts(axis: InputSizes, length: int, side: int) -> list[Positions]:
 
 def _logits(
     network: DilatedNetwork,
-    pixels: NDArray[np.uint8],
+    images: Tensor,
     rows: list[Positions],
     columns: list[Positions],
     context: Context,
@@ -179,14 +224,13 @@ def _logits(
     progress: bool,
 ) -> Tensor:
     """Logits of cells, or of pixels where a deconvolution makes them."""
-    mean = torch.tensor(network.mean)[:, None, None]
     weight = next(network.parameters())
+    mean = torch.tensor(network.mean, device=weight.device)[:, None, None]
     bar = tqdm(total=len(rows) * len(columns), disable=not progress, unit="tile")
 
     def one(down: Positions, across: Positions) -> Tensor:
-        rgb = torch.from_numpy(pixels[down[:, None], across])
-        bgr = rgb.permute(2, 0, 1).flip(0) - mean
-        logits: Tensor = network.front(bgr[None].to(weight))
+        rgb = images[:, :, torch.tensor(down)[:, None], torch.tensor(across)]
+        logits: Tensor = network.front((rgb.flip(1) - mean).to(weight))
         if context == "tiles":
             logits = after(logits)
         bar.update()
@@ -219,7 +263,7 @@ def _logits(
 def upsampled(logits: Tensor, upsampling: Upsampling, stride: int) -> Tensor:
     """Class probabilities of pixels (N, C, ·H, ·W) from logits of cells (N, C, H, W).
 
-    See :func:`predict` for the three ways; "deconvolution" is done already, by a layer.
+    See :func:`probabilities` for the three ways; "deconvolution" is done already, by a layer.
     """
     if upsampling == "deconvolution":
         return logits.softmax(1)

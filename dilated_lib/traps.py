@@ -35,7 +35,7 @@ def probabilities(
     with torch.no_grad():
         change = TRAPS[trap] if trap else _nothing
         found = change(network, picture)
-        return predict(network, picture).probabilities if found is None else found
+        return predict(picture, network).probabilities if found is None else found
 
 
 def _nothing(network: DilatedNetwork, picture: Image.Image) -> None:
@@ -83,7 +83,7 @@ def _corners(network: DilatedNetwork, picture: Image.Image) -> Tensor:
 
 
 def _tiles(network: DilatedNetwork, picture: Image.Image) -> Tensor:
-    return predict(network, picture, tile=(532, 532), context="tiles").probabilities
+    return predict(picture, network, tile=(532, 532), context="tiles").probabilities
 
 
 def _pixels(network: DilatedNetwork, picture: Image.Image) -> Tensor:

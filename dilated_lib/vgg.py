@@ -27,6 +27,7 @@ def front_end(
     *,
     channel_order: Literal["bgr", "rgb"] = "bgr",
     fc_channels: int = 4096,
+    width: int = 64,
     batch_norm: bool = False,
 ) -> nn.Sequential:
     """The paper's front end: images (N, 3, 372 + 8h, 372 + 8w) → logits (N, C, h, w).
@@ -44,27 +45,33 @@ def front_end(
     ReLUs (He et al. 2015), and ``final`` from N(0, 0.001²), as in the released
     training: a new network's loss is ln C.
 
-    Two variants are not the paper's. ``fc_channels`` below 4096 makes fc6 and fc7
+    Three variants are not the paper's. ``fc_channels`` below 4096 makes fc6 and fc7
     narrow, for small memory: at 512 they have 13 and not 120 million parameters.
-    ``batch_norm=True`` normalises after each convolution but the last, for training
-    from scratch; it takes no weights.
+    ``width`` below 64 makes all 13 convolutions narrow: conv1 has so many channels,
+    conv2 twice as many, and so on. ``batch_norm=True`` normalises after each
+    convolution but the last, for training from scratch. The last two take no weights.
 
     Raises ValueError for impossible arguments and for a file without these layers;
     otherwise as :func:`~dilated_lib.weights.read_weights`.
 
     Source: Yu and Koltun, ICLR 2016, section 4; the networks of fyu/dilation.
     """
-    for name, value in (("num_classes", num_classes), ("fc_channels", fc_channels)):
+    for name, value in (
+        ("num_classes", num_classes),
+        ("fc_channels", fc_channels),
+        ("width", width),
+    ):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
     if channel_order not in ("bgr", "rgb"):
         raise ValueError(f"channel_order must be bgr or rgb, got {channel_order!r}")
-    if weights and batch_norm:
+    if weights and (batch_norm or width != 64):
         raise ValueError(
-            "batch_norm=True is for training from scratch: the weights are those of a "
-            f"network without it, got weights={str(weights)!r}"
+            "batch_norm=True and other widths are for training from scratch: the "
+            "weights are those of a network of width 64 without it, got "
+            f"weights={str(weights)!r}"
         )
-    layers = OrderedDict(_layers(num_classes, fc_channels, batch_norm))
+    layers = OrderedDict(_layers(num_classes, fc_channels, width, batch_norm))
     network = nn.Sequential(layers)
     for name, layer in layers.items():
         if isinstance(layer, nn.Conv2d):
@@ -86,7 +93,7 @@ def front_end(
 
 
 def _layers(
-    num_classes: int, fc_channels: int, batch_norm: bool
+    num_classes: int, fc_channels: int, width: int, batch_norm: bool
 ) -> Iterator[tuple[str, nn.Module]]:
     def convolution(
         name: str, inputs: int, outputs: int, kernel_size: int, dilation: int = 1
@@ -98,7 +105,8 @@ def _layers(
         yield f"relu{number}", nn.ReLU(inplace=True)
 
     inputs = 3
-    for stage, (count, outputs) in enumerate(_STAGES, 1):
+    for stage, (count, channels) in enumerate(_STAGES, 1):
+        outputs = channels * width // 64
         for number in range(1, count + 1):
             dilation = 2 if stage == 5 else 1
             yield from convolution(
@@ -108,7 +116,7 @@ def _layers(
         if stage < 4:
             yield f"pool{stage}", nn.MaxPool2d(2, 2, ceil_mode=True)
     for number, inputs, kernel_size, dilation in (
-        (6, 512, 7, 4),
+        (6, inputs, 7, 4),
         (7, fc_channels, 1, 1),
     ):
         yield from convolution(

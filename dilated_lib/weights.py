@@ -70,17 +70,19 @@ def _state_dict(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def save(network: nn.Module, path: Path) -> None:
+def save(
+    network: nn.Module, path: Path, *, metadata: dict[str, str] | None = None
+) -> None:
     """Write a network's weights as safetensors; the file appears whole or not at all.
 
-    Raises ValueError for another suffix.
+    ``metadata`` is text that the file carries along. Raises ValueError for another suffix.
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors, got {path.name}")
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     state = {name: one.contiguous() for name, one in network.state_dict().items()}
     try:
-        save_file(state, beside)
+        save_file(state, beside, metadata)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

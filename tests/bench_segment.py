@@ -17,7 +17,7 @@ import dilated_lib as dl
 network = dl.networks.dilation8_pascal_voc()
 photo = Image.fromarray(data.astronaut()[:500, :500])
 begin = time.perf_counter()
-found = dl.predict(network, photo)
+found = dl.predict(photo, network)
 seconds = time.perf_counter() - begin
 with open("/proc/self/status") as status:
     peak = next(line for line in status if line.startswith("VmHWM")).split()[1]

@@ -88,7 +88,7 @@ def test_tiles_of_any_size_give_what_one_pass_over_the_whole_gives(height, width
     logits = cells_of(TINY, image)
     with torch.no_grad():
         shares = TINY.context(logits).softmax(1)[0].numpy()
-    found = dl.predict(TINY, image, tile=tile)
+    found = dl.predict(image, TINY, tile=tile)
     wanted = interp_map(shares, height, width)
     np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
     assert found.labels.shape == (height, width)
@@ -99,7 +99,7 @@ def test_tiles_are_cut_where_they_were_asked_to(monkeypatch):
     sides = []
     TINY.conv1_1.register_forward_hook(lambda _, args, __: sides.append(args[0].shape))
     try:
-        dl.predict(TINY, picture(100, 60), tile=(404, 389))
+        dl.predict(picture(100, 60), TINY, tile=(404, 389))
     finally:
         TINY.conv1_1._forward_hooks.clear()
     # 14 cells in 4 rows, at most 4 a tile; 9 cells in 5 columns, at most 2
@@ -113,7 +113,7 @@ def test_tiles_are_cut_where_they_were_asked_to(monkeypatch):
 def test_the_released_tiles_are_the_released_procedure(size):
     """Written again, in pixels and with OpenCV, as predict.py describes it."""
     image = picture(*size)
-    found = dl.predict(TINY, image, context="tiles")
+    found = dl.predict(image, TINY, context="tiles")
     bgr = np.asarray(image)[..., ::-1].astype("f") - np.float32(TINY.mean)
     border = cv2.BORDER_REFLECT_101
     around = cv2.copyMakeBorder(bgr, 186, 186, 186, 186, border)
@@ -130,14 +130,14 @@ def test_the_released_tiles_are_the_released_procedure(size):
         bands.append(np.concatenate(band, 2))
     wanted = interp_map(np.concatenate(bands, 1), *size)
     np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
-    whole = dl.predict(TINY, image).probabilities
+    whole = dl.predict(image, TINY).probabilities
     assert (whole - found.probabilities).abs().max() > 1e-3
 
 
 def test_the_conventions_put_a_cell_where_they_say():
     image = picture(160, 160)
     shares = {
-        how: dl.predict(TINY, image, upsampling=how).probabilities
+        how: dl.predict(image, TINY, upsampling=how).probabilities
         for how in ("released", "half_pixel", "deconvolution")
     }
     with torch.no_grad():
@@ -161,16 +161,16 @@ def test_the_conventions_put_a_cell_where_they_say():
 def test_a_network_with_a_deconvolution_uses_its_own():
     network = tiny(upsample=True)
     image = picture(50, 60)
-    found = dl.predict(network, image).probabilities
+    found = dl.predict(image, network).probabilities
     with torch.no_grad():
         logits = network.upsample(network.context(cells_of(network, image)))
     torch.testing.assert_close(found, logits.softmax(1)[0, :, :50, :60])
-    other = dl.predict(network, image, upsampling="released").probabilities
+    other = dl.predict(image, network, upsampling="released").probabilities
     assert (other - found).abs().max() > 1e-3
     nn.init.zeros_(network.upsample.weight)
-    flat = dl.predict(network, image).probabilities
+    flat = dl.predict(image, network).probabilities
     torch.testing.assert_close(flat, torch.full_like(flat, 1 / 4))
-    tiles = dl.predict(network, image, context="tiles").probabilities
+    tiles = dl.predict(image, network, context="tiles").probabilities
     torch.testing.assert_close(tiles, flat)
 
 
@@ -191,7 +191,7 @@ def test_the_whole_image_is_taken_where_it_is():
     network.mean = (0.0, 0.0, 0.0)
     for layer in network.context[::2]:
         dl.identity_(layer, 3, std=0)
-    shares = dl.predict(network, Image.fromarray(marked)).probabilities
+    shares = dl.predict(Image.fromarray(marked), network).probabilities
     seen = np.argwhere(shares[0].numpy() > 0.99)
     # the pooling takes the largest of 8 × 8, from the middle of the field on
     assert [*map(tuple, seen)] == [(16, 24)]
@@ -202,7 +202,7 @@ def test_modes_and_gradients_are_left_as_they_were():
     network.train()
     network.conv1_1.eval()
     before = [module.training for module in network.modules()]
-    one = dl.predict(network, picture(20, 20))
+    one = dl.predict(picture(20, 20), network)
     assert [module.training for module in network.modules()] == before
     assert not one.probabilities.is_inference() and not one.probabilities.requires_grad
 
@@ -210,28 +210,28 @@ def test_modes_and_gradients_are_left_as_they_were():
 def test_dropout_does_not_take_part():
     network = tiny().train()
     image = picture(20, 30)
-    one, two = (dl.predict(network, image).probabilities for _ in range(2))
+    one, two = (dl.predict(image, network).probabilities for _ in range(2))
     assert torch.equal(one, two)
-    assert torch.equal(one, dl.predict(TINY, image).probabilities)
+    assert torch.equal(one, dl.predict(image, TINY).probabilities)
 
 
 def test_half_precision_runs_in_half_precision():
     image = picture(20, 30)
-    half = dl.predict(tiny().bfloat16(), image).probabilities
-    full = dl.predict(TINY, image).probabilities
+    half = dl.predict(image, tiny().bfloat16()).probabilities
+    full = dl.predict(image, TINY).probabilities
     assert half.dtype == torch.float32 and not torch.equal(half, full)
     assert (half - full).abs().mean() < 0.03
 
 
 def test_probabilities_are_of_the_pictures_size_and_sum_to_one():
     for how in ("released", "half_pixel", "deconvolution"):
-        found = dl.predict(TINY, picture(33, 47), upsampling=how)
+        found = dl.predict(picture(33, 47), TINY, upsampling=how)
         assert found.probabilities.shape == (4, 33, 47)
         torch.testing.assert_close(found.probabilities.sum(0), torch.ones(33, 47))
 
 
 def test_a_label_map_is_a_png_of_class_ids_with_the_colours(tmp_path):
-    found = dl.predict(TINY, picture(30, 40))
+    found = dl.predict(picture(30, 40), TINY)
     found.save(tmp_path / "labels.png")
     with Image.open(tmp_path / "labels.png") as file:
         assert file.mode == "P" and file.format == "PNG"
@@ -243,7 +243,7 @@ def test_a_label_map_is_a_png_of_class_ids_with_the_colours(tmp_path):
 
 
 def test_a_label_map_appears_whole_or_not_at_all(tmp_path, monkeypatch):
-    found = dl.predict(TINY, picture(8, 8))
+    found = dl.predict(picture(8, 8), TINY)
     path = tmp_path / "labels.png"
     found.save(path)
     before = path.read_bytes()
@@ -273,14 +273,14 @@ def test_a_label_map_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 )
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        dl.predict(TINY, picture(8, 8), **options)
+        dl.predict(picture(8, 8), TINY, **options)
 
 
 def test_a_front_end_that_pads_has_no_exact_tiles():
     network = tiny()
     network.conv5_3.padding = (2, 2)
     with pytest.raises(ValueError, match="must not pad"):
-        dl.predict(network, picture(8, 8))
+        dl.predict(picture(8, 8), network)
 
 
 def largest_map(image, tile):
@@ -293,7 +293,7 @@ def largest_map(image, tile):
             )
         )
     try:
-        dl.predict(TINY, image, tile=tile)
+        dl.predict(image, TINY, tile=tile)
     finally:
         for hook in hooks:
             hook.remove()
@@ -325,7 +325,7 @@ def test_a_front_end_whose_cells_do_not_fit_is_refused(layer, options, message):
         **options,
     )
     with pytest.raises(ValueError, match=message):
-        dl.predict(network, picture(20, 20))
+        dl.predict(picture(20, 20), network)
 
 
 # the command

@@ -27,7 +27,7 @@ def test_a_trap_changes_the_answer_and_not_the_network(trap):
     assert wrong.shape == right.shape == (11, 192, 200)
     torch.testing.assert_close(wrong.sum(0), torch.ones(192, 200))
     assert apart(wrong, right) > 1e-4
-    assert torch.equal(right, dl.predict(NETWORK, PHOTO).probabilities)
+    assert torch.equal(right, dl.predict(PHOTO, NETWORK).probabilities)
     for name, one in NETWORK.state_dict().items():
         assert torch.equal(one, before[name])
 
@@ -38,18 +38,18 @@ def test_swapped_channels_are_a_swapped_picture_with_the_mean_swapped_too():
     swapped = Image.fromarray(np.asarray(PHOTO)[..., ::-1].copy())
     wrong = probabilities(NETWORK, PHOTO, "RGB instead of BGR")
     network.conv1_1.weight.data = NETWORK.conv1_1.weight.data
-    assert apart(wrong, dl.predict(network, swapped).probabilities) < 1e-5
+    assert apart(wrong, dl.predict(swapped, network).probabilities) < 1e-5
 
 
 def test_the_relu_stands_between_final_and_the_context_module():
     network = tiny(classes=11)
     network.ctx_conv1_1.register_forward_pre_hook(lambda _, given: (given[0].relu(),))
     wrong = probabilities(NETWORK, PHOTO, "ReLU after final")
-    assert apart(wrong, dl.predict(network, PHOTO).probabilities) < 1e-6
+    assert apart(wrong, dl.predict(PHOTO, network).probabilities) < 1e-6
 
 
 def test_tiles_are_those_of_predict():
-    tiles = dl.predict(NETWORK, PHOTO, tile=(532, 532), context="tiles")
+    tiles = dl.predict(PHOTO, NETWORK, tile=(532, 532), context="tiles")
     wrong = probabilities(NETWORK, PHOTO, "context tile by tile")
     assert torch.equal(wrong, tiles.probabilities)
 

@@ -1,0 +1,115 @@
+"""What a trained network is, apart from its weights; both of them in one file."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+
+from dilated_lib.context import ContextModule
+from dilated_lib.networks import DilatedNetwork, Upsampling, Weights
+from dilated_lib.palettes import Colour
+from dilated_lib.vgg import front_end
+from dilated_lib.weights import load, save
+
+__all__ = ["Architecture", "open_network", "save_network", "small_network"]
+
+_KEY = "dilated_lib"  # in the file's metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A front end and a context module, and how pictures enter and labels leave.
+
+    ``palette`` has a colour (RGB) for the name of each class, and ``mean`` is (B, G,
+    R). ``width``, ``fc_channels`` and ``batch_norm`` are the front end's, ``dilations``
+    the context module's, whose padding is "each". ``scale`` and ``upsampling`` are
+    those of :func:`~dilated_lib.segment.probabilities`.
+    """
+
+    palette: dict[str, Colour]
+    mean: tuple[float, float, float]
+    width: int = 64
+    fc_channels: int = 4096
+    batch_norm: bool = False
+    context: Literal["none", "basic", "large"] = "basic"
+    dilations: tuple[int, ...] = (1, 1, 2, 4, 8, 16, 1)
+    scale: float = 1.0
+    upsampling: Upsampling = "released"
+
+    def build(self, weights: Weights = None) -> DilatedNetwork:
+        """A new network; ``weights`` are those of :func:`~dilated_lib.vgg.front_end`.
+
+        Its context module starts as the identity.
+        """
+        classes = len(self.palette)
+        front = front_end(
+            classes,
+            weights,
+            fc_channels=self.fc_channels,
+            width=self.width,
+            batch_norm=self.batch_norm,
+        )
+        context = None
+        if self.context != "none":
+            context = ContextModule(classes, self.context, dilations=self.dilations)
+        return DilatedNetwork(
+            front,
+            context,
+            palette=self.palette,
+            mean=self.mean,
+            input_size=(900, 900),
+            scale=self.scale,
+            upsampling=self.upsampling,
+        )
+
+
+def save_network(
+    network: DilatedNetwork, architecture: Architecture, path: Path
+) -> None:
+    """Write weights and architecture as safetensors; whole or not at all."""
+    save(network, path, metadata={_KEY: json.dumps(asdict(architecture))})
+
+
+def open_network(path: Path) -> tuple[DilatedNetwork, Architecture]:
+    """A network from a file of :func:`save_network`, in float32, on the CPU.
+
+    Raises FileNotFoundError, or ValueError for another file and a damaged one.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {})[_KEY]
+        architecture = _architecture(json.loads(text))
+    except KeyError:
+        raise ValueError(
+            f"{path.name} has weights, but does not say of which network; build it "
+            "first, and load them into it"
+        ) from None
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} is no network of this library, or damaged: {error}"
+        ) from error
+    network = architecture.build()
+    load(network, path)
+    return network, architecture
+
+
+def _architecture(found: dict[str, Any]) -> Architecture:
+    """From JSON, whose lists were tuples."""
+    found["palette"] = {name: tuple(one) for name, one in found["palette"].items()}
+    tuples = {name: tuple(found[name]) for name in ("mean", "dilations")}
+    return Architecture(**(found | tuples))
+
+
+@cache
+def small_network() -> DilatedNetwork:
+    """The network that comes with the library: a street's 11 classes, CamVid's.
+
+    Narrow (16 channels for VGG's 64), with batch norm, and the basic context module;
+    trained on CamVid, whose pictures are for research. What it reaches says chapter 13.
+    """
+    return open_network(Path(__file__).parent / "small.safetensors")[0]

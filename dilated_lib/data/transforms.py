@@ -1,0 +1,122 @@
+"""What happens to a sample before training: scale, mirror, crop with margin, colour."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from dilated_lib.data.labelled import VOID
+
+__all__ = ["CropWithMargin", "RandomScale", "augmentation"]
+
+
+def augmentation(
+    *,
+    cells: tuple[int, int],
+    margin: int,
+    stride: int = 8,
+    scale: tuple[float, float] = (1.0, 1.0),
+    rotation: float = 0.0,
+    colour: float = 0.0,
+    fill: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> nn.Module:
+    """A transform of samples on their device, driven by torch's global generator.
+
+    Mirrored or not; turned by up to ``rotation`` degrees, with ``fill`` (RGB) and void
+    where nothing was; scaled by a factor drawn from ``scale``; cut to
+    ``cells`` (rows, columns) of ``stride`` pixels with a ``margin`` around the picture
+    (see :class:`CropWithMargin`); brightness, contrast and saturation changed by a
+    factor of 1 ± ``colour``, hue by a fifth of that. All but two parts are
+    torchvision's.
+    """
+    layers: list[nn.Module] = [v2.RandomHorizontalFlip()]
+    if rotation:
+        turn = v2.RandomRotation(
+            rotation,  # type: ignore[arg-type]
+            interpolation=v2.InterpolationMode.BILINEAR,
+            fill={tv_tensors.Image: list(fill), tv_tensors.Mask: VOID},
+        )
+        layers.append(turn)
+    layers += [RandomScale(*scale), CropWithMargin(cells, margin, stride)]
+    if colour:
+        layers.append(v2.ColorJitter(colour, colour, colour, colour / 5))
+    return v2.Compose(layers)
+
+
+class RandomScale(v2.Transform):
+    """Resize a sample by a factor, log-uniform between ``least`` and ``most``."""
+
+    def __init__(self, least: float, most: float) -> None:
+        super().__init__()
+        self.least, self.most = least, most
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the new height and width."""
+        ratio = self.most / self.least
+        factor = self.least * ratio ** torch.rand(()).item()
+        sides = flat_inputs[0].shape[-2:]
+        return {"size": [max(1, round(side * factor)) for side in sides]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Bilinear for a picture, nearest for labels."""
+        if list(inpt.shape[-2:]) == params["size"]:
+            return inpt
+        return functional.resize(inpt, params["size"])
+
+
+class CropWithMargin(v2.Transform):
+    """Cut a random window of whole cells, the picture with a margin around it.
+
+    A sample becomes a picture (3, 2 · margin + stride · rows, …) and labels (stride ·
+    rows, stride · columns): those of the pixels that the network's cells stand for. The
+    margin is taken from the picture; beyond its border it is continued by reflection,
+    as in :func:`~dilated_lib.segment.predict`. A window larger than the picture has
+    void labels outside.
+    """
+
+    def __init__(self, cells: tuple[int, int], margin: int, stride: int = 8) -> None:
+        super().__init__()
+        self.sides = tuple(stride * count for count in cells)
+        self.margin = margin
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the window's first row and column."""
+        first = []
+        for side, length in zip(self.sides, flat_inputs[0].shape[-2:], strict=True):
+            low, high = sorted((0, length - side))
+            first.append(int(torch.randint(low, high + 1, ())))
+        return {"first": first}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Gather rows and columns, reflected or void where there are none."""
+        is_picture = isinstance(inpt, tv_tensors.Image)
+        places = [
+            torch.arange(side + 2 * self.margin * is_picture, device=inpt.device)
+            + first
+            - self.margin * is_picture
+            for first, side in zip(params["first"], self.sides, strict=True)
+        ]
+        lengths = inpt.shape[-2:]
+        rows, columns = (
+            _reflected(place, length)
+            for place, length in zip(places, lengths, strict=True)
+        )
+        found: Tensor = inpt.as_subclass(Tensor)[..., rows[:, None], columns]
+        if not is_picture:
+            for axis, (place, length) in enumerate(zip(places, lengths, strict=True)):
+                outside = (place < 0) | (place >= length)
+                shape = (-1, 1) if axis == 0 else (1, -1)
+                found = found.masked_fill(outside.view(shape), VOID)
+        return tv_tensors.wrap(found, like=inpt)
+
+
+def _reflected(places: Tensor, length: int) -> Tensor:
+    """Positions inside, for positions anywhere; the border is not repeated."""
+    if length == 1:
+        return torch.zeros_like(places)
+    period = 2 * (length - 1)
+    inside = places.remainder(period)
+    return torch.minimum(inside, period - inside)

@@ -1,0 +1,77 @@
+"""The metric: mean IoU from the confusion matrix of a whole split."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics.classification import MulticlassJaccardIndex
+from tqdm import tqdm
+
+from dilated_lib.data.labelled import VOID, Sample
+
+__all__ = ["Scores", "evaluate", "scores"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """In percent: mean IoU, accuracy of pixels, and the IoU of each class.
+
+    A class that is neither in the labels nor in the predictions has None, and does not
+    count in the mean.
+    """
+
+    miou: float
+    accuracy: float
+    per_class: dict[str, float | None]
+
+
+def evaluate(
+    probabilities: Callable[[Tensor], Tensor],
+    data: Dataset[Sample],
+    classes: tuple[str, ...],
+    *,
+    device: torch.device | str = "cpu",
+    flip: bool = False,
+    workers: int = 0,
+    progress: bool = False,
+) -> Scores:
+    """Measure a network on a split: void pixels do not count.
+
+    ``probabilities`` turns images (1, 3, H, W), RGB, 0 to 255, on the device, into
+    (1, C, H, W). With ``flip`` they are averaged with those of the mirrored image. One
+    confusion matrix is summed over all pixels of the split (the rule of VOC), not a
+    score for each picture.
+    """
+    metric = MulticlassJaccardIndex(
+        len(classes), average=None, ignore_index=VOID, validate_args=False
+    ).to(device)
+    loader = DataLoader(data, batch_size=None, num_workers=workers)
+    for picture, labels in tqdm(loader, "pictures", disable=not progress, leave=False):
+        images = picture[None].to(device)
+        shares = probabilities(images)
+        if flip:
+            shares = (shares + probabilities(images.flip(3)).flip(3)) / 2
+        metric.update(shares.argmax(1), labels[None].to(device))
+    return scores(metric, classes)
+
+
+def scores(metric: MulticlassJaccardIndex, classes: tuple[str, ...]) -> Scores:
+    """Scores from a metric that has seen a split, with ``average=None``.
+
+    Raises ValueError where it has seen no pixel with a label.
+    """
+    matrix = metric.confmat.cpu().double()  # row the label, column the prediction
+    if not matrix.sum():
+        raise ValueError("no pixel has a label: there is nothing to measure")
+    there = matrix.sum(0) + matrix.sum(1) > 0
+    each = 100 * metric.compute().cpu().double()
+    return Scores(
+        miou=round(each[there].mean().item(), 2),
+        accuracy=round(100 * (matrix.diagonal().sum() / matrix.sum()).item(), 2),
+        per_class={
+            name: round(value.item(), 2) if seen else None
+            for name, value, seen in zip(classes, each, there, strict=True)
+        },
+    )

@@ -1,0 +1,104 @@
+"""The paper's three stages of training as one module: crops and labels → loss."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dilated_lib.data.labelled import VOID
+from dilated_lib.networks import DilatedNetwork
+from dilated_lib.peers import Peer
+from dilated_lib.recipes import Recipe
+
+__all__ = ["Stage", "median_frequency_weights"]
+
+
+class Stage(nn.Module):
+    """A network with the loss of its stage.
+
+    ``forward`` takes crops (N, 3, H, W), RGB, 0 to 255, with the network's margin, and
+    labels (N, h, w) of the pixels inside it. It returns the sum of the weighted
+    cross-entropies, not yet divided by :meth:`weight`, so that a batch may be spread
+    over processes. ``frozen`` keeps the front end as it is, and in evaluation.
+    """
+
+    def __init__(
+        self,
+        network: DilatedNetwork | Peer,
+        recipe: Recipe,
+        *,
+        class_weights: Tensor | None = None,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network, self.recipe, self.frozen = network, recipe, frozen
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = recipe.dropout
+        if frozen:
+            assert isinstance(network, DilatedNetwork)
+            network.front.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Stage":
+        """As of any module; a frozen front end stays in evaluation."""
+        super().train(mode)
+        if self.frozen:
+            assert isinstance(self.network, DilatedNetwork)
+            self.network.front.eval()
+        return self
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The sum of the losses of all pixels, or cells, that have a label."""
+        if isinstance(self.network, Peer):
+            return self._sum(self.network(images), labels)
+        mean = torch.tensor(self.network.mean, device=images.device)
+        bgr = images.flip(1) - mean[:, None, None]
+        bgr = bgr.contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            logits = self.network.front(bgr)
+        context = self.network.context
+        if not len(context):
+            return self._sum(logits, labels)
+        loss = self._sum(context(logits), labels)
+        if self.recipe.auxiliary and not self.frozen:
+            loss = loss + self.recipe.auxiliary * self._sum(logits, labels)
+        return loss
+
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        labels = self._at(labels)
+        if logits.shape[2:] != labels.shape[1:]:
+            logits = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear")
+        # one row a pixel: the loss of maps has no deterministic form on a GPU
+        rows = logits.float().permute(0, 2, 3, 1).flatten(0, 2)
+        return F.cross_entropy(
+            rows,
+            labels.flatten().long(),
+            self.class_weights,
+            ignore_index=VOID,
+            reduction="sum",
+        )
+
+    def _at(self, labels: Tensor) -> Tensor:
+        if self.recipe.loss_at == "cells" and not isinstance(self.network, Peer):
+            return labels[:, ::8, ::8]
+        return labels
+
+    def weight(self, labels: Tensor) -> Tensor:
+        """What to divide the sum by: the labelled pixels, or cells, with weights."""
+        labels = self._at(labels).flatten().long()
+        labels = labels[labels != VOID]
+        if self.class_weights is None:
+            return torch.tensor(float(len(labels)), device=labels.device)
+        return self.class_weights[labels].sum()
+
+
+def median_frequency_weights(counts: Tensor) -> Tensor:
+    """Weights (C,) of classes from their pixels: root of median over own frequency.
+
+    The root of what Eigen and Fergus (ICCV 2015) use: rare classes count more, but do
+    not drown the others. A class without pixels has weight 0.
+    """
+    shares = counts.double() / counts.sum()
+    weights = (shares[counts > 0].median() / shares).sqrt()
+    return torch.where(counts > 0, weights, 0.0).float()

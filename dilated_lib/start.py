@@ -1,0 +1,149 @@
+"""What a run starts from: a network, its optimizer, and checks that save an hour."""
+
+from math import cos, log, pi
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dilated_lib.architecture import Architecture
+from dilated_lib.data.labelled import DataSet
+from dilated_lib.networks import DilatedNetwork
+from dilated_lib.peers import Peer
+from dilated_lib.recipes import Config
+from dilated_lib.stages import Stage
+from dilated_lib.weights import load
+
+__all__ = ["build_network", "build_optimizer", "check_start", "learning_rate"]
+
+
+def build_network(
+    config: Config, data: DataSet
+) -> tuple[DilatedNetwork | Peer, Architecture, set[str]]:
+    """The network, its architecture, and the names of parameters trained before.
+
+    Raises ValueError for a start that does not fit.
+    """
+    architecture = Architecture(
+        palette=data.palette,
+        mean=data.mean,
+        width=config.width,
+        fc_channels=config.fc_channels,
+        batch_norm=config.batch_norm,
+        context=config.context,
+        dilations=config.dilations,
+        scale=config.scale,
+        upsampling="released" if config.recipe.loss_at == "cells" else "half_pixel",
+    )
+    start = config.start
+    if config.network != "dilated":
+        if isinstance(start, Path):
+            raise ValueError(
+                f"a peer starts from imagenet or from scratch, got {start}"
+            )
+        peer = Peer(config.network, len(data.palette), start, scale=config.scale)
+        body = {name for name, _ in peer.named_parameters() if "backbone" in name}
+        return peer, architecture, body if start else set()
+    if not _network_file(start):
+        network = architecture.build(start)
+        filled = {name for name, _ in network.named_parameters() if "conv" in name}
+        filled = {name for name in filled if not name.startswith("ctx_")}
+        return network, architecture, filled if start else set()
+    network = architecture.build()
+    assert isinstance(start, Path)
+    done = load(network, start, strict=False)
+    new = [name for name in done.missing if not name.startswith("ctx_")]
+    if new or done.unused:
+        raise ValueError(
+            f"{start.name} is for another network: {[*new, *done.unused][0]} stands on "
+            "one side only"
+        )
+    names = {name for name, _ in network.named_parameters()}
+    return network, architecture, names - set(done.missing)
+
+
+def _network_file(start: object) -> bool:
+    return isinstance(start, Path) and start.suffix == ".safetensors"
+
+
+def build_optimizer(
+    network: nn.Module, config: Config, trained: set[str]
+) -> torch.optim.Optimizer:
+    """SGD or AdamW, with groups for weights and biases, new and trained before.
+
+    ``base`` in a group is its learning rate before the schedule. Biases and what has
+    one dimension (batch norm) do not decay.
+    """
+    recipe = config.recipe
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            flat = parameter.dim() < 2
+            rate = recipe.learning_rate
+            rate *= recipe.trained_rate if name in trained else 1.0
+            rate *= recipe.bias_rate if flat else 1.0
+            decay = 0.0 if flat else recipe.weight_decay
+            groups.setdefault((rate, decay), []).append(parameter)
+    rows = [
+        {"params": parameters, "lr": rate, "base": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(rows, momentum=recipe.momentum)
+    return torch.optim.AdamW(rows)
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """The learning rate of a step, relative to the recipe's."""
+    warmup = config.recipe.warmup * config.steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.recipe.schedule == "constant":
+        return 1.0
+    return (1 + cos(pi * (step - warmup) / (config.steps - warmup))) / 2
+
+
+def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) -> None:
+    """The first batch: is a layer dead, and does an untrained network guess?
+
+    Raises ValueError where all outputs of a ReLU are 0, and where a new network's loss
+    is not near ln C, that of equal probabilities.
+    """
+    network = stage.network
+    if not isinstance(network, DilatedNetwork):
+        return
+    dead: list[str] = []
+    hooks = [
+        layer.register_forward_hook(
+            lambda _, __, output, name=name: (
+                dead.append(name)  # type: ignore[misc]
+                if not output.any()
+                else None
+            )
+        )
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.ReLU)
+    ]
+    stage.eval()
+    try:
+        with torch.no_grad():
+            loss = float(stage(images, labels) / stage.weight(labels))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if dead:
+        raise ValueError(
+            f"{dead[0]} is 0 everywhere on the first batch: the layers before it are "
+            "dead. Is the start right, and the mean?"
+        )
+    if _network_file(config.start) or not stage.weight(labels):
+        return
+    if config.stage == "joint":
+        loss /= 1 + config.recipe.auxiliary
+    guess = log(len(network.palette))
+    if not abs(loss - guess) < 0.5:
+        raise ValueError(
+            f"the first loss is {loss:.2f}; equal probabilities for "
+            f"{len(network.palette)} classes have ln C = {guess:.2f}. Something is wrong "
+            "with the start, the mean or the order of the channels"
+        )

@@ -1,0 +1,360 @@
+"""Training: one loop for the paper's three stages, from scratch, and for peers."""
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+from tqdm import tqdm
+
+from dilated_lib.architecture import Architecture, save_network
+from dilated_lib.checkpoints import latest, write_checkpoint
+from dilated_lib.data.batches import batches
+from dilated_lib.data.labelled import DataSet, Sample, class_counts
+from dilated_lib.data.sets import open_data
+from dilated_lib.data.transforms import augmentation
+from dilated_lib.evaluate import evaluate
+from dilated_lib.networks import DilatedNetwork
+from dilated_lib.peers import Peer
+from dilated_lib.recipes import Config
+from dilated_lib.records import Record, device_name, write
+from dilated_lib.segment import probabilities
+from dilated_lib.stages import Stage, median_frequency_weights
+from dilated_lib.start import (
+    build_network,
+    build_optimizer,
+    check_start,
+    learning_rate,
+)
+
+__all__ = ["train"]
+
+_WHOLE = (100_000, 100_000)  # a tile that holds any picture
+
+
+def train(
+    config: Config,
+    out: Path,
+    *,
+    experiment: str = "run",
+    deadline: float | None = None,
+    progress: bool = False,
+) -> Record | None:
+    """Train a network into a folder; the same call again goes on where it stopped.
+
+    ``out`` gets checkpoints, a TensorBoard log, and in the end network.safetensors (a
+    peer's weights are not kept) and record.json, whose record is returned;
+    ``experiment`` is its name. Past ``deadline``, of ``time.monotonic``, a checkpoint
+    is written and None returned. Runs on the GPU where there is one, and in all
+    processes that torchrun starts, of which the first returns the record.
+
+    Everything that is drawn depends on the seed and the step alone. So a run that was
+    killed ends, on one device and with ``deterministic``, in the same bits.
+
+    Raises ValueError for what a start check finds, for a loss that is not finite, and
+    for a folder of another run; else as the data set and the files do.
+    """
+    if (out / "record.json").is_file():
+        done = Record(**json.loads((out / "record.json").read_text())[0])
+        _same(done.config, config, out)
+        return done
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
+    fabric = _fabric(config, out)
+    run = _begin(config, fabric, out, progress)
+    loader = batches(
+        run.split("train"),
+        config.batch,
+        seed=config.seed,
+        steps=range(run.step, config.steps),
+        part=fabric.global_rank,
+        parts=fabric.world_size,
+        workers=config.workers,
+    )
+    begun = time.monotonic() - run.seconds
+    pending: tuple[int, Tensor, list[int]] | None = None
+    quiet = not progress or fabric.global_rank > 0
+    for indices, samples in tqdm(
+        loader, experiment, config.steps, initial=run.step, disable=quiet
+    ):
+        loss = run.update(samples)
+        if pending:  # the step before this one, so that the device need not wait
+            run.note(*pending)
+        pending = (run.step, loss, indices)
+        run.step += 1
+        run.seconds = time.monotonic() - begun
+        last = run.step == config.steps
+        late = deadline is not None and time.monotonic() > deadline
+        if last or late or run.step % config.checkpoint_every == 0:
+            run.note(*pending)  # nothing is kept after a loss that is not finite
+            pending = None
+            run.save()
+        if late and not last:
+            return None
+        if config.validate_every and run.step % config.validate_every == 0 and not last:
+            run.validate()
+    return run.finish(experiment)
+
+
+def _fabric(config: Config, out: Path) -> Fabric:
+    torch.set_float32_matmul_precision("high")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    fabric = Fabric(
+        devices=here,
+        num_nodes=world // here,
+        strategy="ddp" if world > 1 else "auto",
+        precision=config.precision,
+        loggers=TensorBoardLogger(out, name="log", version=""),
+    )
+    fabric.launch()
+    if config.batch % fabric.world_size:
+        raise ValueError(
+            f"a batch of {config.batch} does not divide into {fabric.world_size} parts"
+        )
+    return fabric
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """As JSON has it: lists for tuples, text for paths."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    return plain
+
+
+def _same(found: dict[str, Any], config: Config, folder: Path) -> None:
+    other = [key for key, value in _plain(config).items() if found.get(key) != value]
+    if other:
+        raise ValueError(
+            f"{folder} holds another run, with other {', '.join(other)}; choose another "
+            "folder, or delete it"
+        )
+
+
+def _seed(*numbers: int) -> None:
+    """Seed torch from whole numbers: the run's, what it is for, a step, a place."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
+@dataclass
+class _Run:
+    """What a run is made of, and how far it is."""
+
+    config: Config
+    fabric: Fabric
+    out: Path
+    progress: bool
+    data: DataSet
+    counts: Tensor
+    architecture: Architecture
+    stage: Stage
+    module: Callable[..., Any]  # the stage as Fabric runs it
+    optimizer: Any
+    augment: nn.Module
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+    def split(self, name: str) -> Dataset[Sample]:
+        """A split, or its first pictures."""
+        return _first(self.data.split(name), self.config.pictures)
+
+    def update(self, samples: list[Sample]) -> Tensor:
+        """One step of the optimizer; its loss, not yet read from the device."""
+        config, fabric, stage = self.config, self.fabric, self.stage
+        first = fabric.global_rank * len(samples)
+        pairs = []
+        for place, sample in enumerate(samples):
+            _seed(config.seed, 1, self.step, first + place)
+            pairs.append(self.augment(*fabric.to_device(sample)))
+        images = torch.stack([image for image, _ in pairs]).float()
+        labels = torch.stack([label for _, label in pairs])
+        if self.step == 0:
+            check_start(stage, images, labels, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * learning_rate(config, self.step)
+        stage.train()
+        _seed(config.seed, 2, self.step, fabric.global_rank)  # dropout
+        weight = fabric.all_reduce(stage.weight(labels), reduce_op="sum")
+        # gradients are averaged over processes: times their number is the sum
+        loss = self.module(images, labels) * (fabric.world_size / weight.clamp(1e-6))
+        self.optimizer.zero_grad()
+        fabric.backward(loss)
+        if config.recipe.clip is not None:
+            fabric.clip_gradients(
+                self.module,  # type: ignore[arg-type]
+                self.optimizer,
+                max_norm=config.recipe.clip,
+                error_if_nonfinite=False,
+            )
+        self.optimizer.step()
+        mean: Tensor = fabric.all_reduce(loss.detach(), reduce_op="mean")
+        return mean
+
+    def note(self, step: int, loss: Tensor, indices: list[int]) -> None:
+        """Read a step's loss. Raises ValueError if it is not finite."""
+        value = loss.item()
+        if not np.isfinite(value):
+            names = [self.data.split("train").name(one) for one in indices]  # type: ignore[attr-defined]
+            raise ValueError(
+                f"the loss of step {step} is {value}; its pictures were "
+                f"{', '.join(names)}. The last checkpoint is kept in "
+                f"{self.out / 'checkpoints'}. A smaller learning rate may help"
+            )
+        self.losses.append(round(value, 4))
+        if step % 10 == 0:
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.fabric.log_dict({"loss": value, "learning_rate": rate}, step)
+
+    def save(self) -> None:
+        """A checkpoint, by the first process."""
+        if self.fabric.global_rank == 0:
+            state = {
+                "config": _plain(self.config),
+                "counts": self.counts,
+                "step": self.step,
+                "seconds": self.seconds,
+                "losses": self.losses,
+                "network": self.stage.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),
+            }
+            write_checkpoint(self.out / "checkpoints", self.step, state)
+        self.fabric.barrier()
+
+    def shares(self, images: Tensor) -> Tensor:
+        """Class probabilities of whole images, in float32."""
+        network = self.stage.network
+        if isinstance(network, Peer):
+            return network.probabilities(images)
+        return probabilities(network, images, tile=_WHOLE)
+
+    def measure(self, split: str, *, flip: bool = False) -> dict[str, Any]:
+        """Scores on a split."""
+        found = evaluate(
+            self.shares,
+            self.split(split),
+            tuple(self.data.palette),
+            device=self.fabric.device,
+            flip=flip,
+            workers=self.config.workers,
+            progress=self.progress,
+        )
+        return asdict(found)
+
+    def validate(self) -> None:
+        """Scores on the validation split and four of its label maps, into the log."""
+        if self.fabric.global_rank == 0:
+            found = self.measure("val")
+            scores = {f"val/{key}": found[key] for key in ("miou", "accuracy")}
+            self.fabric.log_dict(scores, self.step)
+            colours = torch.tensor([*self.data.palette.values()], dtype=torch.uint8)
+            data = _first(self.split("val"), 4)
+            for index in range(len(data)):  # type: ignore[arg-type]
+                picture, _ = data[index]
+                shares = self.shares(picture[None].to(self.fabric.device))
+                labels = colours[shares[0].argmax(0).cpu()].permute(2, 0, 1)
+                self.fabric.logger.experiment.add_image(
+                    f"val/{index}", torch.cat([picture, labels], 2), self.step
+                )
+        self.fabric.barrier()
+
+    def finish(self, experiment: str) -> Record | None:
+        """Measure, write the network and the record; the first process returns it."""
+        done = None
+        if self.fabric.global_rank == 0:
+            metrics: dict[str, Any] = {}
+            for split in ("val", "test") if self.config.test else ("val",):
+                metrics[split] = self.measure(split)
+                metrics[f"{split}_flip"] = self.measure(split, flip=True)
+            part = -(-len(self.losses) // 50)
+            metrics["loss"] = [
+                round(float(np.mean(self.losses[first:][:part])), 4)
+                for first in range(0, len(self.losses), part)
+            ]
+            network = self.stage.network
+            if isinstance(network, DilatedNetwork):
+                path = self.out / "network.safetensors"
+                save_network(network, self.architecture, path)
+            done = Record(
+                experiment=experiment,
+                seed=self.config.seed,
+                config=_plain(self.config),
+                metrics=metrics,
+                seconds=round(self.seconds, 1),
+                device=device_name(self.fabric.device),
+            )
+            write(self.out / "record.json", [done])
+        self.fabric.barrier()
+        return done
+
+
+def _first(data: Dataset[Sample], count: int) -> Dataset[Sample]:
+    number = len(data)  # type: ignore[arg-type]
+    return Subset(data, range(count)) if 0 < count < number else data
+
+
+def _begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> _Run:
+    """A new run, or the newest checkpoint of one."""
+    state = latest(out / "checkpoints")
+    if state:
+        _same(state["config"], config, out)
+    data = open_data(config.data)
+    if state:
+        counts = state["counts"]
+    else:
+        pictures = _first(data.split("train"), config.pictures)
+        counts = class_counts(pictures, len(data.palette), progress=progress)
+        if absent := [
+            name for name, n in zip(data.palette, counts, strict=True) if not n
+        ]:
+            warnings.warn(
+                f"no training picture has {', '.join(absent)}: it cannot be learned",
+                stacklevel=3,
+            )
+    _seed(config.seed, 0)
+    network, architecture, trained = build_network(config, data)
+    if state:
+        network.load_state_dict(state["network"])
+    recipe = config.recipe
+    stage = Stage(
+        network,
+        recipe,
+        class_weights=median_frequency_weights(counts)
+        if recipe.class_weights
+        else None,
+        frozen=config.stage == "context",
+    ).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(network, config, trained)
+    if config.compile:
+        stage.compile()
+    module, optimizer = fabric.setup(stage, optimizer)
+    dilated = isinstance(network, DilatedNetwork)
+    augment = augmentation(
+        cells=config.cells,
+        margin=int(network.sizes[0].margin) if dilated else 0,
+        scale=(config.scale * recipe.zoom[0], config.scale * recipe.zoom[1]),
+        rotation=recipe.rotation,
+        colour=recipe.colour,
+        fill=(data.mean[2], data.mean[1], data.mean[0]),
+    )
+    run = _Run(
+        config, fabric, out, progress, data, counts, architecture,
+        stage, module, optimizer, augment,
+    )  # fmt: skip
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+        fabric.strategy.precision.load_state_dict(state["precision"])
+        run.step, run.seconds = state["step"], state["seconds"]
+        run.losses = state["losses"]
+    return run
