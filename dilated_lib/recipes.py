@@ -154,8 +154,3 @@ class Config:
                 f"with context {self.context} the stage must be {needs}, got "
                 f"{self.stage}"
             )
-        if self.stage == "context" and not str(self.start).endswith(".safetensors"):
-            raise ValueError(
-                "the context stage needs a trained front end: start must be its "
-                f".safetensors, got {self.start}"
-            )

@@ -36,6 +36,11 @@ def build_network(
         upsampling="released" if config.recipe.loss_at == "cells" else "half_pixel",
     )
     start = config.start
+    if config.stage == "context" and not _network_file(start):
+        raise ValueError(
+            "the context stage needs a trained front end: start must be its "
+            f".safetensors, got {start}"
+        )
     if config.network != "dilated":
         if isinstance(start, Path):
             raise ValueError(
