@@ -8,89 +8,126 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dilated_lib import architecture as architecture
     from dilated_lib import arithmetic as arithmetic
     from dilated_lib import caffe as caffe
+    from dilated_lib import checkpoints as checkpoints
+    from dilated_lib import commands as commands
     from dilated_lib import context as context
     from dilated_lib import convolution as convolution
     from dilated_lib import data as data
     from dilated_lib import dense as dense
     from dilated_lib import experiments as experiments
     from dilated_lib import layers as layers
+    from dilated_lib import metric as metric
     from dilated_lib import networks as networks
     from dilated_lib import palettes as palettes
     from dilated_lib import paths as paths
+    from dilated_lib import peers as peers
     from dilated_lib import pictures as pictures
+    from dilated_lib import plans as plans
     from dilated_lib import plot as plot
     from dilated_lib import reach as reach
+    from dilated_lib import recipes as recipes
     from dilated_lib import records as records
+    from dilated_lib import run as run
     from dilated_lib import segment as segment
     from dilated_lib import sizes as sizes
+    from dilated_lib import stages as stages
+    from dilated_lib import start as start
     from dilated_lib import tracing as tracing
+    from dilated_lib import training as training
     from dilated_lib import traps as traps
     from dilated_lib import vgg as vgg
     from dilated_lib import weights as weights
+    from dilated_lib.architecture import Architecture as Architecture
+    from dilated_lib.architecture import open_network as open_network
+    from dilated_lib.architecture import save_network as save_network
     from dilated_lib.arithmetic import ReceptiveField as ReceptiveField
     from dilated_lib.arithmetic import Window as Window
     from dilated_lib.arithmetic import compose as compose
     from dilated_lib.context import ContextModule as ContextModule
     from dilated_lib.context import identity_ as identity_
     from dilated_lib.convolution import dilate as dilate
+    from dilated_lib.data.sets import open_data as open_data
     from dilated_lib.dense import remove_stride_ as remove_stride_
+    from dilated_lib.metric import evaluate as evaluate
     from dilated_lib.networks import DilatedNetwork as DilatedNetwork
     from dilated_lib.paths import coverage as coverage
     from dilated_lib.paths import deviation as deviation
     from dilated_lib.paths import effective_receptive_field as effective_receptive_field
     from dilated_lib.paths import hdc_distances as hdc_distances
+    from dilated_lib.recipes import Config as Config
     from dilated_lib.segment import predict as predict
     from dilated_lib.sizes import input_sizes as input_sizes
     from dilated_lib.tracing import receptive_field as receptive_field
     from dilated_lib.tracing import verify as verify
+    from dilated_lib.training import train as train
     from dilated_lib.vgg import front_end as front_end
     from dilated_lib.vgg import fully_convolutional as fully_convolutional
     from dilated_lib.weights import load as load
     from dilated_lib.weights import save as save
 
+
 _HOME = {
+    "Architecture": "architecture",
+    "open_network": "architecture",
+    "save_network": "architecture",
+    "compose": "arithmetic",
     "ReceptiveField": "arithmetic",
     "Window": "arithmetic",
-    "compose": "arithmetic",
     "ContextModule": "context",
     "identity_": "context",
     "dilate": "convolution",
+    "open_data": "data.sets",
     "remove_stride_": "dense",
+    "evaluate": "metric",
     "DilatedNetwork": "networks",
     "coverage": "paths",
     "deviation": "paths",
     "effective_receptive_field": "paths",
     "hdc_distances": "paths",
+    "Config": "recipes",
     "predict": "segment",
     "input_sizes": "sizes",
     "receptive_field": "tracing",
     "verify": "tracing",
+    "train": "training",
     "front_end": "vgg",
     "fully_convolutional": "vgg",
     "load": "weights",
     "save": "weights",
 }
 _MODULES = (
+    "architecture",
     "arithmetic",
     "caffe",
+    "checkpoints",
+    "commands",
     "context",
     "convolution",
     "data",
     "dense",
     "experiments",
     "layers",
+    "metric",
     "networks",
     "palettes",
     "paths",
+    "peers",
     "pictures",
+    "plans",
     "plot",
     "reach",
+    "recipes",
     "records",
+    "run",
     "segment",
     "sizes",
+    "stages",
+    "start",
     "tracing",
+    "training",
     "traps",
     "vgg",
     "weights",

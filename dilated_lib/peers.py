@@ -28,6 +28,8 @@ class Peer(nn.Module):
         from torchvision.models import ResNet50_Weights, segmentation
 
         super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
         self.scale = scale
         backbone = ResNet50_Weights.IMAGENET1K_V1 if weights else None
         self.body = getattr(segmentation, name)(

@@ -263,7 +263,8 @@ def _logits(
 def upsampled(logits: Tensor, upsampling: Upsampling, stride: int) -> Tensor:
     """Class probabilities of pixels (N, C, ·H, ·W) from logits of cells (N, C, H, W).
 
-    See :func:`probabilities` for the three ways; "deconvolution" is done already, by a layer.
+    See :func:`probabilities` for the three ways; of "deconvolution" a layer has done
+    its part.
     """
     if upsampling == "deconvolution":
         return logits.softmax(1)

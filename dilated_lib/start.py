@@ -121,9 +121,7 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
     hooks = [
         layer.register_forward_hook(
             lambda _, __, output, name=name: (
-                dead.append(name)  # type: ignore[misc]
-                if not output.any()
-                else None
+                dead.append(name) if not output.any() else None
             )
         )
         for name, layer in network.named_modules()
@@ -149,6 +147,6 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
     if not abs(loss - guess) < 0.5:
         raise ValueError(
             f"the first loss is {loss:.2f}; equal probabilities for "
-            f"{len(network.palette)} classes have ln C = {guess:.2f}. Something is wrong "
-            "with the start, the mean or the order of the channels"
+            f"{len(network.palette)} classes have ln C = {guess:.2f}. Something is "
+            "wrong with the start, the mean or the order of the channels"
         )

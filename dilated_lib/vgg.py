@@ -115,14 +115,10 @@ def _layers(
             inputs = outputs
         if stage < 4:
             yield f"pool{stage}", nn.MaxPool2d(2, 2, ceil_mode=True)
-    for number, inputs, kernel_size, dilation in (
-        (6, inputs, 7, 4),
-        (7, fc_channels, 1, 1),
-    ):
-        yield from convolution(
-            f"fc{number}", inputs, fc_channels, kernel_size, dilation
-        )
-        yield f"drop{number}", nn.Dropout(0.5)
+    yield from convolution("fc6", inputs, fc_channels, 7, 4)
+    yield "drop6", nn.Dropout(0.5)
+    yield from convolution("fc7", fc_channels, fc_channels, 1)
+    yield "drop7", nn.Dropout(0.5)
     yield "final", nn.Conv2d(fc_channels, num_classes, 1)
 
 

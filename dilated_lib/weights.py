@@ -75,7 +75,8 @@ def save(
 ) -> None:
     """Write a network's weights as safetensors; the file appears whole or not at all.
 
-    ``metadata`` is text that the file carries along. Raises ValueError for another suffix.
+    ``metadata`` is text that the file carries along. Raises ValueError for another
+    suffix.
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors, got {path.name}")

@@ -7,7 +7,7 @@ import sys
 import pytest
 from torch import nn
 
-from dilated_lib.__main__ import rf, sizes
+from dilated_lib.commands import rf, sizes
 
 
 def halved():

@@ -14,33 +14,49 @@ import dilated_lib as dl
 HOME = Path(dl.__file__).parent
 # what each module may import from the library
 ARROWS = {
+    "architecture": {"context", "networks", "palettes", "vgg", "weights"},
     "arithmetic": {"layers"},
     "caffe": set(),
+    "checkpoints": set(),
+    "commands": {
+        *("architecture", "arithmetic", "data", "metric", "networks", "plans"),
+        *("recipes", "segment", "sizes", "tracing", "training", "weights"),
+    },
     "context": {"arithmetic"},
     "convolution": {"arithmetic"},
-    "data": set(),
+    "data": {"palettes", "pictures"},
     "dense": set(),
     "experiments": {
         *("arithmetic", "context", "data", "paths", "reach", "records", "tracing"),
     },
     "layers": set(),
+    "metric": {"data"},
     "networks": {"context", "palettes", "sizes", "vgg"},
     "palettes": set(),
     "paths": {"arithmetic"},
+    "peers": set(),
     "pictures": set(),
+    "plans": {"architecture", "recipes", "records", "training"},
     "plot": {"arithmetic"},
     "reach": {"data"},
+    "recipes": set(),
     "records": set(),
-    "segment": {"networks", "pictures", "sizes"},
+    "run": {
+        *("architecture", "checkpoints", "data", "metric", "networks", "peers"),
+        *("recipes", "records", "segment", "stages", "start"),
+    },
+    "segment": {"architecture", "networks", "pictures", "sizes"},
     "sizes": {"arithmetic", "layers", "tracing"},
+    "stages": {"data", "networks", "peers", "recipes"},
+    "start": {
+        *("architecture", "data", "networks", "peers", "recipes", "stages", "weights"),
+    },
     "tracing": {"arithmetic", "layers"},
+    "training": {"data", "recipes", "records", "run"},
     "traps": {"networks", "pictures", "records", "segment", "weights"},
     "vgg": {"weights"},
     "weights": {"caffe"},
-    "__main__": {
-        *("arithmetic", "experiments", "networks", "segment", "sizes", "tracing"),
-        *("traps", "weights"),
-    },
+    "__main__": {"commands", "experiments", "traps"},
 }
 MODULES = [path.relative_to(HOME) for path in HOME.rglob("*.py")]
 

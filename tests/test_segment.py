@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 import dilated_lib as dl
-from dilated_lib.__main__ import segment
+from dilated_lib.commands import segment
 
 RNG = np.random.default_rng(0)
 

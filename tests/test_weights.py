@@ -53,7 +53,7 @@ def test_saving_fails_without_a_trace(tmp_path, monkeypatch):
     dl.save(network(), path)
     before = path.read_bytes()
 
-    def full(state, beside):
+    def full(state, beside, metadata):
         beside.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 

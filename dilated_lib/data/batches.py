@@ -21,7 +21,7 @@ def batches(
     part: int = 0,
     parts: int = 1,
     workers: int = 0,
-) -> DataLoader[Batch]:
+) -> DataLoader[tuple[int, Sample]]:
     """Batches of ``size`` samples with their indices, one for each of ``steps``.
 
     The data set is shuffled anew, by the seed, whenever it has been gone through. Of

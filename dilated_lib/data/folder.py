@@ -12,7 +12,7 @@ _IMAGENET = (103.939, 116.779, 123.68)
 
 
 def folder(root: Path) -> DataSet:
-    """A data set from ``root`` / pictures, ``root`` / labels and ``root`` / classes.txt.
+    """A data set from a folder with pictures, labels and classes.txt.
 
     A picture NAME.jpg or NAME.png has its label map in labels/NAME.png. Line k of
     classes.txt names class k, counted from 0; a colour may follow, "road 128 64 128",

@@ -57,7 +57,7 @@ class ShapeScenes(Dataset[Sample]):
         for _ in range(6):
             kind = int(draw.integers(1, 4))
             y, x = draw.integers(0, self.size)
-            side = draw.integers(8, 20)
+            side = int(draw.integers(8, 20))
             inside = _inside(kind, rows - y, columns - x, side)
             pixels[inside] = colours[kind] + draw.normal(0, 20, 3)
             labels[inside] = kind

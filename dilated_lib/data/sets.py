@@ -1,6 +1,7 @@
 """Data sets by name, and where they lie on this machine."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def open_data(name: str) -> DataSet:
     Raises ValueError for an unknown name, else as the data set does.
     """
     home = data_home()
-    known = {
+    known: dict[str, Callable[[], DataSet]] = {
         "shapes": _shapes,
         "camvid": partial(camvid, home / "camvid"),
         "voc2012": partial(voc2012, home),

@@ -35,7 +35,7 @@ def augmentation(
     layers: list[nn.Module] = [v2.RandomHorizontalFlip()]
     if rotation:
         turn = v2.RandomRotation(
-            rotation,  # type: ignore[arg-type]
+            rotation,
             interpolation=v2.InterpolationMode.BILINEAR,
             fill={tv_tensors.Image: list(fill), tv_tensors.Mask: VOID},
         )
@@ -43,10 +43,11 @@ def augmentation(
     layers += [RandomScale(*scale), CropWithMargin(cells, margin, stride)]
     if colour:
         layers.append(v2.ColorJitter(colour, colour, colour, colour / 5))
-    return v2.Compose(layers)
+    both: nn.Module = v2.Compose(layers)
+    return both
 
 
-class RandomScale(v2.Transform):
+class RandomScale(v2.Transform):  # type: ignore[misc]
     """Resize a sample by a factor, log-uniform between ``least`` and ``most``."""
 
     def __init__(self, least: float, most: float) -> None:
@@ -67,7 +68,7 @@ class RandomScale(v2.Transform):
         return functional.resize(inpt, params["size"])
 
 
-class CropWithMargin(v2.Transform):
+class CropWithMargin(v2.Transform):  # type: ignore[misc]
     """Cut a random window of whole cells, the picture with a margin around it.
 
     A sample becomes a picture (3, 2 · margin + stride · rows, …) and labels (stride ·

@@ -50,7 +50,7 @@ def voc2012(root: Path, *, download: bool = False) -> DataSet:
 
 
 def voc_layout(root: Path) -> DataSet:
-    """A subset of VOC in its layout: JPEGImages, SegmentationClassAug, train.txt, val.txt.
+    """A subset of VOC: JPEGImages, SegmentationClassAug, train.txt and val.txt.
 
     Raises FileNotFoundError for a folder without these.
     """

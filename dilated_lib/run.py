@@ -1,8 +1,6 @@
-"""Training: one loop for the paper's three stages, from scratch, and for peers."""
+"""A run of training: what it is made of, one step of it, and how it is measured."""
 
 import json
-import os
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -12,18 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
-from tqdm import tqdm
 
 from dilated_lib.architecture import Architecture, save_network
 from dilated_lib.checkpoints import latest, write_checkpoint
-from dilated_lib.data.batches import batches
 from dilated_lib.data.labelled import DataSet, Sample, class_counts
 from dilated_lib.data.sets import open_data
 from dilated_lib.data.transforms import augmentation
-from dilated_lib.evaluate import evaluate
+from dilated_lib.metric import evaluate
 from dilated_lib.networks import DilatedNetwork
 from dilated_lib.peers import Peer
 from dilated_lib.recipes import Config
@@ -37,108 +32,9 @@ from dilated_lib.start import (
     learning_rate,
 )
 
-__all__ = ["train"]
+__all__ = ["Run", "begin", "require_same"]
 
 _WHOLE = (100_000, 100_000)  # a tile that holds any picture
-
-
-def train(
-    config: Config,
-    out: Path,
-    *,
-    experiment: str = "run",
-    deadline: float | None = None,
-    progress: bool = False,
-) -> Record | None:
-    """Train a network into a folder; the same call again goes on where it stopped.
-
-    ``out`` gets checkpoints, a TensorBoard log, and in the end network.safetensors (a
-    peer's weights are not kept) and record.json, whose record is returned;
-    ``experiment`` is its name. Past ``deadline``, of ``time.monotonic``, a checkpoint
-    is written and None returned. Runs on the GPU where there is one, and in all
-    processes that torchrun starts, of which the first returns the record.
-
-    Everything that is drawn depends on the seed and the step alone. So a run that was
-    killed ends, on one device and with ``deterministic``, in the same bits.
-
-    Raises ValueError for what a start check finds, for a loss that is not finite, and
-    for a folder of another run; else as the data set and the files do.
-    """
-    if (out / "record.json").is_file():
-        done = Record(**json.loads((out / "record.json").read_text())[0])
-        _same(done.config, config, out)
-        return done
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(config.deterministic)
-    fabric = _fabric(config, out)
-    run = _begin(config, fabric, out, progress)
-    loader = batches(
-        run.split("train"),
-        config.batch,
-        seed=config.seed,
-        steps=range(run.step, config.steps),
-        part=fabric.global_rank,
-        parts=fabric.world_size,
-        workers=config.workers,
-    )
-    begun = time.monotonic() - run.seconds
-    pending: tuple[int, Tensor, list[int]] | None = None
-    quiet = not progress or fabric.global_rank > 0
-    for indices, samples in tqdm(
-        loader, experiment, config.steps, initial=run.step, disable=quiet
-    ):
-        loss = run.update(samples)
-        if pending:  # the step before this one, so that the device need not wait
-            run.note(*pending)
-        pending = (run.step, loss, indices)
-        run.step += 1
-        run.seconds = time.monotonic() - begun
-        last = run.step == config.steps
-        late = deadline is not None and time.monotonic() > deadline
-        if last or late or run.step % config.checkpoint_every == 0:
-            run.note(*pending)  # nothing is kept after a loss that is not finite
-            pending = None
-            run.save()
-        if late and not last:
-            return None
-        if config.validate_every and run.step % config.validate_every == 0 and not last:
-            run.validate()
-    return run.finish(experiment)
-
-
-def _fabric(config: Config, out: Path) -> Fabric:
-    torch.set_float32_matmul_precision("high")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    fabric = Fabric(
-        devices=here,
-        num_nodes=world // here,
-        strategy="ddp" if world > 1 else "auto",
-        precision=config.precision,
-        loggers=TensorBoardLogger(out, name="log", version=""),
-    )
-    fabric.launch()
-    if config.batch % fabric.world_size:
-        raise ValueError(
-            f"a batch of {config.batch} does not divide into {fabric.world_size} parts"
-        )
-    return fabric
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    """As JSON has it: lists for tuples, text for paths."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
-    return plain
-
-
-def _same(found: dict[str, Any], config: Config, folder: Path) -> None:
-    other = [key for key, value in _plain(config).items() if found.get(key) != value]
-    if other:
-        raise ValueError(
-            f"{folder} holds another run, with other {', '.join(other)}; choose another "
-            "folder, or delete it"
-        )
 
 
 def _seed(*numbers: int) -> None:
@@ -147,7 +43,7 @@ def _seed(*numbers: int) -> None:
 
 
 @dataclass
-class _Run:
+class Run:
     """What a run is made of, and how far it is."""
 
     config: Config
@@ -186,6 +82,7 @@ class _Run:
         stage.train()
         _seed(config.seed, 2, self.step, fabric.global_rank)  # dropout
         weight = fabric.all_reduce(stage.weight(labels), reduce_op="sum")
+        assert isinstance(weight, Tensor)
         # gradients are averaged over processes: times their number is the sum
         loss = self.module(images, labels) * (fabric.world_size / weight.clamp(1e-6))
         self.optimizer.zero_grad()
@@ -198,7 +95,8 @@ class _Run:
                 error_if_nonfinite=False,
             )
         self.optimizer.step()
-        mean: Tensor = fabric.all_reduce(loss.detach(), reduce_op="mean")
+        mean = fabric.all_reduce(loss.detach(), reduce_op="mean")
+        assert isinstance(mean, Tensor)
         return mean
 
     def note(self, step: int, loss: Tensor, indices: list[int]) -> None:
@@ -264,7 +162,7 @@ class _Run:
                 picture, _ = data[index]
                 shares = self.shares(picture[None].to(self.fabric.device))
                 labels = colours[shares[0].argmax(0).cpu()].permute(2, 0, 1)
-                self.fabric.logger.experiment.add_image(
+                self.fabric.logger.experiment.add_image(  # type: ignore[attr-defined]
                     f"val/{index}", torch.cat([picture, labels], 2), self.step
                 )
         self.fabric.barrier()
@@ -304,11 +202,11 @@ def _first(data: Dataset[Sample], count: int) -> Dataset[Sample]:
     return Subset(data, range(count)) if 0 < count < number else data
 
 
-def _begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> _Run:
+def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
     """A new run, or the newest checkpoint of one."""
     state = latest(out / "checkpoints")
     if state:
-        _same(state["config"], config, out)
+        require_same(state["config"], config, out)
     data = open_data(config.data)
     if state:
         counts = state["counts"]
@@ -339,16 +237,18 @@ def _begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> _Run:
     if config.compile:
         stage.compile()
     module, optimizer = fabric.setup(stage, optimizer)
-    dilated = isinstance(network, DilatedNetwork)
+    margin = 0
+    if isinstance(network, DilatedNetwork):
+        margin = int(network.sizes[0].margin)
     augment = augmentation(
         cells=config.cells,
-        margin=int(network.sizes[0].margin) if dilated else 0,
+        margin=margin,
         scale=(config.scale * recipe.zoom[0], config.scale * recipe.zoom[1]),
         rotation=recipe.rotation,
         colour=recipe.colour,
         fill=(data.mean[2], data.mean[1], data.mean[0]),
     )
-    run = _Run(
+    run = Run(
         config, fabric, out, progress, data, counts, architecture,
         stage, module, optimizer, augment,
     )  # fmt: skip
@@ -358,3 +258,19 @@ def _begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> _Run:
         run.step, run.seconds = state["step"], state["seconds"]
         run.losses = state["losses"]
     return run
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """As JSON has it: lists for tuples, text for paths."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    return plain
+
+
+def require_same(found: dict[str, Any], config: Config, folder: Path) -> None:
+    """Raises ValueError for the configuration of another run, and says what differs."""
+    other = [key for key, value in _plain(config).items() if found.get(key) != value]
+    if other:
+        raise ValueError(
+            f"{folder} holds another run, with other {', '.join(other)}; choose "
+            "another folder, or delete it"
+        )

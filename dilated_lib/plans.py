@@ -1,4 +1,4 @@
-"""All runs behind the book's results, one plan: in tiers, resumable, with their cost."""
+"""All runs behind the book's results: in tiers, resumable, with what they cost."""
 
 import json
 import time
@@ -10,9 +10,9 @@ from typing import Literal
 from dilated_lib.architecture import open_network, save_network
 from dilated_lib.recipes import MODERN, PAPER, Config
 from dilated_lib.records import Record, write
-from dilated_lib.train import train
+from dilated_lib.training import train
 
-__all__ = ["TIERS", "Planned", "plan", "planned"]
+__all__ = ["TIERS", "Planned", "execute", "planned"]
 
 TIERS = {
     "imagenet": "CamVid from ImageNet: front end alone, + basic, + large, three seeds",
@@ -129,12 +129,18 @@ def _joint(seed: int) -> Iterator[Planned]:
 
 def _voc(seed: int, weights: Literal["imagenet"] | Path) -> Iterator[Planned]:
     name = "voc_animals/imagenet/front"
-    changes = {"data": "voc_animals", "scale": 1.0, "cells": (44, 44), "test": False}
-    run = replace(_front(seed), start=weights, batch=12, **changes)
+    run = replace(_pictures(_front(seed)), start=weights)
     yield Planned(name, "voc", 4, run)
     for variant in ("basic", "large"):
-        head = replace(_head(seed, variant), batch=12, **changes)
+        head = _pictures(_head(seed, variant))
         yield Planned(f"{name} + {variant}", "voc", 1.5, head, name)
+
+
+def _pictures(config: Config) -> Config:
+    """The same on photographs of about 500 × 375 pixels."""
+    return replace(
+        config, data="voc_animals", scale=1.0, cells=(44, 44), batch=12, test=False
+    )
 
 
 _SMALL = Config(
@@ -155,36 +161,27 @@ _SMALL = Config(
 )
 
 
-def plan(
-    tier: str | None = None,
-    /,
+def execute(
+    tier: str,
     *,
     weights: Literal["imagenet"] | Path = "imagenet",
-    runs: Path = Path("runs"),
-    out: Path = Path("book/results"),
+    runs: Path,
+    out: Path,
     minutes: float = 0,
     rehearse: bool = False,
-    progress: bool = True,
+    progress: bool = False,
 ) -> list[Record]:
-    """Train what the book reports, tier by tier; without a tier, list it and its cost.
+    """Train the runs of a tier, or of "all", into ``runs``; their records into ``out``.
 
     A run that is done is not done again, one that was stopped goes on. After each run
-    the records of all are written. For the small network ``small.safetensors`` is
-    written beside them, in half precision.
+    the records of all are written, and after the small network small.safetensors, in
+    half precision. After ``minutes``, if that is not 0, a checkpoint is written, and
+    the records so far are returned. ``rehearse`` takes a narrow network, eight pictures
+    and two steps for each run.
 
-    Raises ValueError for an unknown tier, else as :func:`~dilated_lib.train.train`.
-
-    Args:
-        tier: Which part of the plan, or all.
-        weights: VGG-16's convolutions for BGR pixels; imagenet downloads torchvision's.
-        runs: The folder of runs, with their checkpoints.
-        out: The folder of records.
-        minutes: Stop after so many minutes, with a checkpoint; 0 for no limit.
-        rehearse: A narrow network, eight pictures and two steps for each run, to see
-            that the plan runs.
-        progress: Show bars.
+    Raises ValueError for an unknown tier, else as :func:`~dilated_lib.training.train`.
     """
-    if tier not in (None, "all", *TIERS):
+    if tier not in ("all", *TIERS):
         raise ValueError(f"tier must be all or one of {', '.join(TIERS)}, got {tier!r}")
     deadline = time.monotonic() + 60 * minutes if minutes else None
     done: list[Record] = []

@@ -1,0 +1,139 @@
+"""Pictures into label maps, and how good these are."""
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dilated_lib import networks
+from dilated_lib.architecture import open_network, small_network
+from dilated_lib.commands._errors import one_sentence
+from dilated_lib.segment import predict, probabilities
+from dilated_lib.weights import load
+
+__all__ = ["download", "evaluate", "segment"]
+
+
+def segment(
+    image: Path,
+    /,
+    *,
+    output: Path,
+    network: Literal[
+        "dilation8_pascal_voc",
+        "dilation8_camvid",
+        "dilation7_kitti",
+        "dilation10_cityscapes",
+    ]
+    | None = None,
+    weights: Path | None = None,
+    fc_channels: int = 4096,
+    tile: tuple[int, int] | None = None,
+    context: Literal["whole", "tiles"] = "whole",
+    upsampling: Literal["released", "deconvolution", "half_pixel"] | None = None,
+) -> None:
+    """Segment a picture of any size: a PNG whose pixels are class ids, with a palette.
+
+    Runs on a GPU where there is one. Exit code 2, with one sentence, and nothing
+    written, where something does not fit.
+
+    Args:
+        image: The picture.
+        output: The PNG to write; one that is there is replaced.
+        network: One of the paper's; without it the weights' own, and without weights
+            the small one for streets that comes with the library.
+        weights: A network of this library (train writes network.safetensors), or
+            weights for the paper's: a .caffemodel as released, .safetensors, or a state
+            dict.
+        fc_channels: Channels of fc6 and fc7, where they are fewer than the paper's.
+        tile: Height and width in pixels of the tiles that the front end sees, the
+            released ones by default; smaller ones take less memory.
+        context: Run the context module on the whole picture, or on each tile with zeros
+            around it, as the released code does.
+        upsampling: From cells to pixels; the network's by default.
+    """
+    with one_sentence():
+        if output.suffix.lower() != ".png" or not output.parent.is_dir():
+            raise ValueError(f"{output} must be a .png file in a folder that is there")
+        if network and not weights:
+            raise ValueError(f"{network} needs its weights: --weights FILE")
+        if network and weights:
+            built = getattr(networks, network)(fc_channels=fc_channels)
+            load(built, weights)
+        else:
+            built = open_network(weights)[0] if weights else small_network()
+        built.to("cuda" if torch.cuda.is_available() else "cpu")
+        done = predict(
+            image,
+            built,
+            tile=tile,
+            context=context,
+            upsampling=upsampling,
+            progress=True,
+        )
+        done.save(output)
+    seen = [done.labels == index for index in range(len(done.palette))]
+    for name, where in zip(done.palette, seen, strict=True):
+        if where.any():
+            print(f"{name:14} {100 * where.mean():5.1f} %")
+
+
+def evaluate(
+    data: str,
+    /,
+    *,
+    split: Literal["train", "val", "test"] = "val",
+    weights: Path | None = None,
+    flip: bool = False,
+) -> None:
+    """Measure a network on a split of a data set: IoU of each class, mean, accuracy.
+
+    Exit code 2, with one sentence, where something does not fit.
+
+    Args:
+        data: camvid, voc2012, voc_animals, shapes, or the path of a folder.
+        split: Which pictures. The test split is for the end.
+        weights: A network of this library; the small one by default.
+        flip: Average with the mirrored picture.
+    """
+    from dilated_lib import metric
+    from dilated_lib.data.sets import open_data
+
+    with one_sentence():
+        found = open_data(data)
+        network = open_network(weights)[0] if weights else small_network()
+        if [*network.palette] != [*found.palette]:
+            raise ValueError(
+                f"the network's classes are {', '.join(network.palette)}; those of "
+                f"{data} are {', '.join(found.palette)}"
+            )
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        network.to(device)
+        scores = metric.evaluate(
+            partial(probabilities, network),
+            found.split(split),
+            tuple(found.palette),
+            device=device,
+            flip=flip,
+            progress=True,
+        )
+    for name, value in scores.per_class.items():
+        print(f"{name:14} {'-' if value is None else f'{value:.1f}':>6}")
+    print(f"{'mean IoU':14} {scores.miou:6.1f}")
+    print(f"{'accuracy':14} {scores.accuracy:6.1f}")
+
+
+def download(name: Literal["camvid", "voc2012"], /) -> None:
+    """Fetch a data set into $DILATED_DATA, or .cache/dilated_lib in your home.
+
+    Every file is checked; interrupted, the command goes on. Exit code 2, with one
+    sentence, where something cannot be fetched.
+
+    Args:
+        name: CamVid takes 0.2 GB, VOC 2012 with SBD 4 GB.
+    """
+    from dilated_lib.data import sets
+
+    with one_sentence():
+        sets.download(name, progress=True)

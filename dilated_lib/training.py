@@ -1,0 +1,103 @@
+"""Training: one loop for the paper's three stages, from scratch, and for peers."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from torch import Tensor
+from tqdm import tqdm
+
+from dilated_lib.data.batches import batches
+from dilated_lib.recipes import Config
+from dilated_lib.records import Record
+from dilated_lib.run import begin, require_same
+
+__all__ = ["train"]
+
+
+def train(
+    config: Config,
+    out: Path,
+    *,
+    experiment: str = "run",
+    deadline: float | None = None,
+    progress: bool = False,
+) -> Record | None:
+    """Train a network into a folder; the same call again goes on where it stopped.
+
+    ``out`` gets checkpoints, a TensorBoard log, and in the end network.safetensors (a
+    peer's weights are not kept) and record.json, whose record is returned;
+    ``experiment`` is its name. Past ``deadline``, of ``time.monotonic``, a checkpoint
+    is written and None returned. Runs on the GPU where there is one, and in all
+    processes that torchrun starts, of which the first returns the record.
+
+    Everything that is drawn depends on the seed and the step alone. So a run that was
+    killed ends, on one device and with ``deterministic``, in the same bits.
+
+    Raises ValueError for what a start check finds, for a loss that is not finite, and
+    for a folder of another run; else as the data set and the files do.
+    """
+    if (out / "record.json").is_file():
+        done = Record(**json.loads((out / "record.json").read_text())[0])
+        require_same(done.config, config, out)
+        return done
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
+    fabric = _fabric(config, out)
+    run = begin(config, fabric, out, progress)
+    loader = batches(
+        run.split("train"),
+        config.batch,
+        seed=config.seed,
+        steps=range(run.step, config.steps),
+        part=fabric.global_rank,
+        parts=fabric.world_size,
+        workers=config.workers,
+    )
+    begun = time.monotonic() - run.seconds
+    pending: tuple[int, Tensor, list[int]] | None = None
+    quiet = not progress or fabric.global_rank > 0
+    for indices, samples in tqdm(
+        loader, experiment, config.steps, initial=run.step, disable=quiet
+    ):
+        loss = run.update(samples)
+        if pending:  # the step before this one, so that the device need not wait
+            run.note(*pending)
+        pending = (run.step, loss, indices)
+        run.step += 1
+        run.seconds = time.monotonic() - begun
+        last = run.step == config.steps
+        late = deadline is not None and time.monotonic() > deadline
+        if last or late or run.step % config.checkpoint_every == 0:
+            run.note(*pending)  # nothing is kept after a loss that is not finite
+            pending = None
+            run.save()
+        if late and not last:
+            return None
+        if config.validate_every and run.step % config.validate_every == 0 and not last:
+            run.validate()
+    return run.finish(experiment)
+
+
+def _fabric(config: Config, out: Path) -> Fabric:
+    torch.set_float32_matmul_precision("high")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    fabric = Fabric(
+        devices=here,
+        num_nodes=world // here,
+        strategy="ddp" if world > 1 else "auto",
+        precision=config.precision,
+        loggers=TensorBoardLogger(out, name="log", version=""),
+    )
+    fabric.launch()
+    if config.batch % fabric.world_size:
+        raise ValueError(
+            f"a batch of {config.batch} does not divide into {fabric.world_size} parts"
+        )
+    return fabric
