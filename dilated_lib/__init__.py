@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dilated_lib import sizes as sizes
     from dilated_lib import stages as stages
     from dilated_lib import start as start
+    from dilated_lib import throughput as throughput
     from dilated_lib import tracing as tracing
     from dilated_lib import training as training
     from dilated_lib import traps as traps
@@ -127,6 +128,7 @@ _MODULES = (
     "stages",
     "start",
     "tracing",
+    "throughput",
     "training",
     "traps",
     "vgg",

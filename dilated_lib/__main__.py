@@ -7,6 +7,7 @@ import tyro
 
 from dilated_lib import commands, traps
 from dilated_lib.experiments import erf, reach
+from dilated_lib.throughput import throughput
 
 if __name__ == "__main__":
     every: dict[str, Callable[..., Any]] = {
@@ -20,5 +21,6 @@ if __name__ == "__main__":
         "erf": erf,
         "reach": reach,
         "traps": traps.measure,
+        "throughput": throughput,
     }
     tyro.extras.subcommand_cli_from_dict(every, description=__doc__)

@@ -45,7 +45,11 @@ def evaluate(
     score for each picture.
     """
     metric = MulticlassJaccardIndex(
-        len(classes), average=None, ignore_index=VOID, validate_args=False
+        len(classes),
+        average=None,
+        ignore_index=VOID,
+        validate_args=False,
+        sync_on_compute=False,
     ).to(device)
     loader = DataLoader(data, batch_size=None, num_workers=workers)
     for picture, labels in tqdm(loader, "pictures", disable=not progress, leave=False):

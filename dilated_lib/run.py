@@ -59,6 +59,7 @@ class Run:
     augment: nn.Module
     step: int = 0
     seconds: float = 0.0
+    waited: float = 0.0  # for samples to be read
     losses: list[float] = field(default_factory=list)
 
     def split(self, name: str) -> Dataset[Sample]:
@@ -122,6 +123,7 @@ class Run:
                 "counts": self.counts,
                 "step": self.step,
                 "seconds": self.seconds,
+                "waited": self.waited,
                 "losses": self.losses,
                 "network": self.stage.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -180,6 +182,7 @@ class Run:
                 round(float(np.mean(self.losses[first:][:part])), 4)
                 for first in range(0, len(self.losses), part)
             ]
+            metrics["waited"] = round(100 * self.waited / self.seconds, 1)
             network = self.stage.network
             if isinstance(network, DilatedNetwork):
                 path = self.out / "network.safetensors"
@@ -256,7 +259,7 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
         optimizer.load_state_dict(state["optimizer"])
         fabric.strategy.precision.load_state_dict(state["precision"])
         run.step, run.seconds = state["step"], state["seconds"]
-        run.losses = state["losses"]
+        run.waited, run.losses = state["waited"], state["losses"]
     return run
 
 

@@ -5,8 +5,8 @@ from math import inf
 
 from torch import nn
 
-from dilated_lib.arithmetic import ReceptiveField
-from dilated_lib.layers import whole
+from dilated_lib.arithmetic import ReceptiveField, compose
+from dilated_lib.layers import Window, whole
 from dilated_lib.tracing import receptive_field
 
 __all__ = ["InputSizes", "input_sizes"]
@@ -107,6 +107,8 @@ def input_sizes(
     >>> str(h), h.margin, h.size(4)
     ('6 + 2n', 3, 14)
     """
+    if to is None and (chain := _unpadded_chain(network)):
+        return chain
     height, width = (
         InputSizes(field) for field in receptive_field(network, (channels, *at), to=to)
     )
@@ -130,3 +132,29 @@ def input_sizes(
                 f"{cells}: the network pads one side more than the other"
             )
     return height, width
+
+
+def _unpadded_chain(network: nn.Module) -> tuple[InputSizes, InputSizes] | None:
+    """The sizes of layers in a row that pad nothing, without the seconds of tracing."""
+    if type(network) is not nn.Sequential:
+        return None
+    rows: list[Window] = []
+    columns: list[Window] = []
+    for layer in network:
+        if type(layer) in (nn.Conv2d, nn.MaxPool2d):
+            if layer.padding not in (0, (0, 0)):
+                return None
+            pairs = zip(
+                *(
+                    value if isinstance(value, tuple) else (value, value)
+                    for value in (layer.kernel_size, layer.stride, layer.dilation)
+                ),
+                strict=True,
+            )
+            for axis, (kernel, stride, dilation) in zip(
+                (rows, columns), pairs, strict=True
+            ):
+                axis.append(Window(kernel, stride, dilation=dilation))
+        elif type(layer) not in (nn.ReLU, nn.BatchNorm2d, nn.Dropout):
+            return None
+    return InputSizes(compose(rows)), InputSizes(compose(columns))

@@ -59,12 +59,14 @@ def train(
         parts=fabric.world_size,
         workers=config.workers,
     )
-    begun = time.monotonic() - run.seconds
+    since = time.monotonic()
+    begun = since - run.seconds
     pending: tuple[int, Tensor, list[int]] | None = None
     quiet = not progress or fabric.global_rank > 0
     for indices, samples in tqdm(
         loader, experiment, config.steps, initial=run.step, disable=quiet
     ):
+        run.waited += time.monotonic() - since
         loss = run.update(samples)
         if pending:  # the step before this one, so that the device need not wait
             run.note(*pending)
@@ -81,6 +83,7 @@ def train(
             return None
         if config.validate_every and run.step % config.validate_every == 0 and not last:
             run.validate()
+        since = time.monotonic()
     return run.finish(experiment)
 
 

@@ -52,11 +52,12 @@ ARROWS = {
         *("architecture", "data", "networks", "peers", "recipes", "stages", "weights"),
     },
     "tracing": {"arithmetic", "layers"},
+    "throughput": {"data", "plans", "recipes", "records", "stages", "start"},
     "training": {"data", "recipes", "records", "run"},
     "traps": {"networks", "pictures", "records", "segment", "weights"},
     "vgg": {"weights"},
     "weights": {"caffe"},
-    "__main__": {"commands", "experiments", "traps"},
+    "__main__": {"commands", "experiments", "throughput", "traps"},
 }
 MODULES = [path.relative_to(HOME) for path in HOME.rglob("*.py")]
 

@@ -135,3 +135,22 @@ def keras_same():
 def test_what_has_no_whole_sizes_says_why(network, message):
     with pytest.raises(ValueError, match=message):
         dl.input_sizes(network)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [
+            nn.Conv2d(3, 2, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(2, 2, 3, dilation=4),
+        ],
+        [nn.Conv2d(3, 2, (3, 5), (2, 1), dilation=(1, 3)), nn.MaxPool2d((2, 3), 2)],
+        [nn.MaxPool2d(2, 2, ceil_mode=True), nn.Conv2d(3, 1, 2), nn.BatchNorm2d(1)],
+    ],
+)
+def test_an_unpadded_chain_needs_no_tracing_and_has_the_traced_sizes(layers):
+    chain = nn.Sequential(*layers)
+    traced = dl.input_sizes(nn.Sequential(chain, nn.Identity()))  # no flat chain
+    assert dl.input_sizes(chain) == traced

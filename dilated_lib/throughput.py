@@ -1,0 +1,131 @@
+"""How fast a training step is: beside the matrix product, and beside a peer."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch.utils.benchmark import Measurement, Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from dilated_lib.data.sets import open_data
+from dilated_lib.plans import planned
+from dilated_lib.recipes import Config
+from dilated_lib.records import Record, device_name, write
+from dilated_lib.stages import Stage
+from dilated_lib.start import build_network, build_optimizer
+
+__all__ = ["throughput"]
+
+
+def throughput(
+    out: Path = Path("book/results/throughput.json"),
+    /,
+    *,
+    batch: int = 8,
+    cells: tuple[int, int] = (66, 66),
+    compiled: bool = False,
+    small: bool = False,
+) -> None:
+    """Time training steps: the front end's, with the plan's widths, and DeepLab v3's.
+
+    On made-up crops that lie on the device: forward, backward and AdamW, in bfloat16
+    where the plan uses it. Operations are counted by torch (a multiplication and an
+    addition are two), and the ceiling, a product of large square matrices, is measured
+    in the same run. The peer gets the pixels that are labelled, without the margin.
+
+    Args:
+        out: The file of records to write.
+        batch: Crops in a step.
+        cells: Height and width of a crop in cells of 8 pixels.
+        compiled: Compile the networks with torch.compile.
+        small: Narrow networks and small matrices, to see that it runs.
+    """
+    fabric = Fabric(devices=1, precision="bf16-mixed")
+    side = 512 if small else 8192
+    left, right = (
+        torch.randn(side, side, device=fabric.device, dtype=torch.bfloat16)
+        for _ in range(2)
+    )
+    product = _timed(lambda: left @ right)
+    ceiling = 2 * side**3 / product.median / 1e12
+    done: list[Record] = []
+    for one in planned():
+        wanted = one.name in (
+            "camvid/imagenet/front",
+            "camvid/scratch/deeplabv3_resnet50",
+        )
+        if one.config.seed or not wanted:
+            continue
+        config = replace(one.config, start=None, batch=batch, cells=cells)
+        if small:
+            config = replace(config, width=4, fc_channels=8)
+        step, operations = _step(config, fabric, compiled)
+        time = _timed(step)
+        rate = operations / time.median / 1e12
+        metrics: dict[str, Any] = {
+            "median_ms": round(1000 * time.median, 2),
+            "spread_ms": round(1000 * time.iqr, 2),
+            "images_per_second": round(batch / time.median, 2),
+            "tera_operations_per_second": round(rate, 2),
+            "ceiling": round(ceiling, 2),
+            "ratio": round(rate / ceiling, 3),
+        }
+        if fabric.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(fabric.device)
+            metrics["peak_gib"] = round(peak / 2**30, 2)
+            torch.cuda.reset_peak_memory_stats(fabric.device)
+        done.append(
+            Record(
+                experiment="speed/" + one.name.removeprefix("camvid/"),
+                seed=0,
+                config={"batch": batch, "cells": cells, "compiled": compiled},
+                metrics=metrics,
+                seconds=round(sum(time.raw_times), 1),
+                device=device_name(fabric.device),
+            )
+        )
+        write(out, done)
+
+
+def _step(
+    config: Config, fabric: Fabric, compiled: bool
+) -> tuple[Callable[[], None], int]:
+    """A step of training, and how many operations it takes."""
+    data = open_data("shapes")
+    network, _, _ = build_network(config, data)
+    stage = Stage(network, config.recipe).to(memory_format=torch.channels_last)
+    if compiled:
+        stage.compile()
+    module, optimizer = fabric.setup(stage, build_optimizer(network, config, set()))
+    margin = 372 if config.network == "dilated" else 0
+    labelled = [8 * side for side in config.cells]
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(
+        256, (config.batch, 3, *(side + margin for side in labelled)), generator=draw
+    )
+    images = fabric.to_device(images.float())
+    labels = torch.randint(
+        len(data.palette), (config.batch, *labelled), generator=draw, dtype=torch.uint8
+    )
+    labels = fabric.to_device(labels)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        fabric.backward(module(images, labels) / stage.weight(labels))
+        optimizer.step()
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        step()
+    return step, counter.get_total_flops()
+
+
+def _timed(function: Callable[[], Any]) -> Measurement:
+    """Median and spread over at least ten calls and two seconds, after a warm-up."""
+    for _ in range(3):
+        function()
+    timer = Timer("function()", globals={"function": function})
+    return timer.blocked_autorange(min_run_time=2)

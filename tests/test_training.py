@@ -1,0 +1,389 @@
+"""Training: the loop, its checks, and runs that are killed."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from training_runs import RECIPE, TINY
+
+import dilated_lib as dl
+from dilated_lib.checkpoints import latest, write_checkpoint
+from dilated_lib.recipes import PAPER
+from dilated_lib.records import Record
+from dilated_lib.start import check_start, learning_rate
+from dilated_lib.weights import read_weights
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*num_workers.*", "ignore:.*is_cuda_available.*"
+)
+RUN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import training_runs
+from dilated_lib.training import train
+changes = eval(sys.argv[2])
+train(replace(training_runs.TINY, **changes), Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Deterministic algorithms, which a run switches on, are for that run."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def process(out, **changes):
+    """A run in a process of its own."""
+    paths = [str(Path(__file__).parent), str(Path(dl.__file__).parents[1])]
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(out), repr(changes)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def weights(out):
+    return read_weights(out / "network.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name], other[name]) for name in one
+    )
+
+
+def test_a_run_leaves_a_network_and_a_record(tmp_path):
+    done = dl.train(TINY, tmp_path, experiment="shapes/tiny")
+    assert done.experiment == "shapes/tiny" and done.config["cells"] == [3, 4]
+    assert len(done.metrics["loss"]) == 6
+    assert set(done.metrics) == {"val", "val_flip", "loss", "waited"}
+    network, architecture = dl.open_network(tmp_path / "network.safetensors")
+    assert architecture.width == 4 and network.scale == 1
+    found = dl.evaluate(
+        lambda images: dl.segment.probabilities(network, images),
+        torch.utils.data.Subset(dl.open_data("shapes").split("val"), range(6)),
+        tuple(architecture.palette),
+    )
+    assert found.miou == done.metrics["val"]["miou"]
+    assert dl.train(TINY, tmp_path) == done  # done is done
+
+
+def test_the_test_split_is_read_only_when_asked_for(tmp_path, monkeypatch):
+    read = []
+    split = dl.data.labelled.DataSet.split
+
+    def watched(self, name):
+        read.append(name)
+        return split(self, name)
+
+    monkeypatch.setattr(dl.data.labelled.DataSet, "split", watched)
+    dl.train(replace(TINY, steps=1), tmp_path / "a")
+    assert "test" not in read
+    done = dl.train(replace(TINY, steps=1, test=True), tmp_path / "b")
+    assert "test" in read and 0 <= done.metrics["test"]["miou"] <= 100
+
+
+def test_it_learns(tmp_path):
+    config = replace(TINY, steps=40, batch=4, width=4, fc_channels=16, cells=(6, 8))
+    recipe = replace(RECIPE, dropout=0.0, trained_rate=1.0)
+    done = dl.train(replace(config, recipe=recipe, batch_norm=True), tmp_path)
+    assert done.metrics["loss"][0] == pytest.approx(np.log(4), abs=0.05)
+    assert np.mean(done.metrics["loss"][-5:]) < 1.1
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, replace(PAPER, learning_rate=0.01)])
+def test_the_three_stages_go_on_from_each_other(tmp_path, recipe):
+    run = replace(TINY, recipe=recipe)
+    dl.train(run, tmp_path / "front")
+    front = weights(tmp_path / "front")
+    start = tmp_path / "front" / "network.safetensors"
+    head = replace(run, stage="context", context="basic", start=start)
+    dl.train(head, tmp_path / "head")
+    after = weights(tmp_path / "head")
+    assert all(torch.equal(after[name], front[name]) for name in front)  # frozen
+    new = after.keys() - front.keys()
+    assert new and all(name.startswith("ctx_") for name in new)
+    start = tmp_path / "head" / "network.safetensors"
+    dl.train(replace(head, stage="joint", start=start), tmp_path / "joint")
+    both = weights(tmp_path / "joint")
+    assert both.keys() == after.keys()
+    assert not any(torch.equal(both[n], after[n]) for n in ("final.weight", "fc6.bias"))
+
+
+def test_a_stage_starts_where_the_one_before_ended(tmp_path):
+    dl.train(TINY, tmp_path / "front")
+    start = tmp_path / "front" / "network.safetensors"
+    head = replace(TINY, stage="context", context="basic", start=start)
+    network, _, trained = dl.start.build_network(head, dl.open_data("shapes"))
+    front = weights(tmp_path / "front")
+    assert trained == front.keys()
+    assert all(torch.equal(network.state_dict()[n], front[n]) for n in front)
+
+
+def test_a_run_that_stops_and_goes_on_ends_in_the_same_bits(tmp_path):
+    dl.train(TINY, tmp_path / "whole")
+    late = time.monotonic()  # stops after every step
+    stops = 0
+    while dl.train(TINY, tmp_path / "parts", deadline=late) is None:
+        stops += 1
+    assert stops == 5
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    read = [
+        json.loads((tmp_path / n / "record.json").read_text())
+        for n in ("whole", "parts")
+    ]
+    for one in read:
+        assert 0 <= one[0]["metrics"].pop("waited") < 100
+    assert read[0][0]["metrics"] == read[1][0]["metrics"]
+
+
+def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bits(tmp_path):
+    changes = {"steps": 40, "checkpoint_every": 3}
+    whole = process(tmp_path / "whole", **changes)
+    assert whole.wait() == 0, whole.stderr.read()
+    draw, kills = random.Random(0), 0
+    while kills < 4:
+        run = process(tmp_path / "killed", **changes)
+        begun = len([*tmp_path.glob("killed/checkpoints/*")])
+        while run.poll() is None and not (
+            len([*tmp_path.glob("killed/checkpoints/*")]) != begun
+            or (tmp_path / "killed" / "record.json").exists()
+        ):
+            time.sleep(0.01)  # until it trains
+        time.sleep(draw.uniform(0, 0.3))
+        if run.poll() is not None:
+            break
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        run.stderr.close()
+        kills += 1
+    assert kills >= 2
+    last = process(tmp_path / "killed", **changes)
+    assert last.wait() == 0, last.stderr.read()
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+def test_two_processes_train_as_one(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    recipe = replace(RECIPE, dropout=0.0)
+    one = dl.train(replace(TINY, recipe=recipe, batch=4), tmp_path / "one")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = [str(Path(__file__).parent), str(Path(dl.__file__).parents[1])]
+    changes = "{'batch': 4, 'recipe': replace(training_runs.RECIPE, dropout=0.0)}"
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), str(tmp_path / "two"), changes],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    two = Record(**json.loads((tmp_path / "two" / "record.json").read_text())[0])
+    assert two.metrics["loss"] == pytest.approx(one.metrics["loss"], abs=2e-4)
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in first:
+        assert torch.allclose(first[name], second[name], atol=1e-4), name
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path):
+    dl.train(TINY, tmp_path, deadline=0)
+    with pytest.raises(ValueError, match=r"holds another run, with other batch, seed"):
+        dl.train(replace(TINY, batch=4, seed=1), tmp_path)
+    dl.train(TINY, tmp_path)
+    with pytest.raises(ValueError, match="holds another run, with other steps"):
+        dl.train(replace(TINY, steps=7), tmp_path)
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_it_works(tmp_path):
+    for _ in range(3):
+        dl.train(TINY, tmp_path, deadline=0)
+    old, new = sorted((tmp_path / "checkpoints").iterdir())
+    new.write_bytes(new.read_bytes()[:-500])
+    with pytest.raises(ValueError, match=rf"{new.name} is damaged.*from {old.name}"):
+        dl.train(TINY, tmp_path)
+    new.unlink()
+    done = dl.train(TINY, tmp_path)
+    assert len(done.metrics["loss"]) == 6
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path, 1, {"step": 1})
+
+    def full(state, stream):
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"No space left.*before it are whole"):
+        write_checkpoint(tmp_path, 2, {"step": 2})
+    assert [file.name for file in tmp_path.iterdir()] == ["step-00000001.pt"]
+    assert latest(tmp_path) == {"step": 1}
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path):
+    assert latest(tmp_path) is None
+    for step in (5, 10, 100):
+        write_checkpoint(tmp_path, step, {"step": step})
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["step-00000010.pt", "step-00000100.pt"]
+    assert latest(tmp_path) == {"step": 100}
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+    torch.save({"step": Path("x")}, tmp_path / "step-00000001.pt")
+    with pytest.raises(ValueError, match=r"damaged.*go on from the beginning"):
+        latest(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_its_pictures(tmp_path):
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=1e30, clip=None, warmup=0)
+    with pytest.raises(ValueError, match=r"loss of step \d is (nan|inf).*scene \d"):
+        dl.train(replace(TINY, recipe=recipe, checkpoint_every=1), tmp_path)
+    for file in (tmp_path / "checkpoints").iterdir():
+        state = torch.load(file, weights_only=True)
+        assert all(np.isfinite(state["losses"]))
+
+
+def stage(**changes):
+    config = replace(TINY, **changes)
+    torch.manual_seed(0)
+    network, _, _ = dl.start.build_network(config, dl.open_data("shapes"))
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (2, 3, 396, 404), generator=draw).float()
+    labels = torch.randint(4, (2, 24, 32), generator=draw)
+    return dl.stages.Stage(network, config.recipe), images, labels, config
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"stage": "joint", "context": "large"}, {"recipe": PAPER}]
+)
+def test_a_good_start_is_let_through(changes):
+    check_start(*stage(**changes))
+
+
+def test_a_first_loss_far_from_ln_c_is_refused():
+    one, images, labels, config = stage()
+    nn.init.normal_(one.network.final.weight, std=30)
+    with pytest.raises(ValueError, match=r"first loss is .* ln C = 1\.39"):
+        check_start(one, images, labels, config)
+
+
+def test_a_dead_layer_is_named():
+    one, images, labels, config = stage()
+    nn.init.constant_(one.network.conv3_2.bias, -1e4)
+    with pytest.raises(ValueError, match="relu3_2 is 0 everywhere"):
+        check_start(one, images, labels, config)
+
+
+def test_a_class_that_never_occurs_is_told(tmp_path):
+    for name in ("pictures", "labels"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "classes.txt").write_text("ground\nroad\nunicorn\n")
+    draw = np.random.default_rng(0)
+    for number in range(5):
+        pixels = draw.integers(0, 255, (40, 50, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
+        ids = draw.integers(0, 2, (40, 50), np.uint8)
+        Image.fromarray(ids).save(tmp_path / "labels" / f"{number}.png")
+    config = replace(TINY, data=str(tmp_path), steps=1, pictures=0)
+    with pytest.warns(UserWarning, match="no training picture has unicorn"):
+        done = dl.train(config, tmp_path / "run")
+    assert done.metrics["val"]["per_class"]["unicorn"] in (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"cells": (0, 4)}, "cells and scale must be above 0"),
+        ({"stage": "joint"}, "with context none the stage must be front, got joint"),
+        ({"context": "large"}, "stage must be context or joint, got front"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **changes)
+
+
+def test_a_context_module_needs_a_front_end(tmp_path):
+    run = replace(TINY, stage="context", context="basic")
+    with pytest.raises(ValueError, match=r"start must be its \.safetensors, got None"):
+        dl.train(run, tmp_path)
+
+
+def test_a_start_of_another_network_is_refused(tmp_path):
+    dl.train(replace(TINY, steps=1, batch_norm=True), tmp_path / "one")
+    start = tmp_path / "one" / "network.safetensors"
+    with pytest.raises(ValueError, match="is for another network"):
+        dl.train(replace(TINY, start=start), tmp_path / "two")
+    with pytest.raises(ValueError, match="for another network"):
+        dl.train(replace(TINY, start=start, fc_channels=5), tmp_path / "three")
+
+
+def test_layers_trained_before_learn_more_slowly(tmp_path):
+    dl.train(replace(TINY, steps=1), tmp_path)
+    start = tmp_path / "network.safetensors"
+    config = replace(TINY, start=start, stage="joint", context="basic")
+    network, _, trained = dl.start.build_network(config, dl.open_data("shapes"))
+    optimizer = dl.start.build_optimizer(network, config, trained)
+    rates = {
+        name: group["base"]
+        for name, parameter in network.named_parameters()
+        for group in optimizer.param_groups
+        if any(parameter is one for one in group["params"])
+    }
+    assert rates["fc6.weight"] == pytest.approx(0.2 * RECIPE.learning_rate)
+    assert rates["ctx_conv1_1.weight"] == RECIPE.learning_rate
+    decay = {
+        tuple(g["params"][0].shape): g["weight_decay"] for g in optimizer.param_groups
+    }
+    assert decay[(4,)] == 0 and decay[(4, 3, 3, 3)] == RECIPE.weight_decay
+
+
+def test_the_paper_doubles_the_rate_of_biases():
+    config = replace(TINY, recipe=PAPER)
+    network, _, trained = dl.start.build_network(config, dl.open_data("shapes"))
+    groups = dl.start.build_optimizer(network, config, trained).param_groups
+    assert {g["base"]: g["weight_decay"] for g in groups} == {1e-4: 5e-4, 2e-4: 0.0}
+
+
+def test_the_rate_warms_up_and_falls_to_zero():
+    config = replace(TINY, steps=100)
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[0] == pytest.approx(1 / 6) and max(rates) == rates[5] == 1
+    assert rates == sorted(rates[:6]) + sorted(rates[6:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+    assert learning_rate(replace(config, recipe=PAPER), 99) == 1
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = [str(Path(__file__).parent), str(Path(dl.__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), str(tmp_path / "run"), "{'batch': 3}"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (
+        done.returncode and "a batch of 3 does not divide into 2 parts" in done.stderr
+    )
