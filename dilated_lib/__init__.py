@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dilated_lib import architecture as architecture
     from dilated_lib import arithmetic as arithmetic
     from dilated_lib import caffe as caffe
+    from dilated_lib import changes as changes
     from dilated_lib import checkpoints as checkpoints
     from dilated_lib import commands as commands
     from dilated_lib import context as context
@@ -103,6 +104,7 @@ _MODULES = (
     "architecture",
     "arithmetic",
     "caffe",
+    "changes",
     "checkpoints",
     "commands",
     "context",

@@ -17,6 +17,7 @@ ARROWS = {
     "architecture": {"context", "networks", "palettes", "vgg", "weights"},
     "arithmetic": {"layers"},
     "caffe": set(),
+    "changes": {"architecture", "data", "networks", "records", "segment"},
     "checkpoints": set(),
     "commands": {
         *("architecture", "arithmetic", "data", "metric", "networks", "plans"),
@@ -57,7 +58,7 @@ ARROWS = {
     "traps": {"networks", "pictures", "records", "segment", "weights"},
     "vgg": {"weights"},
     "weights": {"caffe"},
-    "__main__": {"commands", "experiments", "throughput", "traps"},
+    "__main__": {"changes", "commands", "experiments", "throughput", "traps"},
 }
 MODULES = [path.relative_to(HOME) for path in HOME.rglob("*.py")]
 
