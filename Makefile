@@ -8,13 +8,14 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 # Notebooks run the same way wherever their outputs are written or compared.
 export OMP_NUM_THREADS := 1
+GPUS := $(CUDA_VISIBLE_DEVICES)
 export CUDA_VISIBLE_DEVICES :=
 export PYTHONHASHSEED := 0
 # any other back end than the notebook's own drops the figures from the outputs
 unexport MPLBACKEND
 
 .PHONY: book test lint unit notebooks-test pages-test test-wheel-all mutants bench \
-	survey compare notebooks live lock clean
+	survey compare train notebooks live lock clean
 
 book: $(READY)
 	rm -rf _build # no page of an earlier build stays, and no reference of one hides
@@ -62,6 +63,11 @@ compare:
 	.venv-tools/bin/python -m pip install -q -c requirements.lock -e . \
 		torchvision torchlens==2.36.1 receptivefield==0.5.0
 	.venv-tools/bin/python tests/compare_tools.py
+
+# everything that chapter 13 reports: hours of a GPU; `python -m dilated_lib plan` lists it
+train: export CUDA_VISIBLE_DEVICES = $(GPUS)
+train: $(READY)
+	$(BIN)/python -m dilated_lib plan all
 
 # run every notebook, rewrite its outputs and the table of run times
 notebooks: $(READY)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from dilated_lib.context import ContextModule
 from dilated_lib.networks import DilatedNetwork, Upsampling, Weights
 from dilated_lib.palettes import Colour
+from dilated_lib.records import results
 from dilated_lib.vgg import front_end
 from dilated_lib.weights import load, save
 
@@ -112,4 +113,4 @@ def small_network() -> DilatedNetwork:
     Narrow (16 channels for VGG's 64), with batch norm, and the basic context module;
     trained on CamVid, whose pictures are for research. What it reaches says chapter 13.
     """
-    return open_network(Path(__file__).parent / "small.safetensors")[0]
+    return open_network(results() / "small.safetensors")[0]

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Record", "device_name", "read", "write"]
+__all__ = ["Record", "device_name", "read", "results", "write"]
 
 _HOME = Path(__file__).parent
 
@@ -77,16 +77,20 @@ def write(path: Path, records: Iterable[Record]) -> None:
     beside.replace(path)
 
 
+def results() -> Path:
+    """The folder of the book's results: in a checkout, or in the installed package."""
+    inside = _HOME / "results"
+    return inside if inside.is_dir() else _HOME.parent / "book" / "results"
+
+
 def read(name: str) -> list[Record]:
     """Records of an experiment of the book, by the name of their file.
 
     Raises FileNotFoundError for a name without a file, ValueError for a broken file.
     """
-    inside, checkout = _HOME / "results", _HOME.parent / "book" / "results"
-    folder = inside if inside.is_dir() else checkout
-    path = folder / f"{name}.json"
+    path = results() / f"{name}.json"
     if not path.is_file():
-        there = sorted(one.stem for one in folder.glob("*.json"))
+        there = sorted(one.stem for one in results().glob("*.json"))
         raise FileNotFoundError(f"no records called {name!r}; there are {there}")
     try:
         return [Record(**one) for one in json.loads(path.read_text())]

@@ -14,7 +14,9 @@ import dilated_lib as dl
 HOME = Path(dl.__file__).parent
 # what each module may import from the library
 ARROWS = {
-    "architecture": {"context", "networks", "palettes", "vgg", "weights"},
+    "architecture": {
+        *("context", "networks", "palettes", "records", "vgg", "weights"),
+    },
     "arithmetic": {"layers"},
     "caffe": set(),
     "changes": {"architecture", "data", "networks", "records", "segment"},
