@@ -47,14 +47,15 @@ def quiet():
 
 
 def process(out, **changes):
-    """A run in a process of its own."""
+    """A run in a process of its own; what it says goes into a file beside ``out``."""
     paths = [str(Path(__file__).parent), str(Path(dl.__file__).parents[1])]
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(out), repr(changes)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with out.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", RUN, str(out), repr(changes)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            stdout=log,
+            stderr=log,
+        )
 
 
 def weights(out):
@@ -106,7 +107,7 @@ def test_it_learns(tmp_path):
     assert np.mean(done.metrics["loss"][-5:]) < 1.1
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, replace(PAPER, learning_rate=0.01)])
+@pytest.mark.parametrize("recipe", [RECIPE, PAPER])
 def test_the_three_stages_go_on_from_each_other(tmp_path, recipe):
     run = replace(TINY, recipe=recipe)
     dl.train(run, tmp_path / "front")
@@ -152,40 +153,38 @@ def test_a_run_that_stops_and_goes_on_ends_in_the_same_bits(tmp_path):
     assert read[0][0]["metrics"] == read[1][0]["metrics"]
 
 
+def newest(out):
+    files = [*(out / "checkpoints").glob("*.pt")] if out.exists() else []
+    return max((int(file.stem.removeprefix("step-")) for file in files), default=0)
+
+
 def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bits(tmp_path):
-    changes = {"steps": 40, "checkpoint_every": 3}
-    whole = process(tmp_path / "whole", **changes)
-    assert whole.wait() == 0, whole.stderr.read()
-    draw, kills = random.Random(0), 0
-    while kills < 4:
-        run = process(tmp_path / "killed", **changes)
-        begun = len([*tmp_path.glob("killed/checkpoints/*")])
-        while run.poll() is None and not (
-            len([*tmp_path.glob("killed/checkpoints/*")]) != begun
-            or (tmp_path / "killed" / "record.json").exists()
-        ):
-            time.sleep(0.01)  # until it trains
-        time.sleep(draw.uniform(0, 0.3))
-        if run.poll() is not None:
-            break
-        run.send_signal(signal.SIGKILL)
-        run.wait()
-        run.stderr.close()
-        kills += 1
-    assert kills >= 2
-    last = process(tmp_path / "killed", **changes)
-    assert last.wait() == 0, last.stderr.read()
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    changes = {"steps": 30, "checkpoint_every": 1}
+    whole, out = process(tmp_path / "whole", **changes), tmp_path / "killed"
+    assert whole.wait() == 0, (tmp_path / "whole.log").read_text()
+    draw = random.Random(0)
+    for kill in range(3):
+        run = process(out, **changes)
+        while newest(out) < 8 * kill + 2:
+            assert run.poll() is None, (tmp_path / "killed.log").read_text()
+            time.sleep(0.005)  # until it has got on
+        time.sleep(draw.uniform(0, 0.05))  # in the middle of something
+        run.kill()
+        assert run.wait() == -signal.SIGKILL
+    last = process(out, **changes)
+    assert last.wait() == 0, (tmp_path / "killed.log").read_text()
+    assert same(weights(tmp_path / "whole"), weights(out))
 
 
 def test_two_processes_train_as_one(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(RUN)
-    recipe = replace(RECIPE, dropout=0.0)
+    recipe = replace(RECIPE, dropout=0.0, optimizer="sgd", learning_rate=0.05)
     one = dl.train(replace(TINY, recipe=recipe, batch=4), tmp_path / "one")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     paths = [str(Path(__file__).parent), str(Path(dl.__file__).parents[1])]
-    changes = "{'batch': 4, 'recipe': replace(training_runs.RECIPE, dropout=0.0)}"
+    other = "dropout=0.0, optimizer='sgd', learning_rate=0.05"
+    changes = f"{{'batch': 4, 'recipe': replace(training_runs.RECIPE, {other})}}"
     done = subprocess.run(
         [sys.executable, *launcher, str(script), str(tmp_path / "two"), changes],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -195,10 +194,10 @@ def test_two_processes_train_as_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     two = Record(**json.loads((tmp_path / "two" / "record.json").read_text())[0])
-    assert two.metrics["loss"] == pytest.approx(one.metrics["loss"], abs=2e-4)
+    assert two.metrics["loss"] == pytest.approx(one.metrics["loss"], abs=1e-4)
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in first:
-        assert torch.allclose(first[name], second[name], atol=1e-4), name
+        assert torch.allclose(first[name], second[name], atol=1e-5), name
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
