@@ -62,10 +62,18 @@ class RandomScale(v2.Transform):  # type: ignore[misc]
         return {"size": [max(1, round(side * factor)) for side in sides]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Bilinear for a picture, nearest for labels."""
+        """Bilinear for a picture, the nearest pixel's centre for labels."""
         if list(inpt.shape[-2:]) == params["size"]:
             return inpt
-        return functional.resize(inpt, params["size"])
+        if isinstance(inpt, tv_tensors.Image):
+            return functional.resize(inpt, params["size"])
+        # what torchvision calls nearest would shift them by half a pixel
+        labels = functional.resize_image(
+            inpt.as_subclass(Tensor)[None],
+            params["size"],
+            interpolation=v2.InterpolationMode.NEAREST_EXACT,
+        )
+        return tv_tensors.wrap(labels[0], like=inpt)
 
 
 class CropWithMargin(v2.Transform):  # type: ignore[misc]
