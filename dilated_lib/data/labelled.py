@@ -31,8 +31,9 @@ class LabelledPictures(Dataset[Sample]):
     ids. ``ids`` turns an id into a label; without it the ids 0 to C − 1 and 255 are
     labels. A label map is checked whenever it is read.
 
-    Raises ValueError, with the file's name, for an id without a label, a label map of
-    another size or kind, and a file that cannot be read.
+    Raises ValueError for more than 255 classes and for ``ids`` of no class; with the
+    file's name for an id without a label, a label map of another size or kind, and a
+    file that cannot be read; FileNotFoundError for one that is not there.
     """
 
     def __init__(
@@ -43,9 +44,16 @@ class LabelledPictures(Dataset[Sample]):
         ids: Mapping[int, int] | None = None,
     ) -> None:
         self.pairs, self.classes = list(pairs), tuple(classes)
+        if len(classes) > VOID:
+            raise ValueError(f"there may be {VOID} classes, got {len(classes)}")
         known = {number: number for number in (*range(len(classes)), VOID)}
         self._table = np.full(256, -1)
         for found, label in (known if ids is None else ids).items():
+            if found not in range(256) or label not in known:
+                raise ValueError(
+                    f"ids are 0 to 255, and labels 0 to {len(classes) - 1} or {VOID}; "
+                    f"got {found}: {label}"
+                )
             self._table[found] = label
 
     def __len__(self) -> int:
@@ -68,11 +76,11 @@ class LabelledPictures(Dataset[Sample]):
         ids = _read_ids(file)
         labels = self._table[ids]
         if (labels < 0).any():
-            wrong = np.unique(ids[labels < 0])
+            wrong = ", ".join(map(str, np.unique(ids[labels < 0])[:5]))
             known = ", ".join(map(str, np.flatnonzero(self._table >= 0)))
             raise ValueError(
-                f"{file.name} has the id {wrong[0]} at {(labels < 0).sum()} pixels; "
-                f"ids are {known}"
+                f"{file.name} has {(labels < 0).sum()} pixels of unknown ids, such as "
+                f"{wrong}; ids are {known}"
             )
         return labels.astype(np.uint8)
 
@@ -85,23 +93,33 @@ def _read_ids(file: Path) -> NDArray[np.uint8]:
     """Class ids (H, W) of a label map: a PNG, or SBD's matrix."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no label map {file}")
-    if file.suffix == ".mat":
-        from scipy.io import loadmat  # only SBD needs it
-
-        found: NDArray[np.uint8] = loadmat(file)["GTcls"][0]["Segmentation"][0]
-        return found
-    if file.suffix.lower() != ".png":
-        raise ValueError(f"{file.name} must be a PNG: other formats change the ids")
     try:
+        if file.suffix == ".mat":
+            return _matrix(file)
         with Image.open(file) as picture:
-            mode, ids = picture.mode, np.asarray(picture)
+            kind = f"{picture.format} {picture.mode}"
+            if picture.format == "PNG":
+                # as stored: Pillow stretches grey of 2 and 4 bits, which changes ids
+                kind = f"PNG {picture.tile[0][3]}"
+            ids = np.asarray(picture)
     except Exception as error:  # decoders raise all kinds
-        raise ValueError(f"{file.name} cannot be read: {error}") from error
-    if mode not in ("L", "P"):
         raise ValueError(
-            f"{file.name} must hold class ids, one byte a pixel (grey or palette); its "
-            f"mode is {mode}. Is it a coloured map?"
+            f"{file.name} cannot be read as a label map: {error}"
+        ) from error
+    if kind not in ("PNG L", "PNG P", "PNG P;1", "PNG P;2", "PNG P;4"):
+        raise ValueError(
+            f"{file.name} must be a PNG whose pixels are class ids, grey of 8 bits or "
+            f"with a palette; it is {kind}. Was it saved in colours, or as a JPEG?"
         )
+    return ids
+
+
+def _matrix(file: Path) -> NDArray[np.uint8]:
+    from scipy.io import loadmat  # only SBD needs it
+
+    ids: NDArray[np.uint8] = loadmat(file)["GTcls"][0]["Segmentation"][0]
+    if ids.ndim != 2 or ids.dtype != np.uint8:
+        raise ValueError(f"it holds {ids.dtype} of shape {ids.shape}")
     return ids
 
 

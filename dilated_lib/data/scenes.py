@@ -16,8 +16,8 @@ class ShapeScenes(Dataset[Sample]):
     """Discs, squares and triangles on a plain ground: (3, 64, 96) and (64, 96), uint8.
 
     Six shapes a scene, the later ones in front. Each class has a colour of its own,
-    which varies from shape to shape, and noise lies over all pixels. The edge of the
-    ground's frame, one pixel wide, is labelled 255 (void).
+    which varies from shape to shape, and noise lies over all pixels. The picture's
+    outermost pixels are labelled 255 (void).
 
     Nothing is stored. Scene n is drawn when asked for, by a generator of its own,
     seeded with (``seed``, n).
@@ -37,7 +37,7 @@ class ShapeScenes(Dataset[Sample]):
 
     def __init__(self, scenes: int, *, seed: int = 0) -> None:
         for name, value, least in (("scenes", scenes, 1), ("seed", seed, 0)):
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(
                     f"{name} must be a whole number, at least {least}; got {value!r}"
                 )
