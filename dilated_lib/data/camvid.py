@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from tqdm import tqdm
@@ -62,9 +64,13 @@ def camvid(root: Path) -> DataSet:
 
 
 def _pairs(root: Path, split: str) -> Iterator[tuple[Path, Path]]:
-    for file in sorted((root / split).iterdir()):
-        if file.suffix.lower() in (".png", ".jpg"):
-            yield file, root / f"{split}annot" / f"{file.stem}.png"
+    files = {  # one a name, where a folder has both
+        file.stem: file
+        for file in sorted((root / split).iterdir())
+        if file.suffix.lower() in (".png", ".jpg")
+    }
+    for name, file in files.items():
+        yield file, root / f"{split}annot" / f"{name}.png"
 
 
 def download_camvid(root: Path, *, progress: bool = False) -> None:
@@ -75,7 +81,10 @@ def download_camvid(root: Path, *, progress: bool = False) -> None:
 
     Raises OSError for what cannot be fetched and for a file with other content.
     """
-    tree = json.loads(_fetch(_TREE))["tree"]
+    try:
+        tree = json.loads(_fetch(_TREE))["tree"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise OSError(f"{_TREE} gives no list of files: {error}") from error
     folders = [f"CamVid/{split}{kind}/" for split in _SPLITS for kind in ("", "annot")]
     wanted = {
         one["path"]: one["sha"]
@@ -93,9 +102,12 @@ def download_camvid(root: Path, *, progress: bool = False) -> None:
         if _blob(content) != wanted[path]:
             raise OSError(f"{path} was damaged on its way; try again")
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(".part")
-        beside.write_bytes(content)
-        beside.replace(file)
+        beside = file.with_name(f"{file.name}.{os.getpid()}.part")
+        try:
+            beside.write_bytes(content)
+            beside.replace(file)
+        finally:
+            beside.unlink(missing_ok=True)
 
     with ThreadPoolExecutor(8) as pool:
         done = pool.map(fetch, wanted)
@@ -107,7 +119,9 @@ def _fetch(address: str) -> bytes:
     try:
         with urlopen(address, timeout=60) as answer:
             content: bytes = answer.read()
-    except (URLError, TimeoutError) as error:
+    except (OSError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         raise OSError(f"{address} cannot be fetched: {error}") from error
     return content
 

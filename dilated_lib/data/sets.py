@@ -17,7 +17,7 @@ __all__ = ["data_home", "download", "open_data"]
 def data_home() -> Path:
     """The folder of data sets: $DILATED_DATA, or .cache/dilated_lib in your home."""
     named = os.environ.get("DILATED_DATA")
-    return Path(named) if named else Path.home() / ".cache" / "dilated_lib"
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "dilated_lib"
 
 
 def open_data(name: str) -> DataSet:
@@ -39,7 +39,7 @@ def open_data(name: str) -> DataSet:
     if name in known:
         return known[name]()
     if "/" in name or os.sep in name:
-        return folder(Path(name))
+        return folder(Path(name).expanduser())
     raise ValueError(
         f"data must be one of {', '.join(known)}, or the path of a folder, such as "
         f"./{name}; got {name!r}"

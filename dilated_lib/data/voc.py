@@ -9,6 +9,7 @@ from dilated_lib.palettes import PASCAL_VOC
 __all__ = ["voc2012", "voc_layout"]
 
 _MEAN = (102.93, 111.36, 116.52)
+Pair = tuple[Path, Path]
 
 
 def voc2012(root: Path, *, download: bool = False) -> DataSet:
@@ -19,34 +20,50 @@ def voc2012(root: Path, *, download: bool = False) -> DataSet:
     since its labels are not public. Files, downloads and checksums are torchvision's
     ``VOCSegmentation`` and ``SBDataset``, in ``root`` / voc2012 and ``root`` / sbd.
 
-    Raises RuntimeError (torchvision's) where a file is missing or damaged.
+    Raises FileNotFoundError for data that are not there, and OSError for what cannot be
+    fetched.
 
     Source: Everingham et al., IJCV 2015; Hariharan et al., ICCV 2011.
     """
-    from torchvision.datasets import SBDataset, VOCSegmentation
-
-    own = {
-        split: VOCSegmentation(
-            str(root / "voc2012"), image_set=split, download=download
-        )
-        for split in ("train", "val")
-    }
-    pairs = {
-        split: [
-            (Path(picture), Path(labels))
-            for picture, labels in zip(one.images, one.masks, strict=True)
-        ]
-        for split, one in own.items()
-    }
-    fetch = download and not (root / "sbd" / "img").is_dir()
+    try:
+        pairs, more = _own(root / "voc2012", download), _sbd(root / "sbd", download)
+    except RuntimeError as error:  # torchvision's
+        if download:
+            raise OSError(f"VOC 2012 cannot be fetched: {error}") from error
+        raise FileNotFoundError(
+            f"there is no VOC 2012 in {root}, which must have voc2012 and sbd; "
+            "python -m dilated_lib download voc2012 fetches it"
+        ) from error
     taken = {picture.stem for split in pairs.values() for picture, _ in split}
-    for split in ("train", "val"):
-        more = SBDataset(str(root / "sbd"), split, mode="segmentation", download=fetch)
-        fetch = False
-        for picture, labels in zip(more.images, more.masks, strict=True):
-            if Path(picture).stem not in taken:
-                pairs["train"].append((Path(picture), Path(labels)))
+    pairs["train"] += [pair for pair in more if pair[0].stem not in taken]
     return _set("voc2012", pairs)
+
+
+def _own(root: Path, download: bool) -> dict[str, list[Pair]]:
+    from torchvision.datasets import VOCSegmentation
+
+    found = {}
+    for split in ("train", "val"):
+        # one archive for both
+        fetch = download and split == "train"
+        one = VOCSegmentation(str(root), image_set=split, download=fetch)
+        found[split] = _paths(one.images, one.masks)
+    return found
+
+
+def _sbd(root: Path, download: bool) -> list[Pair]:
+    from torchvision.datasets import SBDataset
+
+    found = []
+    for split in ("train", "val"):
+        fetch = download and not (root / "val.txt").is_file()  # unpacked last
+        one = SBDataset(str(root), split, mode="segmentation", download=fetch)
+        found += _paths(one.images, one.masks)
+    return found
+
+
+def _paths(pictures: list[str], labels: list[str]) -> list[Pair]:
+    return [(Path(one), Path(two)) for one, two in zip(pictures, labels, strict=True)]
 
 
 def voc_layout(root: Path) -> DataSet:
@@ -68,7 +85,7 @@ def voc_layout(root: Path) -> DataSet:
     return _set(root.name, pairs)
 
 
-def _set(name: str, pairs: dict[str, list[tuple[Path, Path]]]) -> DataSet:
+def _set(name: str, pairs: dict[str, list[Pair]]) -> DataSet:
     classes = [*PASCAL_VOC]
     splits = {
         split: partial(LabelledPictures, found, classes)
