@@ -16,9 +16,9 @@ def folder(root: Path) -> DataSet:
 
     A picture NAME.jpg or NAME.png has its label map in labels/NAME.png. Line k of
     classes.txt names class k, counted from 0; a colour may follow, "road 128 64 128",
-    else it is VOC's. Splits are lists of names, train.txt, val.txt and perhaps
-    test.txt. Without them every fifth picture, by name, is for validation. The mean is
-    ImageNet's.
+    else it is VOC's. Splits are lists of names, one a line: train.txt, val.txt and
+    perhaps test.txt. Without them every fifth picture, by name, is for validation. The
+    mean is ImageNet's.
 
     Raises FileNotFoundError or ValueError, with the file's name, for what is missing or
     cannot be understood.
@@ -28,26 +28,34 @@ def folder(root: Path) -> DataSet:
         raise FileNotFoundError(
             f"there is no {listing}; a folder of data has pictures, labels, classes.txt"
         )
-    palette = dict(
-        _class(number, line, listing)
-        for number, line in enumerate(listing.read_text().splitlines())
-    )
-    files = {
-        file.stem: file
-        for file in sorted((root / "pictures").glob("*"))
-        if file.suffix.lower() in (".jpg", ".jpeg", ".png")
-    }
+    palette: dict[str, Colour] = {}
+    for number, line in enumerate(_lines(listing)):
+        name, colour = _class(number, line, listing)
+        if name in palette:
+            raise ValueError(f"line {number + 1} of {listing} has {name} once more")
+        palette[name] = colour
+    if not palette:
+        raise ValueError(f"{listing} names no class")
+    files: dict[str, Path] = {}
+    for file in sorted((root / "pictures").glob("*")):
+        if file.suffix.lower() in (".jpg", ".jpeg", ".png"):
+            if file.stem in files:
+                raise ValueError(
+                    f"{files[file.stem]} and {file.name} would share a label map"
+                )
+            files[file.stem] = file
     if not files:
         raise FileNotFoundError(f"there are no pictures in {root / 'pictures'}")
     names = {
-        split: (root / f"{split}.txt").read_text().split()
+        split: [line.strip() for line in _lines(root / f"{split}.txt") if line.strip()]
         for split in ("train", "val", "test")
         if (root / f"{split}.txt").is_file()
     }
     if "train" not in names or "val" not in names:
         if names:
             raise FileNotFoundError(
-                f"{root} has {', '.join(names)} as .txt; lists are for train and val"
+                f"{root} has a list for {' and '.join(names)} alone; train.txt and "
+                "val.txt are both needed, or no list"
             )
         names["val"] = [*files][4::5]
         names["train"] = [name for name in files if name not in set(names["val"])]
@@ -55,8 +63,8 @@ def folder(root: Path) -> DataSet:
         for name in chosen:
             if name not in files:
                 raise FileNotFoundError(
-                    f"{split}.txt lists {name}, there is no such picture in "
-                    f"{root / 'pictures'}"
+                    f"{split}.txt lists {name}, which is no picture's name, without "
+                    f".jpg or .png, in {root / 'pictures'}"
                 )
     splits = {
         split: partial(
@@ -66,14 +74,25 @@ def folder(root: Path) -> DataSet:
         )
         for split, chosen in names.items()
     }
-    return DataSet(root.name, palette, _IMAGENET, splits)
+    return DataSet(root.resolve().name, palette, _IMAGENET, splits)
 
 
 def _class(number: int, line: str, listing: Path) -> tuple[str, Colour]:
     words = line.split()
-    numbers = [int(word) for word in words[-3:] if word.isdigit() and int(word) < 256]
-    if len(words) > 3 and len(numbers) == 3:
-        return " ".join(words[:-3]), (numbers[0], numbers[1], numbers[2])
     if not words:
         raise ValueError(f"line {number + 1} of {listing} is empty")
-    return " ".join(words), voc_colour(number)
+    if len(words) < 4 or not all(word.isdecimal() for word in words[-3:]):
+        return " ".join(words), voc_colour(number)
+    red, green, blue = map(int, words[-3:])
+    if max(red, green, blue) > 255:
+        raise ValueError(
+            f"line {number + 1} of {listing} has a colour above 255: {line.strip()}"
+        )
+    return " ".join(words[:-3]), (red, green, blue)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8: {error}") from error
