@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from dilated_lib.context import ContextModule
 from dilated_lib.networks import DilatedNetwork, Upsampling, Weights
@@ -83,27 +83,28 @@ def open_network(path: Path) -> tuple[DilatedNetwork, Architecture]:
         raise FileNotFoundError(f"there is no file {path}")
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {})[_KEY]
-        architecture = _architecture(json.loads(text))
-    except KeyError:
-        raise ValueError(
-            f"{path.name} has weights, but does not say of which network; build it "
-            "first, and load them into it"
-        ) from None
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
+            text = (file.metadata() or {}).get(_KEY)
+        if text:
+            architecture = _architecture(json.loads(text))
+            network = architecture.build()
+    except Exception as error:  # a foreign file may say anything
         raise ValueError(
             f"{path.name} is no network of this library, or damaged: {error}"
         ) from error
-    network = architecture.build()
+    if not text:
+        raise ValueError(
+            f"{path.name} has weights, but does not say of which network; build it "
+            "first, and load them into it"
+        )
     load(network, path)
     return network, architecture
 
 
 def _architecture(found: dict[str, Any]) -> Architecture:
     """From JSON, whose lists were tuples."""
-    found["palette"] = {name: tuple(one) for name, one in found["palette"].items()}
-    tuples = {name: tuple(found[name]) for name in ("mean", "dilations")}
-    return Architecture(**(found | tuples))
+    colours = {name: tuple(one) for name, one in found.get("palette", {}).items()}
+    tuples = {name: tuple(found[name]) for name in ("mean", "dilations") & found.keys()}
+    return Architecture(**(found | tuples | {"palette": colours}))
 
 
 @cache
