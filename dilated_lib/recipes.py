@@ -1,15 +1,28 @@
 """How a network is trained: the paper's recipe, a modern one, and a run of either."""
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 __all__ = ["MODERN", "PAPER", "Config", "Recipe"]
+
+
+def _check_choices(one: object) -> None:
+    """Raises ValueError for a field that is none of the values its type lists."""
+    for name, hint in get_type_hints(type(one)).items():
+        value = getattr(one, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise ValueError(
+                f"{name} must be one of {', '.join(get_args(hint))}; got {value!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What the loop does in each step.
+
+    Raises ValueError for values out of range.
 
     Args:
         optimizer: SGD with momentum, or AdamW.
@@ -49,6 +62,16 @@ class Recipe:
     rotation: float = 0.0
     colour: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        if not 0 < self.zoom[0] <= self.zoom[1] < inf:
+            raise ValueError(
+                "zoom must be a least and a largest scale above 0, got "
+                f"{self.zoom[0]} and {self.zoom[1]}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1, got {self.dropout}")
+
 
 PAPER = Recipe(
     optimizer="sgd",
@@ -80,6 +103,8 @@ MODERN = Recipe(
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A run: what is trained, on what, and how.
+
+    Raises ValueError for values out of range, and for those that contradict.
 
     Args:
         data: camvid, voc2012, voc_animals, shapes, or the path of a folder of your own.
@@ -136,6 +161,7 @@ class Config:
     test: bool = False
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         for name, least in (
             *(("width", 1), ("fc_channels", 1), ("steps", 1), ("batch", 1)),
             *(("pictures", 0), ("seed", 0), ("checkpoint_every", 1), ("workers", 0)),
@@ -144,7 +170,7 @@ class Config:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if min(self.cells) < 1 or self.scale <= 0:
+        if min(self.cells) < 1 or not 0 < self.scale < inf:
             raise ValueError(
                 f"cells and scale must be above 0, got {self.cells} and {self.scale}"
             )
@@ -152,5 +178,10 @@ class Config:
         if (self.context == "none") != (self.stage == "front"):
             raise ValueError(
                 f"with context {self.context} the stage must be {needs}, got "
+                f"{self.stage}"
+            )
+        if self.network != "dilated" and self.stage != "front":
+            raise ValueError(
+                f"{self.network} has no context module: its stage is front, got "
                 f"{self.stage}"
             )

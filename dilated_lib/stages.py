@@ -38,7 +38,7 @@ class Stage(nn.Module):
                 module.p = recipe.dropout
         if frozen:
             assert isinstance(network, DilatedNetwork)
-            network.front.requires_grad_(False)
+            network.front.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Stage":
         """As of any module; a frozen front end stays in evaluation."""
@@ -97,8 +97,13 @@ def median_frequency_weights(counts: Tensor) -> Tensor:
     """Weights (C,) of classes from their pixels: root of median over own frequency.
 
     The root of what Eigen and Fergus (ICCV 2015) use: rare classes count more, but do
-    not drown the others. A class without pixels has weight 0.
+    not drown the others. (They count in pictures that have the class.) A class without
+    pixels has weight 0.
+
+    Raises ValueError where no class has pixels.
     """
+    if not counts.any():
+        raise ValueError("no pixel has a label: there is nothing to weigh")
     shares = counts.double() / counts.sum()
-    weights = (shares[counts > 0].median() / shares).sqrt()
+    weights = (shares[counts > 0].quantile(0.5) / shares).sqrt()
     return torch.where(counts > 0, weights, 0.0).float()
