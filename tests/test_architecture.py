@@ -1,0 +1,226 @@
+"""A trained network in one file: weights, and of which network they are."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import dilated_lib as dl
+from dilated_lib import architecture as files
+from dilated_lib.architecture import Architecture, open_network, save_network
+from dilated_lib.palettes import CAMVID
+from dilated_lib.records import results
+
+PALETTE = {"flat ground": (1, 2, 3), "wall": (255, 0, 7), "Tür": (4, 5, 6)}
+SMALL = {
+    "palette": PALETTE,
+    "mean": (10.5, 20.25, 30.125),
+    "width": 1,
+    "fc_channels": 5,
+}
+ALL = [
+    SMALL,
+    SMALL | {"context": "none"},
+    SMALL | {"context": "large", "dilations": (1, 2), "width": 2},
+    SMALL
+    | {
+        "batch_norm": True,
+        "dilations": (1, 1, 2, 4, 8, 1),
+        "scale": 1.5,
+        "upsampling": "half_pixel",
+    },
+]
+
+
+def made(**options):
+    """A network of other weights, and other statistics, than a new one."""
+    torch.manual_seed(5)
+    architecture = Architecture(**SMALL | options)
+    network = architecture.build()
+    for one in network.state_dict().values():
+        if one.is_floating_point():
+            one.uniform_(0.1, 0.5)
+    return network, architecture
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_a_network_comes_back_with_all_that_it_is(options, tmp_path):
+    network, architecture = made(**options)
+    save_network(network, architecture, tmp_path / "net.safetensors")
+    found, same = open_network(tmp_path / "net.safetensors")
+    assert same == architecture and type(same.dilations) is type(same.mean) is tuple
+    before, after = network.state_dict(), found.state_dict()
+    assert [*before] == [*after]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert found.palette == PALETTE and [*found.palette] == [*PALETTE]
+    assert (found.mean, found.scale) == (architecture.mean, architecture.scale)
+    assert found.upsampling == architecture.upsampling
+    image = torch.rand(1, 3, 380, 388)
+    assert torch.equal(network.eval()(image), found.eval()(image))
+
+
+def test_what_it_builds_is_a_front_end_and_a_context_module():
+    whole = Architecture(palette=PALETTE, mean=(0.0, 0.0, 0.0), fc_channels=4)
+    with torch.device("meta"):
+        network = whole.build()
+        paper = dl.networks.dilation8_camvid(fc_channels=4)
+    wanted = {name: one.shape for name, one in paper.state_dict().items()}
+    found = {name: one.shape for name, one in network.state_dict().items()}
+    assert found.keys() == wanted.keys()
+    assert found["conv1_1.weight"] == wanted["conv1_1.weight"] == (64, 3, 3, 3)
+    dilations = [
+        layer.dilation[0]
+        for layer in network.context
+        if getattr(layer, "kernel_size", (1,))[0] == 3
+    ]
+    assert dilations == [1, 1, 2, 4, 8, 16, 1]
+    narrow, _ = made(batch_norm=True, context="none")
+    assert narrow.conv5_3.out_channels == 8 and narrow.fc6.out_channels == 5
+    assert narrow.bn1_1.num_features == 1 and not len(narrow.context)
+    large, _ = made(context="large", dilations=(1, 2))
+    assert large.ctx_conv1_1.out_channels == 6 and large.ctx_fc1.dilation == (2, 2)
+
+
+def test_a_file_of_half_precision_opens_as_float32(tmp_path):
+    path = tmp_path / "net.safetensors"
+    for kind in (torch.half, torch.bfloat16):
+        network, architecture = made(batch_norm=True)
+        rounded = {
+            name: one.to(kind).float() if one.is_floating_point() else one
+            for name, one in network.state_dict().items()
+        }
+        save_network(network.to(kind), architecture, path)
+        with safe_open(path, "pt") as file:
+            assert file.get_tensor("final.weight").dtype == kind
+        found = open_network(path)[0].state_dict()
+        assert {one.dtype for one in found.values()} == {torch.float32, torch.int64}
+        for name, one in found.items():
+            assert torch.equal(one, rounded[name])
+
+
+def said(path, kind=ValueError):
+    with pytest.raises(kind) as caught:
+        open_network(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_that_is_missing_or_no_safetensors_is_named(tmp_path):
+    told = said(tmp_path / "net.safetensors", FileNotFoundError)
+    assert told == f"there is no file {tmp_path}/net.safetensors"
+    for content in (b"", b"not a network, but a text that is longer", b"\0" * 100):
+        (tmp_path / "net.safetensors").write_bytes(content)
+        told = said(tmp_path / "net.safetensors")
+        assert told.startswith("net.safetensors is no network of this library, or ")
+    torch.save(made()[0].state_dict(), tmp_path / "net.pth")
+    assert said(tmp_path / "net.pth").startswith("net.pth is no network of this lib")
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_weights_that_do_not_say_of_which_network_are_refused(metadata, tmp_path):
+    path = tmp_path / "net.safetensors"
+    dl.save(made()[0], path, metadata=metadata)
+    assert said(path) == (
+        "net.safetensors has weights, but does not say of which network; build it "
+        "first, and load them into it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 3}, "unexpected keyword argument 'depth'"),
+        ({"mean": None}, "'NoneType' object is not iterable"),
+        ({"palette": [1, 2]}, "no attribute 'items'"),
+        ({"palette": {}}, "num_classes must be a whole number above 0, got 0"),
+        ({"width": "wide"}, "width must be a whole number above 0, got 'wide'"),
+        ({"context": "huge"}, "variant must be one of basic, large; got 'huge'"),
+        ({"dilations": [1, "2"]}, "dilation"),
+        ({"dilations": []}, "dilations must list one number for each layer"),
+    ],
+)
+def test_an_architecture_that_is_none_is_named(change, message, tmp_path):
+    path = tmp_path / "net.safetensors"
+    network, architecture = made()
+    save_network(network, architecture, path)
+    with safe_open(path, "pt") as file:
+        (key,), (text,) = zip(*file.metadata().items(), strict=True)
+    described = json.loads(text)
+    assert described["width"] == 1 and described["dilations"] == [1, 1, 2, 4, 8, 16, 1]
+    dl.save(network, path, metadata={key: json.dumps(described | change)})
+    told = said(path)
+    assert told.startswith(
+        "net.safetensors is no network of this library, or damaged: "
+    )
+    assert message in told
+    for other in ("[]", "3", "{", "{}"):
+        dl.save(network, path, metadata={key: other})
+        assert said(path).startswith("net.safetensors is no network of this library")
+    del described["mean"]
+    dl.save(network, path, metadata={key: json.dumps(described)})
+    assert said(path).endswith("missing 1 required keyword-only argument: 'mean'")
+
+
+def test_weights_of_another_network_than_the_file_says_are_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    network, _ = made()
+    _, other = made(palette={"wall": (0, 0, 0)})
+    save_network(network, other, path)
+    assert said(path).startswith("net.safetensors is for another network, or for other")
+    _, other = made(context="none")
+    save_network(network, other, path)
+    assert "left over: ctx_" in said(path)
+    network.final.weight.data[0] = torch.nan
+    save_network(network, made()[1], path)
+    assert said(path).startswith("final.weight of net.safetensors must be finite")
+
+
+def test_a_damaged_file_is_named_or_still_a_network(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_network(*made(), path)
+    whole, draw = path.read_bytes(), np.random.default_rng(0)
+    begin = whole.index(b"dilated_lib")
+    refused = []
+    for turn in range(120):
+        spoilt = bytearray(whole)
+        for place in draw.integers(begin, begin + 500, 2):
+            spoilt[place] = draw.integers(32, 127)
+        if turn % 4 == 0:
+            spoilt = whole[: draw.integers(len(whole))]
+        path.write_bytes(spoilt)
+        try:
+            open_network(path)
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > 60 and all("net.safetensors" in told for told in refused)
+
+
+def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "net.safetensors"
+    network, architecture = made()
+    save_network(network, architecture, path)
+    before = path.read_bytes()
+
+    def full(state, beside, metadata):
+        save_file(state, beside, metadata)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("dilated_lib.weights.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_network(network.half(), architecture, path)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+    with pytest.raises(ValueError, match=r"saved as .safetensors, got net.pt$"):
+        save_network(network, architecture, tmp_path / "net.pt")
+
+
+def test_the_network_that_comes_along_is_for_streets_and_read_once():
+    network = files.small_network()
+    assert network is files.small_network()
+    assert [*network.palette.items()] == [*CAMVID.items()]
+    assert network.mean == dl.networks.dilation8_camvid(fc_channels=1).mean
+    assert network.final.weight.dtype == torch.float32
+    with safe_open(results() / "small.safetensors", "pt") as file:
+        assert file.get_tensor("final.weight").dtype == torch.float16
