@@ -77,6 +77,8 @@ def save_network(
 def open_network(path: Path) -> tuple[DilatedNetwork, Architecture]:
     """A network from a file of :func:`save_network`, in float32, on the CPU.
 
+    It is in evaluation.
+
     Raises FileNotFoundError, or ValueError for another file and a damaged one.
     """
     if not path.is_file():
@@ -97,7 +99,7 @@ def open_network(path: Path) -> tuple[DilatedNetwork, Architecture]:
             "first, and load them into it"
         )
     load(network, path)
-    return network, architecture
+    return network.eval(), architecture
 
 
 def _architecture(found: dict[str, Any]) -> Architecture:

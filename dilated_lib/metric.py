@@ -43,6 +43,9 @@ def evaluate(
     (1, C, H, W). With ``flip`` they are averaged with those of the mirrored image. One
     confusion matrix is summed over all pixels of the split (the rule of VOC), not a
     score for each picture.
+
+    Raises ValueError for probabilities of another number of classes, a label that is
+    none of them, and a split without any label.
     """
     metric = MulticlassJaccardIndex(
         len(classes),
@@ -53,8 +56,18 @@ def evaluate(
     ).to(device)
     loader = DataLoader(data, batch_size=None, num_workers=workers)
     for picture, labels in tqdm(loader, "pictures", disable=not progress, leave=False):
+        if (unknown := (labels >= len(classes)) & (labels != VOID)).any():
+            raise ValueError(
+                f"labels must be below {len(classes)}, or {VOID} for void, got "
+                f"{int(labels[unknown][0])}"
+            )
         images = picture[None].to(device)
         shares = probabilities(images)
+        if shares.shape[1] != len(classes):
+            raise ValueError(
+                f"the network has {shares.shape[1]} classes, the data set "
+                f"{len(classes)}: {', '.join(classes)}"
+            )
         if flip:
             shares = (shares + probabilities(images.flip(3)).flip(3)) / 2
         metric.update(shares.argmax(1), labels[None].to(device))

@@ -15,9 +15,14 @@ def read_picture(picture: Path | Image.Image) -> NDArray[np.uint8]:
     A file's EXIF orientation is applied. Grey and palette pictures become RGB, 16 bits
     become 8, and transparent ones are laid on white.
 
-    Raises FileNotFoundError; ValueError for what is no picture or a truncated one, and
+    Raises FileNotFoundError; TypeError for another kind of object; ValueError for what is no picture or a truncated one, and
     for values without a known range (floats, 32-bit integers).
     """
+    if not isinstance(picture, str | Path | Image.Image):
+        raise TypeError(
+            "picture must be a path or a PIL image (Image.fromarray makes one of an "
+            f"array), got {type(picture).__name__}"
+        )
     name = "the picture" if isinstance(picture, Image.Image) else Path(picture).name
     try:
         if not isinstance(picture, Image.Image):

@@ -34,8 +34,6 @@ from dilated_lib.start import (
 
 __all__ = ["Run", "begin", "require_same"]
 
-_WHOLE = (100_000, 100_000)  # a tile that holds any picture
-
 
 def _seed(*numbers: int) -> None:
     """Seed torch from whole numbers: the run's, what it is for, a step, a place."""
@@ -107,8 +105,8 @@ class Run:
             names = [self.data.split("train").name(one) for one in indices]  # type: ignore[attr-defined]
             raise ValueError(
                 f"the loss of step {step} is {value}; its pictures were "
-                f"{', '.join(names)}. The last checkpoint is kept in "
-                f"{self.out / 'checkpoints'}. A smaller learning rate may help"
+                f"{', '.join(names)}. Checkpoints before it are kept. A smaller "
+                "learning rate may help"
             )
         self.losses.append(round(value, 4))
         if step % 10 == 0:
@@ -137,7 +135,7 @@ class Run:
         network = self.stage.network
         if isinstance(network, Peer):
             return network.probabilities(images)
-        return probabilities(network, images, tile=_WHOLE)
+        return probabilities(network, images)
 
     def measure(self, split: str, *, flip: bool = False) -> dict[str, Any]:
         """Scores on a split."""
@@ -216,6 +214,9 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
     else:
         pictures = _first(data.split("train"), config.pictures)
         counts = class_counts(pictures, len(data.palette), progress=progress)
+        for name in ("val", "test") if config.test else ("val",):  # wrong labels, now
+            pictures = _first(data.split(name), config.pictures)
+            class_counts(pictures, len(data.palette), progress=progress)
         if absent := [
             name for name, n in zip(data.palette, counts, strict=True) if not n
         ]:

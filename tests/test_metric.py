@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision import tv_tensors
 
+from dilated_lib.data.labelled import class_counts
 from dilated_lib.data.scenes import ShapeScenes
 from dilated_lib.metric import Scores, evaluate, scores
 
@@ -201,3 +202,26 @@ def test_workers_change_nothing(capsys):
     assert capsys.readouterr() == ("", "")  # no bar unless asked for
     evaluate(shares, ShapeScenes(1), names, progress=True)
     assert "pictures" in capsys.readouterr().err
+
+
+def test_a_network_of_other_classes_is_refused():
+    samples = [(torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.uint8))]
+    five = torch.eye(5)[[4]][:, :, None, None].expand(1, 5, 4, 4)
+    with pytest.raises(ValueError, match="network has 5 classes, the data set 4: a, b"):
+        evaluate(lambda images: five, samples, ("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_label_that_is_no_class_is_refused(strict):
+    labels = torch.zeros(4, 4, dtype=torch.uint8)
+    labels[0, 0] = 5
+    shares = torch.eye(4)[[0]][:, :, None, None].expand(1, 4, 4, 4)
+    torch.use_deterministic_algorithms(strict)
+    try:
+        with pytest.raises(ValueError, match="below 4, or 255 for void, got 5"):
+            samples = [(torch.zeros(3, 4, 4), labels)]
+            evaluate(lambda images: shares, samples, ("a", "b", "c", "d"))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    with pytest.raises(ValueError, match="below 4, or 255 for void, got 5"):
+        class_counts([(None, labels)], 4)

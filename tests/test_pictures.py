@@ -155,3 +155,8 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ValueError, match="exceeds limit"):
         read_picture(saved(tmp_path, Image.fromarray(RGB)))
+
+
+def test_what_is_no_picture_at_all_is_refused():
+    with pytest.raises(TypeError, match=r"PIL image \(Image.fromarray.*got ndarray"):
+        read_picture(np.zeros((4, 4, 3), np.uint8))

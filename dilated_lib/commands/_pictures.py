@@ -32,6 +32,7 @@ def segment(
     tile: tuple[int, int] | None = None,
     context: Literal["whole", "tiles"] = "whole",
     upsampling: Literal["released", "deconvolution", "half_pixel"] | None = None,
+    scale: float | None = None,
 ) -> None:
     """Segment a picture of any size: a PNG whose pixels are class ids, with a palette.
 
@@ -52,6 +53,7 @@ def segment(
         context: Run the context module on the whole picture, or on each tile with zeros
             around it, as the released code does.
         upsampling: From cells to pixels; the network's by default.
+        scale: Enlarge the picture by this first; the network's by default.
     """
     with one_sentence():
         if output.suffix.lower() != ".png" or not output.parent.is_dir():
@@ -70,6 +72,7 @@ def segment(
             tile=tile,
             context=context,
             upsampling=upsampling,
+            scale=scale,
             progress=True,
         )
         done.save(output)

@@ -154,7 +154,10 @@ class DataSet:
 def class_counts(
     data: Dataset[Sample], classes: int, *, progress: bool = False
 ) -> Tensor:
-    """Pixels of each class (C,), int64; every label map is read, and checked, once."""
+    """Pixels of each class (C,), int64; every label map is read, and checked, once.
+
+    Raises ValueError for a label that is neither a class nor void.
+    """
     counts = np.zeros(256, np.int64)
     number = len(data)  # type: ignore[arg-type]
     for index in tqdm(range(number), "labels", disable=not progress, leave=False):
@@ -163,4 +166,9 @@ def class_counts(
         else:
             labels = data[index][1].numpy()
         counts += np.bincount(labels.ravel(), minlength=256)
+    if unknown := np.flatnonzero(counts[classes:VOID]).tolist():
+        raise ValueError(
+            f"labels must be below {classes}, or {VOID} for void, got "
+            f"{classes + unknown[0]}"
+        )
     return torch.from_numpy(counts[:classes])
