@@ -15,8 +15,9 @@ def read_picture(picture: Path | Image.Image) -> NDArray[np.uint8]:
     A file's EXIF orientation is applied. Grey and palette pictures become RGB, 16 bits
     become 8, and transparent ones are laid on white.
 
-    Raises FileNotFoundError; TypeError for another kind of object; ValueError for what is no picture or a truncated one, and
-    for values without a known range (floats, 32-bit integers).
+    Raises FileNotFoundError; TypeError for another kind of object; ValueError for what
+    is no picture or a truncated one, and for values without a known range (floats,
+    32-bit integers).
     """
     if not isinstance(picture, str | Path | Image.Image):
         raise TypeError(

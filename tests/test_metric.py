@@ -218,8 +218,8 @@ def test_a_label_that_is_no_class_is_refused(strict):
     shares = torch.eye(4)[[0]][:, :, None, None].expand(1, 4, 4, 4)
     torch.use_deterministic_algorithms(strict)
     try:
+        samples = [(torch.zeros(3, 4, 4), labels)]
         with pytest.raises(ValueError, match="below 4, or 255 for void, got 5"):
-            samples = [(torch.zeros(3, 4, 4), labels)]
             evaluate(lambda images: shares, samples, ("a", "b", "c", "d"))
     finally:
         torch.use_deterministic_algorithms(False)
