@@ -6,9 +6,7 @@ from typing import Any
 import tyro
 
 from dilated_lib import commands, traps
-from dilated_lib.changes import changes
 from dilated_lib.experiments import erf, reach
-from dilated_lib.throughput import throughput
 
 if __name__ == "__main__":
     every: dict[str, Callable[..., Any]] = {
@@ -22,7 +20,7 @@ if __name__ == "__main__":
         "erf": erf,
         "reach": reach,
         "traps": traps.measure,
-        "changes": changes,
-        "throughput": throughput,
+        "changes": commands.changes,
+        "throughput": commands.throughput,
     }
     tyro.extras.subcommand_cli_from_dict(every, description=__doc__)

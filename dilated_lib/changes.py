@@ -36,26 +36,14 @@ def without_context(network: DilatedNetwork) -> DilatedNetwork:
 
 
 def changes(
-    out: Path = Path("book/results/changes.json"),
-    /,
-    *,
-    data: str = "camvid",
-    split: str = "val",
-    weights: Path | None = None,
-    every: int = 4,
+    out: Path, *, data: str, split: str, weights: Path | None, every: int
 ) -> None:
-    """Compare a network with its own front end, pixel by pixel; chapter 13 shows it.
+    """Compare a network with its own front end, pixel by pixel, into a record.
 
-    The record has the accuracy of each picture, with and without the context module;
-    how many pixels it changed, and whether from wrong to right or the other way round;
-    and label maps of the best and the worst picture.
-
-    Args:
-        out: The file of records to write.
-        data: The data set.
-        split: Its split.
-        weights: A network that was trained jointly; the small one by default.
-        every: Keep every so many rows and columns of the label maps.
+    It has the accuracy of each picture, without and with the context module; how many
+    pixels that changed, and whether from wrong to right or the other way round; and
+    label maps, thinned out to ``every`` row and column, of the best and the worst
+    picture. Without ``weights`` it is the small network.
     """
     begin = time.perf_counter()
     network = open_network(weights)[0] if weights else small_network()

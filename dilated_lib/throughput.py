@@ -21,27 +21,15 @@ __all__ = ["throughput"]
 
 
 def throughput(
-    out: Path = Path("book/results/throughput.json"),
-    /,
-    *,
-    batch: int = 8,
-    cells: tuple[int, int] = (66, 66),
-    compiled: bool = False,
-    small: bool = False,
+    out: Path, *, batch: int, cells: tuple[int, int], compiled: bool, small: bool
 ) -> None:
     """Time training steps: the front end's, with the plan's widths, and DeepLab v3's.
 
     On made-up crops that lie on the device: forward, backward and AdamW, in bfloat16
-    where the plan uses it. Operations are counted by torch (a multiplication and an
+    where autocast uses it. Operations are counted by torch (a multiplication and an
     addition are two), and the ceiling, a product of large square matrices, is measured
     in the same run. The peer gets the pixels that are labelled, without the margin.
-
-    Args:
-        out: The file of records to write.
-        batch: Crops in a step.
-        cells: Height and width of a crop in cells of 8 pixels.
-        compiled: Compile the networks with torch.compile.
-        small: Narrow networks and small matrices, to see that it runs.
+    ``small`` takes narrow networks and small matrices.
     """
     fabric = Fabric(devices=1, precision="bf16-mixed")
     side = 512 if small else 8192

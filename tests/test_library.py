@@ -22,8 +22,9 @@ ARROWS = {
     "changes": {"architecture", "data", "networks", "records", "segment"},
     "checkpoints": set(),
     "commands": {
-        *("architecture", "arithmetic", "data", "metric", "networks", "plans"),
-        *("recipes", "segment", "sizes", "tracing", "training", "weights"),
+        *("architecture", "arithmetic", "changes", "data", "metric", "networks"),
+        *("plans", "recipes", "segment", "sizes", "throughput", "tracing"),
+        *("training", "weights"),
     },
     "context": {"arithmetic"},
     "convolution": {"arithmetic"},
@@ -60,7 +61,7 @@ ARROWS = {
     "traps": {"networks", "pictures", "records", "segment", "weights"},
     "vgg": {"weights"},
     "weights": {"caffe"},
-    "__main__": {"changes", "commands", "experiments", "throughput", "traps"},
+    "__main__": {"commands", "experiments", "traps"},
 }
 MODULES = [path.relative_to(HOME) for path in HOME.rglob("*.py")]
 

@@ -99,13 +99,24 @@ def test_the_test_split_is_read_only_when_asked_for(tmp_path, monkeypatch):
     assert "test" in read and 0 <= done.metrics["test"]["miou"] <= 100
 
 
-def test_it_learns(tmp_path):
-    # one picture over and over
-    recipe = replace(RECIPE, dropout=0.0, learning_rate=0.005, zoom=(1.0, 1.0))
-    config = replace(TINY, steps=40, pictures=2, recipe=recipe, scale=3.0)
-    done = dl.train(replace(config, batch_norm=True, width=6), tmp_path)
-    assert done.metrics["loss"][0] == pytest.approx(np.log(4), abs=0.05)
-    assert np.mean(done.metrics["loss"][-10:]) < 1.0
+def test_it_learns_black_from_white(tmp_path):
+    for name in ("pictures", "labels"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "classes.txt").write_text("black\nwhite\n")
+    for number in range(10):
+        size = (48, 40)
+        white = number % 2
+        picture = Image.new("RGB", size, (255 * white,) * 3)
+        picture.save(tmp_path / "pictures" / f"{number}.png")
+        Image.new("L", size, white).save(tmp_path / "labels" / f"{number}.png")
+    (tmp_path / "train.txt").write_text("0 1 2 3 4 5".replace(" ", "\n"))
+    (tmp_path / "val.txt").write_text("6\n7\n8\n9")
+    recipe = replace(RECIPE, dropout=0.0, rotation=0.0, colour=0.0)
+    config = replace(TINY, data=str(tmp_path), recipe=recipe, steps=40, pictures=0)
+    done = dl.train(config, tmp_path / "run")
+    assert done.metrics["loss"][0] == pytest.approx(np.log(2), abs=0.05)
+    assert np.mean(done.metrics["loss"][-5:]) < 0.2
+    assert done.metrics["val"]["miou"] > 90
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, PAPER])

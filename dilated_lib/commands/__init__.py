@@ -5,6 +5,16 @@ Each ends with exit code 2 and one sentence where something does not fit.
 
 from dilated_lib.commands._analysis import rf, sizes
 from dilated_lib.commands._pictures import download, evaluate, segment
-from dilated_lib.commands._training import plan, train
+from dilated_lib.commands._training import changes, plan, throughput, train
 
-__all__ = ["download", "evaluate", "plan", "rf", "segment", "sizes", "train"]
+__all__ = [
+    "changes",
+    "download",
+    "evaluate",
+    "plan",
+    "rf",
+    "segment",
+    "sizes",
+    "throughput",
+    "train",
+]

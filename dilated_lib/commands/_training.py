@@ -8,7 +8,7 @@ import tyro
 from dilated_lib.commands._errors import one_sentence
 from dilated_lib.recipes import MODERN, PAPER, Config
 
-__all__ = ["plan", "train"]
+__all__ = ["changes", "plan", "throughput", "train"]
 
 _Config = tyro.extras.subcommand_type_from_defaults(
     {
@@ -95,3 +95,50 @@ def plan(
             rehearse=rehearse,
             progress=progress,
         )
+
+
+def changes(
+    out: Path = Path("book/results/changes.json"),
+    /,
+    *,
+    data: str = "camvid",
+    split: str = "val",
+    weights: Path | None = None,
+    every: int = 4,
+) -> None:
+    """Compare a network with its own front end, pixel by pixel; chapter 13 shows it.
+
+    Args:
+        out: The file of records to write.
+        data: The data set.
+        split: Its split.
+        weights: A network that was trained jointly; the small one by default.
+        every: Keep every so many rows and columns of the label maps.
+    """
+    from dilated_lib import changes as module
+
+    with one_sentence():
+        module.changes(out, data=data, split=split, weights=weights, every=every)
+
+
+def throughput(
+    out: Path = Path("book/results/throughput.json"),
+    /,
+    *,
+    batch: int = 8,
+    cells: tuple[int, int] = (66, 66),
+    compiled: bool = False,
+    small: bool = False,
+) -> None:
+    """Time training steps beside a matrix product and a peer; write records.
+
+    Args:
+        out: The file of records to write.
+        batch: Crops in a step.
+        cells: Height and width of a crop in cells of 8 pixels.
+        compiled: Compile the networks with torch.compile.
+        small: Narrow networks and small matrices, to see that it runs.
+    """
+    from dilated_lib import throughput as module
+
+    module.throughput(out, batch=batch, cells=cells, compiled=compiled, small=small)
