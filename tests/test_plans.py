@@ -125,4 +125,6 @@ def test_changes_are_counted_pixel_by_pixel(tmp_path):
     assert torch.equal(label_map(stored["labels"]), labels.long())
     assert torch.equal(label_map(stored["context"]), both)
     accuracy = 100 * ((both == labels) & known).sum() / known.sum()
-    assert found["pictures"][0]["accuracy"][1] == pytest.approx(accuracy.item(), abs=0.01)
+    assert found["pictures"][0]["accuracy"][1] == pytest.approx(
+        accuracy.item(), abs=0.01
+    )

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def pins():
 
 
 def test_the_environment_holds_what_the_lock_file_pins():
-    installed = {canonical(d.name): d.version for d in metadata.distributions()}
+    # that folder alone: setuptools, once imported, shows its own copies too
+    found = metadata.distributions(path=[sysconfig.get_path("purelib")])
+    installed = {canonical(d.name): d.version for d in found}
     for name in ("pip", "setuptools", "wheel", "dilated-lib"):
         installed.pop(name, None)
     locked = pins()
