@@ -215,14 +215,18 @@ def _folder(runs: Path, name: str, seed: int) -> Path:
 
 
 def _gather(runs: Path, out: Path) -> None:
-    """All records of the runs, one file for each data set."""
+    """All records of the runs, one file for each data set; others there stay."""
     found: dict[str, list[Record]] = {}
     for file in sorted(runs.rglob("record.json")):
         record = Record(**json.loads(file.read_text())[0])
         found.setdefault(record.experiment.split("/")[0], []).append(record)
     for name, records in found.items():
-        records.sort(key=lambda one: (one.experiment, one.seed))
-        write(out / f"{name}.json", records)
+        file = out / f"{name}.json"
+        runs_of = {(one.experiment, one.seed): one for one in records}
+        before = json.loads(file.read_text()) if file.is_file() else []
+        kept = {(one["experiment"], one["seed"]): Record(**one) for one in before}
+        both = kept | runs_of
+        write(file, [both[key] for key in sorted(both)])
 
 
 def _rehearsal(config: Config) -> Config:

@@ -55,12 +55,13 @@ def test_a_plan_is_done_once_and_gathers_records(tmp_path, monkeypatch):
     first = execute("imagenet", runs=runs, out=out)
     assert [one.experiment for one in first] == ["shapes/front", "shapes/front + basic"]
     assert str(runs) in first[1].config["start"]
+    other = replace(first[0], experiment="shapes/of another run")
+    dl.records.write(out / "shapes.json", [other])
     again = execute("all", runs=runs, out=out)
     assert again[:2] == first  # not trained anew
     gathered = json.loads((out / "shapes.json").read_text())
-    assert [one["experiment"] for one in gathered] == sorted(
-        one.experiment for one in again
-    )
+    names = [one.experiment for one in (*again, other)]
+    assert [one["experiment"] for one in gathered] == sorted(names)
     network, _ = dl.open_network(out / "small.safetensors")
     state = dl.weights.read_weights(out / "small.safetensors")
     assert state["conv1_1.weight"].dtype == torch.float16
