@@ -65,9 +65,9 @@ compare:
 	.venv-tools/bin/python tests/compare_tools.py
 
 # everything that chapter 13 reports: hours of a GPU; `python -m dilated_lib plan` lists it
-train: export CUDA_VISIBLE_DEVICES = $(GPUS)
 train: $(READY)
-	$(BIN)/python -m dilated_lib plan all
+	env -u OMP_NUM_THREADS $(if $(GPUS),CUDA_VISIBLE_DEVICES=$(GPUS),-u \
+		CUDA_VISIBLE_DEVICES) $(BIN)/python -m dilated_lib plan all
 
 # run every notebook, rewrite its outputs and the table of run times
 notebooks: $(READY)

@@ -1,7 +1,6 @@
 """The plan of runs, and what is measured besides: throughput, changes."""
 
 import json
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -73,9 +72,7 @@ def test_a_plan_stops_in_time_and_goes_on(tmp_path, monkeypatch):
     runs, out = tmp_path / "runs", tmp_path / "out"
     assert execute("imagenet", runs=runs, out=out, minutes=1e-9) == []
     assert [*runs.rglob("*.pt")] and not [*runs.rglob("record.json")]
-    begin = time.monotonic()
-    done = execute("imagenet", runs=runs, out=out, minutes=9)
-    assert len(done) == 2 and time.monotonic() - begin < 500
+    assert len(execute("imagenet", runs=runs, out=out, minutes=9)) == 2
 
 
 def test_an_unknown_tier_is_refused(tmp_path):

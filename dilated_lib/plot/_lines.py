@@ -45,7 +45,8 @@ def curves(
     if "y" in log:
         ax.set_yscale("log", base=2)
         ax.yaxis.set_major_formatter("{x:g}")
-    ticks = x[:: -(-len(x) // 13)]  # so that their labels stay apart
+    most = 8 if max(len(f"{value:g}") for value in x) > 3 else 13
+    ticks = x[:: -(-len(x) // most)]  # so that their labels stay apart
     ax.set_xticks(ticks, [f"{value:g}" for value in ticks])
     ax.minorticks_off()
     ax.set(xlabel=xlabel, ylabel=ylabel)
