@@ -398,3 +398,16 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     assert (
         done.returncode and "a batch of 3 does not divide into 2 parts" in done.stderr
     )
+
+
+def test_the_log_has_losses_scores_and_label_maps(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    dl.train(replace(TINY, validate_every=2), tmp_path)
+    log = EventAccumulator(str(tmp_path / "log"))
+    log.Reload()
+    assert {"loss", "learning_rate", "val/miou"} <= {*log.Tags()["scalars"]}
+    assert [one.step for one in log.Scalars("val/miou")] == [2, 4]
+    images = log.Images("val/0")
+    assert (images[0].width, images[0].height) == (2 * 96, 64)  # picture, label map
+    assert log.Tags()["images"] == [f"val/{index}" for index in range(4)]
