@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dilated_lib import data as data
     from dilated_lib import dense as dense
     from dilated_lib import experiments as experiments
+    from dilated_lib import explorer as explorer
     from dilated_lib import layers as layers
     from dilated_lib import metric as metric
     from dilated_lib import networks as networks
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from dilated_lib.convolution import dilate as dilate
     from dilated_lib.data.sets import open_data as open_data
     from dilated_lib.dense import remove_stride_ as remove_stride_
+    from dilated_lib.explorer import Explorer as Explorer
     from dilated_lib.metric import evaluate as evaluate
     from dilated_lib.networks import DilatedNetwork as DilatedNetwork
     from dilated_lib.paths import coverage as coverage
@@ -83,6 +85,7 @@ _HOME = {
     "dilate": "convolution",
     "open_data": "data.sets",
     "remove_stride_": "dense",
+    "Explorer": "explorer",
     "evaluate": "metric",
     "DilatedNetwork": "networks",
     "coverage": "paths",
@@ -112,6 +115,7 @@ _MODULES = (
     "data",
     "dense",
     "experiments",
+    "explorer",
     "layers",
     "metric",
     "networks",

@@ -14,7 +14,15 @@ from fractions import Fraction
 
 from dilated_lib.layers import Sampling, Window, whole
 
-__all__ = ["ReceptiveField", "Sampling", "Window", "above", "compose", "join"]
+__all__ = [
+    "ReceptiveField",
+    "Sampling",
+    "Window",
+    "above",
+    "compose",
+    "join",
+    "place",
+]
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,6 +154,17 @@ def above(below: ReceptiveField, layer: Window | Sampling) -> ReceptiveField:
             _hull_of(below._hull(one) for one in outer if below.phases[one % phases])
         )
     return ReceptiveField(_number(Fraction(below.stride) * step / units), tuple(hulls))
+
+
+def place(field: ReceptiveField, unit: int) -> float:
+    """Where a unit stands in a picture, in input positions: phases spaced evenly.
+
+    >>> place(compose([Window(3, 2)]), 1)
+    3.0
+    """
+    phases = range(len(field.phases))
+    shifts = [field.centre(i) - i * field.stride for i in phases if field.phases[i]]
+    return float(unit * field.stride + sum(shifts) / len(shifts))
 
 
 def join(fields: Iterable[ReceptiveField]) -> ReceptiveField:

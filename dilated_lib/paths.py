@@ -21,7 +21,13 @@ from dilated_lib.arithmetic import Window, compose
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["coverage", "deviation", "effective_receptive_field", "hdc_distances"]
+__all__ = [
+    "ancestors",
+    "coverage",
+    "deviation",
+    "effective_receptive_field",
+    "hdc_distances",
+]
 
 
 def coverage(windows: Iterable[Window], *, unit: int = 0) -> NDArray[np.int64]:
@@ -56,6 +62,23 @@ def coverage(windows: Iterable[Window], *, unit: int = 0) -> NDArray[np.int64]:
             "can be counted in 64 bits"
         )
     return np.array([paths[position] for position in range(start, end + 1)], np.int64)
+
+
+def ancestors(windows: Iterable[Window], unit: int = 0) -> list[set[int]]:
+    """The units of each map that ``unit`` of the last layer depends on, input first.
+
+    Positions in the padding count like any other, units that read nothing do not.
+
+    >>> ancestors([Window(3), Window(3, dilation=2)])
+    [{0, 1, 2, 3, 4, 5, 6}, {0, 2, 4}, {0}]
+    """
+    layers = tuple(windows)
+    fields = [compose(layers[:depth]) for depth in range(len(layers))]
+    reached = [{unit}]
+    for layer, field in zip(reversed(layers), reversed(fields), strict=True):
+        below = {one for above in reached[0] for one in layer.inputs(above)}
+        reached.insert(0, {i for i in below if field.phases[i % len(field.phases)]})
+    return reached
 
 
 def deviation(windows: Iterable[Window]) -> float:

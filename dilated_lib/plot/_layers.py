@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from dilated_lib.arithmetic import ReceptiveField, Window, compose
+from dilated_lib.arithmetic import Window, compose, place
+from dilated_lib.paths import ancestors
 from dilated_lib.plot._style import COLOURS, STYLE, WIDTH, frame, square, subplots
 
 
@@ -78,10 +79,7 @@ def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figur
     """
     layers = tuple(windows)
     fields = [compose(layers[:depth]) for depth in range(len(layers) + 1)]
-    reached = [{unit}]
-    for layer, field in zip(reversed(layers), reversed(fields[:-1]), strict=True):
-        below = {i for one in reached[0] for i in layer.inputs(one)}
-        reached.insert(0, {i for i in below if field.phases[i % len(field.phases)]})
+    reached = ancestors(layers, unit)
     first, last = fields[-1].start(unit), fields[-1].end(unit)
     left, right = first - margin, last + margin
 
@@ -92,7 +90,7 @@ def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figur
         for upper in reached[depth + 1]:
             for lower in reached[depth].intersection(layer.inputs(upper)):
                 ax.plot(
-                    [_place(fields[depth + 1], upper), _place(fields[depth], lower)],
+                    [place(fields[depth + 1], upper), place(fields[depth], lower)],
                     [(depth + 1) * gap, depth * gap],
                     color=COLOURS["tap"],
                     linewidth=1.2,
@@ -100,8 +98,8 @@ def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figur
                 )
     for depth, field in enumerate(fields):
         step = float(field.stride)
-        here = round((left - _place(field, 0)) / step) - 1
-        while (x := _place(field, here)) <= right + 0.01:
+        here = round((left - place(field, 0)) / step) - 1
+        while (x := place(field, here)) <= right + 0.01:
             if depth == len(layers) and here == unit:
                 name = "output"
             elif here in reached[depth]:
@@ -126,13 +124,6 @@ def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figur
         for spine in one.spines.values():
             spine.set_visible(False)
     return figure
-
-
-def _place(field: ReceptiveField, unit: int) -> float:
-    """Where a unit stands, in input positions: phases share one even spacing."""
-    phases = range(len(field.phases))
-    shifts = [field.centre(i) - i * field.stride for i in phases if field.phases[i]]
-    return float(unit * field.stride + sum(shifts) / len(shifts))
 
 
 def _label(layer: Window) -> str:

@@ -19,6 +19,14 @@ from dilated_lib.tracing._signals import SAME, Along, Border, TracingError
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
 )
 def _convolution(call: Call) -> Map:
+    windows = convolution_windows(call)
+    return _windows(
+        call, _groups(call, call["groups"], len(call.shape) - len(windows) - 1), windows
+    )
+
+
+def convolution_windows(call: Call) -> list[Window]:
+    """A convolution's window along each axis, transposed or not."""
     weight = call.args["weight"].shape  # the layer's own, and not from the input
     rank = len(weight) - 2
     transposed = call.args.get("transposed", "transpose" in call.operation)
@@ -41,8 +49,7 @@ def _convolution(call: Call) -> Map:
                 output_padding=extra[n] if transposed else 0,
             )
         )
-    m = _groups(call, call["groups"], len(call.shape) - rank - 1)
-    return _windows(call, m, windows)
+    return windows
 
 
 def _groups(call: Call, groups: int, dim: int) -> Map:
@@ -73,6 +80,11 @@ def _windows(call: Call, m: Map, windows: Sequence[Window]) -> Map:
     *("avg_pool1d", "avg_pool2d", "avg_pool3d"),
 )
 def _pool(call: Call) -> Map:
+    return _windows(call, call.map("self"), pool_windows(call))
+
+
+def pool_windows(call: Call) -> list[Window]:
+    """A pooling's window along each axis."""
     rank = int(call.operation.partition("pool")[2][0])
     sides = [
         each(call.args.get(key) or default, rank)
@@ -83,11 +95,10 @@ def _pool(call: Call) -> Map:
             ("padding", 0),
         )
     ]
-    windows = [
+    return [
         Window(taps, stride, dilation=dilation, padding=pad)
         for taps, stride, dilation, pad in zip(*sides, strict=True)
     ]
-    return _windows(call, call.map("self"), windows)
 
 
 @rule(

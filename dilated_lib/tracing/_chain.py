@@ -1,0 +1,101 @@
+"""The layers of a network that is one chain, as windows."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import fx, nn
+from torch._ops import OpOverload
+
+from dilated_lib.arithmetic import compose
+from dilated_lib.layers import Window
+from dilated_lib.tracing._graph import first_shape, follow, label, named, operation
+from dilated_lib.tracing._positions import convolution_windows, pool_windows
+from dilated_lib.tracing._report import receptive_field
+from dilated_lib.tracing._rules import Call
+
+
+class Link(NamedTuple):
+    """One layer of a chain: its window along each axis, and whether it pools."""
+
+    windows: tuple[Window, ...]
+    pooling: bool
+
+
+def chain(model: nn.Module, input_size: Sequence[int]) -> tuple[Link, ...]:
+    """The convolutions and poolings of a network, the one nearest the input first.
+
+    ``input_size`` is (C, …) without the batch. Padding layers belong to the layer that
+    reads them; what works unit by unit is left out. A pooling's ``ceil_mode`` is not
+    told, nor what padding is filled with.
+
+    Raises ValueError for a network that is no chain of such layers: the fields of the
+    chain must be those of the network. TracingError as ``receptive_field`` does.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.MaxPool2d(2))
+    >>> [link.windows[0].kernel_size for link in chain(net, (1, 8, 8))]
+    [3, 2]
+    """
+    fields = receptive_field(model, input_size)
+    graph, node = fields.traced.graph, fields.traced.node
+    values = follow(graph, None)
+    links: list[Link] = []
+    while node is not graph.input:
+        call = _call(node)
+        if "conv" in call.operation:
+            links.insert(0, Link(tuple(convolution_windows(call)), False))
+        elif call.operation.startswith(("max_pool", "avg_pool")):
+            links.insert(0, Link(tuple(pool_windows(call)), True))
+        elif "pad" in call.operation:
+            _pad(links, call)
+        sources = [one for one in node.all_input_nodes if one in values]
+        if len(sources) != 1:
+            raise ValueError(
+                f"{label(node)} takes {len(sources)} maps together, and a chain has "
+                "one after the other: give a part of the network"
+            )
+        (node,) = sources
+    if not links or any(
+        compose(link.windows[axis] for link in links) != field
+        for axis, field in enumerate(fields)
+    ):
+        raise ValueError(
+            f"{type(model).__name__} is no chain of convolutions and poolings: it also "
+            "resizes, crops or reads whole axes; give a part of the network"
+        )
+    return tuple(links)
+
+
+def _call(node: fx.Node) -> Call:
+    """A node's operation and its arguments, values of the graph as they are shown."""
+    if not isinstance(node.target, OpOverload):  # one of several results
+        return Call(node.name, "", {}, [])
+
+    def shown(argument: Any) -> Any:
+        return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
+
+    arguments = named(node, node.args, node.kwargs)
+    return Call(
+        label(node),
+        operation(node),
+        {key: shown(value) for key, value in arguments.items()},
+        [first_shape(node)],
+    )
+
+
+def _pad(links: list[Link], call: Call) -> None:
+    """Give a padding to the layer above it, the first of ``links``."""
+    pads = call["pad"] if "pad" in call.args else call["padding"]
+    pairs = [*zip(pads[::2], pads[1::2], strict=True)][::-1]  # torch has the last first
+    if not links or min(pads) < 0 or links[0].windows[0].transposed:
+        raise ValueError(
+            f"{call.name} pads {tuple(pads)}, and no convolution or pooling reads it "
+            "as its own padding"
+        )
+    windows = list(links[0].windows)
+    for axis, (before, after) in enumerate(pairs, len(windows) - len(pairs)):
+        own = windows[axis].pads
+        windows[axis] = replace(
+            windows[axis], padding=(own[0] + before, own[1] + after)
+        )
+    links[0] = Link(tuple(windows), links[0].pooling)

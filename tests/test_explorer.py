@@ -1,0 +1,326 @@
+"""The explorer's Python side: its layers, their text, PyTorch modules, the still."""
+
+import base64
+import random
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+import torch
+import traitlets
+from torch import nn
+from torch.nn import functional as F
+
+import dilated_lib as dl
+from dilated_lib import Window
+from dilated_lib.explorer import Explorer, Layer
+
+
+def random_layers(draw, *, depth=5):
+    """Layers of every kind, with padding that torch allows."""
+    layers = []
+    for _ in range(draw.randint(1, depth)):
+        kind = draw.choice(("convolution", "convolution", "pooling", "transposed"))
+        axes = []
+        for _ in range(2):
+            window = {
+                "kernel_size": draw.randint(1, 4),
+                "stride": draw.randint(1, 2),
+                "dilation": draw.randint(1, 3),
+            }
+            most = window["kernel_size"] // 2  # of a pooling
+            pads = draw.randint(0, most), draw.randint(0, most)
+            axes.append(Window(**window, padding=pads, transposed=kind == "transposed"))
+        if draw.random() < 0.5:
+            axes[1] = axes[0]
+        layers.append(Layer(*axes, pooling=kind == "pooling"))
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        (Layer(Window(3)), "k3"),
+        (Layer(Window(3, 2, dilation=4, padding=1)), "k3s2d4p1"),
+        (Layer(Window(2, padding=(1, 0))), "k2p1:0"),
+        (Layer(Window(3, padding=(0, 2))), "k3p0:2"),
+        (Layer(Window(2, 2), pooling=True), "m2s2"),
+        (Layer(Window(4, 2, padding=1, transposed=True)), "t4s2p1"),
+        (Layer(Window(3), Window(1)), "k3xk1"),
+        (Layer(Window(2, 2), Window(3, 3), pooling=True), "m2s2xm3s3"),
+    ],
+)
+def test_a_layer_is_written_and_read(layer, text):
+    assert str(layer) == text
+    assert Explorer(text).layers == (layer,)
+
+
+def test_random_layers_are_written_and_read():
+    draw = random.Random(0)
+    for _ in range(200):
+        layers = random_layers(draw)
+        assert Explorer(layers).layers == tuple(layers)
+
+
+def test_a_layer_is_alike_along_both_axes_unless_told():
+    assert Layer(Window(3, dilation=2)).width == Window(3, dilation=2)
+
+
+def test_output_padding_is_padding_that_crops_less():
+    window = Window(3, 2, padding=1, transposed=True, output_padding=1)
+    plain = Layer(window).height
+    assert plain.pads == (1, 0)
+    assert dl.compose([plain]) == dl.compose([window])
+    assert plain.output_size(7) == window.output_size(7)
+    with pytest.raises(ValueError, match="no units that no tap can reach"):
+        Layer(Window(2, 2, transposed=True, output_padding=1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "layer 1, '', is none: write k3"),
+        ("k3,q3", "layer 2, 'q3', is none"),
+        ("k3,,k3", "layer 2, '', is none"),
+        ("k3xk1xk1", "layer 1, 'k3xk1xk1', is none"),
+        ("k3xm1", "layer 1, 'k3xm1', is none"),
+        ("k3d-2", "layer 1, 'k3d-2', is none"),
+        ("k0", "kernel_size must be at least 1, got 0"),
+        (",".join(["k3"] * 21), "at most 20 layers, got 21"),
+    ],
+)
+def test_text_that_is_no_stack_is_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Explorer(text)
+    explorer = Explorer()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        explorer.stack = text
+    assert explorer.stack == "k3,k3d2,k3d4"
+
+
+def test_what_is_no_layer_is_refused():
+    with pytest.raises(TypeError, match="height must be a Window, got 3"):
+        Explorer([3])
+    with pytest.raises(TypeError, match="width must be a Window, got 'k3'"):
+        Layer(Window(3), "k3")
+    with pytest.raises(ValueError, match="both windows of a layer must be transposed"):
+        Layer(Window(3), Window(3, transposed=True))
+    with pytest.raises(ValueError, match="pooling=True"):
+        Layer(Window(3, transposed=True), pooling=True)
+    with pytest.raises(traitlets.TraitError):
+        Explorer(channels=0)
+
+
+def test_layers_are_read_and_set():
+    explorer = Explorer([Window(3), Layer(Window(2, 2), pooling=True)])
+    assert explorer.stack == "k3,m2s2"
+    seen = []
+    explorer.observe(lambda change: seen.append(change["new"]), "stack")
+    explorer.layers = [Window(3, dilation=d) for d in (1, 2, 5)]
+    assert seen == ["k3,k3d2,k3d5"]
+    assert [layer.height.dilation for layer in explorer.layers] == [1, 2, 5]
+    assert repr(explorer) == "Explorer('k3,k3d2,k3d5')"
+
+
+def test_the_module_sees_what_the_layers_say():
+    draw = random.Random(1)
+    for _ in range(60):
+        explorer = Explorer(random_layers(draw, depth=4), channels=1)
+        axes = zip(*((one.height, one.width) for one in explorer.layers), strict=True)
+        wanted = [dl.compose(axis) for axis in axes]
+        size = 120
+        try:
+            found = dl.receptive_field(explorer.module(), (1, size, size))
+        except ValueError:  # a crop that leaves nothing, or a field of nothing
+            assert any("t" in str(one) for one in explorer.layers)
+            continue
+        assert list(found) == wanted, explorer
+
+
+def test_the_module_pads_with_what_cannot_win_or_add():
+    pool, conv = Explorer("m2p1:0,k2p1:0", channels=1).module()[1::2]
+    assert isinstance(pool, nn.MaxPool2d)
+    x = -torch.ones(1, 1, 5, 5)
+    assert torch.equal(Explorer("m2p1:0", channels=1).module()(x), x)
+    nn.init.ones_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    with torch.no_grad():
+        padded = F.conv2d(F.pad(x, (1, 0, 1, 0)), torch.ones(1, 1, 2, 2))
+        assert torch.equal(Explorer("k2p1:0").module()[0](x), F.pad(x, (1, 0, 1, 0)))
+        assert torch.equal(conv(F.pad(x, (1, 0, 1, 0))), padded)
+
+
+def test_a_transposed_layer_crops_each_side_by_its_padding():
+    whole = nn.ConvTranspose2d(1, 1, 4, 2)
+    x = torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    for text, crop in (("t4s2p1", (1, 1)), ("t4s2p2:1", (2, 1)), ("t4s2p0:3", (0, 3))):
+        module = Explorer(text, channels=1).module()
+        module[0].load_state_dict(whole.state_dict())
+        side = slice(crop[0], 12 - crop[1])
+        with torch.no_grad():
+            assert torch.allclose(module(x), whole(x)[:, :, side, side], atol=1e-6)
+    assert Explorer("t4s2p2:1", channels=1).module()[0].output_padding == (1, 1)
+
+
+def test_a_network_is_opened():
+    assert len(Explorer.from_module(dl.front_end(21)).layers) == 19
+    context = Explorer.from_module(dl.ContextModule(11, padding="once"))
+    assert context.stack == "k3p33,k3,k3d2,k3d4,k3d8,k3d16,k3,k1"
+    assert context.channels == 11
+    causal = nn.Sequential(
+        nn.ConstantPad1d((2, 0), 0.0), nn.Conv1d(4, 4, 2, dilation=2)
+    )
+    assert Explorer.from_module(causal).stack == "k2d2p2:0"
+    mixed = nn.Sequential(
+        nn.ZeroPad2d((2, 0, 1, 0)),
+        nn.Conv2d(3, 8, (3, 2), padding="same"),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AvgPool2d(3, 2, 1),
+        nn.ConvTranspose2d(8, 8, 4, 2, 1, output_padding=1),
+    )
+    assert Explorer.from_module(mixed).stack == "k3p2:1xk2p2:1,m3s2p1,t4s2p1:0"
+
+
+def test_a_module_of_layers_gives_the_layers_back():
+    draw = random.Random(2)
+    back = 0
+    for _ in range(60):
+        layers = random_layers(draw, depth=4)
+        cropping = any(  # a layer behind, not padding before the next
+            one.height.transposed and isinstance(module[1], nn.ZeroPad2d)
+            for one in layers
+            if len(module := Explorer([one]).module()) > 1
+        )
+        try:
+            module = Explorer(layers, channels=2).module()
+            found = Explorer.from_module(module, (2, 120, 120))
+        except ValueError:
+            assert cropping or any(one.height.transposed for one in layers)
+            continue
+        assert found.layers == tuple(layers)
+        back += 1
+    assert back > 30
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([nn.Upsample(scale_factor=2)], "no chain of convolutions"),
+        ([nn.AdaptiveAvgPool2d(1)], "no chain of convolutions"),
+        ([nn.ZeroPad2d(1)], "no convolution or pooling reads it"),
+        ([nn.Conv2d(3, 3, 3)] * 20, "at most 20 layers, and Sequential has 21"),
+    ],
+)
+def test_a_network_that_is_no_chain_is_refused(layers, message):
+    with pytest.raises(ValueError, match=message):
+        Explorer.from_module(nn.Sequential(nn.Conv2d(3, 3, 3), *layers))
+
+
+def test_a_network_without_convolutions_must_say_its_input():
+    with pytest.raises(
+        ValueError, match="no Conv1d or Conv2d to tell its input's size"
+    ):
+        Explorer.from_module(nn.MaxPool2d(2))
+    assert Explorer.from_module(nn.MaxPool2d(2), (3, 8, 8)).stack == "m2s2"
+
+
+def test_a_branch_is_named():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 1)
+
+        def forward(self, x):
+            return self.one(x) + self.two(x)
+
+    with pytest.raises(ValueError, match="takes 2 maps together"):
+        Explorer.from_module(Branch())
+    with pytest.raises(ValueError, match="one or two axes, and Conv3d has 3"):
+        Explorer.from_module(nn.Conv3d(1, 1, 3), (1, 8, 8, 8))
+
+
+# What stands there without a script
+
+
+def pictured(html):
+    (source,) = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', html)
+    return ET.fromstring(base64.b64decode(source))
+
+
+def test_without_scripts_there_is_a_picture_and_a_table():
+    html = Explorer("k3,k3d2,k3d4")._repr_html_()
+    still = html[: html.index("<style>")]
+    assert re.findall(r"sees</th></tr>.*?(?=</table>)", still)
+    assert re.findall(r"<td>(\w+)</td></tr>", still) == ["3", "7", "15"]
+    (alt,) = re.findall(r'alt="([^"]+)"', still)
+    assert "positions 0 to 14" in alt
+    lines, *rows = pictured(html)[1:]
+    assert lines.get("d").count("L") == 3 + 9 + 21
+    assert [row.get("d").count("M") for row in rows] == [15, 7, 3, 1]
+
+
+def test_the_still_of_large_and_of_odd_stacks():
+    vgg = Explorer.from_module(dl.front_end(21))._repr_html_()
+    assert [row.get("d").count("M") for row in pictured(vgg)[1:]][1] == 380
+    assert len(vgg) - len(Explorer._esm) - len(Explorer._css) < 150_000
+    anisotropic = Explorer("k3xk1,k1xk5")._repr_html_()
+    assert "<td>k3xk1</td><td>3 × 1</td>" in anisotropic
+    phases = Explorer("t4s2p1")._repr_html_()
+    assert [row.get("d").count("M") for row in pictured(phases)[1:]][1:] == [2, 1]
+    blind = Explorer("t1s2d2p1")._repr_html_()  # the first unit reads nothing
+    assert pictured(blind) is not None
+
+
+def test_the_html_is_the_same_every_time_and_needs_nothing_else():
+    html = Explorer()._repr_html_()
+    assert html == Explorer()._repr_html_()
+    assert html.count("</script") == 1 and "<!--" not in Explorer._esm
+    for word in (
+        "\nimport ",
+        "import(",
+        "fetch(",
+        "http://",
+        "https://",
+        "eval(",
+        "url(",
+    ):
+        assert word not in Explorer._esm, word
+        assert word not in Explorer._css, word
+    assert len(Explorer._esm.encode()) < 40 * 1024
+
+
+def test_a_notebook_gets_the_widget_and_the_page_the_html():
+    data, _ = Explorer()._repr_mimebundle_()
+    assert data["text/plain"] == "Explorer('k3,k3d2,k3d4')"
+    assert data["text/html"] == Explorer()._repr_html_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_ancestors_are_where_gradients_arrive():
+    draw = random.Random(3)
+    for _ in range(40):
+        windows = [
+            Window(
+                draw.randint(1, 4),
+                draw.randint(1, 3),
+                dilation=draw.randint(1, 3),
+                transposed=draw.random() < 0.3,
+            )
+            for _ in range(3)
+        ]
+        x = torch.ones(1, 1, 150, requires_grad=True)
+        y = x
+        for w in windows:
+            conv = F.conv_transpose1d if w.transposed else F.conv1d
+            y = conv(
+                y, torch.ones(1, 1, w.kernel_size), stride=w.stride, dilation=w.dilation
+            )
+        unit = y.shape[2] // 2
+        try:
+            seen = dl.paths.ancestors(windows, unit)[0]
+        except ValueError:
+            seen = set()
+        (gradient,) = torch.autograd.grad(y[0, 0, unit], x)
+        assert seen == set(np.flatnonzero(gradient[0, 0]).tolist())
