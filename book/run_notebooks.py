@@ -15,6 +15,7 @@ import nbformat
 from nbclient import NotebookClient
 
 PACKAGES = ("torch", "numpy", "matplotlib", "scikit-image", "jupyter-book", "nbval")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PAGE = Path(__file__).with_name("status.md")
 TEXT = """\
 # Status
@@ -43,12 +44,16 @@ def run(path: Path) -> float:
         timeout=600,
         kernel_name="python3",
         record_timing=False,  # what differs from run to run
+        store_widget_state=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     start = time.perf_counter()
     client.execute()
     seconds = time.perf_counter() - start
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)  # of a kernel that is gone
     notebook.metadata["language_info"] = {"name": "python"}
     nbformat.write(notebook, path)
     return seconds

@@ -23,11 +23,11 @@ def sequential(layers: Iterable[Layer], channels: int) -> nn.Sequential:
 
 def _modules(layer: Layer, channels: int) -> list[nn.Module]:
     height, width = axes = (layer.height, layer.width)
-    kernel = (height.kernel_size, width.kernel_size)
-    stride = (height.stride, width.stride)
-    dilation = (height.dilation, width.dilation)
+    kernel = _both(height.kernel_size, width.kernel_size)
+    stride = _both(height.stride, width.stride)
+    dilation = _both(height.dilation, width.dilation)
     pads = (*width.pads, *height.pads)  # torch has the last axis first
-    before = (height.pads[0], width.pads[0])
+    before = _both(height.pads[0], width.pads[0])
     even = all(window.pads[0] == window.pads[1] for window in axes)
     if layer.pooling:
         if even:
@@ -58,6 +58,10 @@ def _modules(layer: Layer, channels: int) -> list[nn.Module]:
     up = nn.ConvTranspose2d(channels, channels, kernel, stride, dilation=dilation)
     crop = (-pads[0], -pads[1], -pads[2], -pads[3])
     return [up, nn.ZeroPad2d(crop)]
+
+
+def _both(height: int, width: int) -> int | tuple[int, int]:
+    return height if height == width else (height, width)
 
 
 def _extra(window: Window) -> int:

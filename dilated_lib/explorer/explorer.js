@@ -42,7 +42,7 @@ const T = {
 	axes: ["height", "width"],
 	input: "input",
 	layer: (n) => `Layer ${n}`,
-	choose: (n, text, size) => `Layer ${n}: ${text}, sees ${size}`,
+	choose: (n, text, sees) => `Layer ${n}: ${text}, ${sees}`,
 	sees: (size) => `sees ${size}`,
 	map: "The stack, along one axis. Arrow keys move from unit to unit, Escape lets go.",
 	tabs: ["Numbers", "Two dimensions", "Code", "Step by step"],
@@ -545,16 +545,16 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 		if (!problem) changed(format(state.layers), state.channels);
 		own?.(fragment());
 	}
-	function load(text) {
-		let layers;
+	function load(text, more) {
 		try {
-			layers = parse(text);
+			const layers = parse(text);
+			const begin = { layers, chosen: layers.length - 1, pin: null, length: 0, axis: 0, square: alike(layers), step: 0 };
+			Object.assign(state, begin, more);
+			refresh();
 		} catch (error) {
 			problem = error;
-			return draw();
+			draw();
 		}
-		Object.assign(state, { layers, chosen: layers.length - 1, pin: null, length: 0, axis: 0, square: alike(layers), step: 0 });
-		refresh();
 	}
 	function edit(change) {
 		const layers = state.layers.map((pair) => pair.map((one) => ({ ...one })));
@@ -878,10 +878,8 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 	function open(text) {
 		const given = new URLSearchParams(text.slice(1));
 		if (!given.has("stack")) return;
-		load(given.get("stack"));
 		const unit = (given.get("unit") ?? "").split(",").map(Number);
-		Object.assign(state, { channels: +given.get("channels") || channels, length: +given.get("length"), pin: unit[1] >= 0 ? unit : null });
-		refresh();
+		load(given.get("stack"), { channels: +given.get("channels") || channels, length: +given.get("length"), pin: unit[1] >= 0 ? unit : null });
 	}
 	load(stack);
 	if (own) {
