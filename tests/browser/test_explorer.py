@@ -552,12 +552,16 @@ def test_the_sum_is_played_tap_by_tap(page):
         assert f"tap {tap} of 9: weight ({i},{j}) meets pixel ({2 * i},{2 * j})" in said
         assert said.endswith(f"{weight}·{pixel_}")
         assert shown.inner_text().endswith(f"= {total}")
-        assert shown.locator(".dx-tap").count() == 1
+        assert _ground(shown.locator(".dx-tap")) == "rgb(213, 94, 0)"
         assert shown.locator(".dx-input").count() == tap - 1
         step.click()
     assert "tap 1 of 9" in shown.get_by_role("status").inner_text()
-    assert shown.locator(".dx-output").count() == 1  # the next output begins
+    assert _ground(shown.locator(".dx-output")) == "rgb(0, 158, 115)"  # the next one
     assert shown.locator("table").nth(1).locator("td").first.inner_text() == f"{total}"
+
+
+def _ground(cell):
+    return cell.evaluate("cell => getComputedStyle(cell).backgroundColor")
 
 
 def test_it_plays_pauses_and_changes_speed(page):
