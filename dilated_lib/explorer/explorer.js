@@ -3,7 +3,7 @@
 // 1 · words
 
 const token = ({ kind, kernel, stride = 1, dilation = 1, before = 0, after = 0 }) =>
-	kind + kernel + (stride > 1 ? `s${stride}` : "") + (dilation > 1 ? `d${dilation}` : "") +
+	kind + kernel + (stride === 1 ? "" : `s${stride}`) + (dilation === 1 ? "" : `d${dilation}`) +
 	(before || after ? `p${before}` + (after === before ? "" : `:${after}`) : "");
 const table = (rates) =>
 	[...rates.map((d) => token({ kind: "k", kernel: 3, dilation: d, before: d, after: d })), "k1"].join();
@@ -16,7 +16,7 @@ const T = {
 	presets: {
 		"k3,k3d2,k3d4": "dilations 1, 2, 4",
 		"k3d2,k3d2,k3d2": "dilations 2, 2, 2: holes",
-		"k3,k3d2,k3d5": "dilations 1, 2, 5: none",
+		"k3,k3d2,k3d5": "dilations 1, 2, 5: no holes",
 		[table([1, 1, 2, 4, 8, 1])]: "Table 1, 7 layers (KITTI)",
 		[table([1, 1, 2, 4, 8, 16, 1])]: "Table 1, 8 layers (VOC, CamVid)",
 		[table([1, 1, 2, 4, 8, 16, 32, 64, 1])]: "Table 1, 10 layers (Cityscapes)",
@@ -26,10 +26,7 @@ const T = {
 	},
 	kinds: { k: "convolution", m: "max pooling", t: "transposed convolution" },
 	kind: "Kind",
-	fields: {
-		kernel: "kernel", stride: "stride", dilation: "dilation",
-		before: "padding before", after: "padding after",
-	},
+	fields: { kernel: "kernel", stride: "stride", dilation: "dilation", before: "padding before", after: "padding after" },
 	add: "Add layer",
 	remove: "Remove",
 	up: "Move up",
@@ -48,25 +45,22 @@ const T = {
 	tabs: ["Numbers", "Two dimensions", "Code", "Step by step"],
 	impossible: (n, why) => `This stack cannot exist. ${n ? `Layer ${n}: ` : ""}${why}`,
 	why: {
-		whole: (name, least, most, got) =>
-			`${name} must be a whole number from ${least} to ${most}, got ${got}.`,
-		small: (span, has) =>
-			`its taps span ${span} units, and the map below has ${has}, padding included.`,
+		whole: (name, least, most, got) => `${name} must be a whole number from ${least} to ${most}, got ${got}.`,
+		small: (span, has) => `its taps span ${span} units, and the map below has ${has}, padding included.`,
 		pooling: (pad, kernel) => `pooling pads at most half its kernel: ${pad} is more than half of ${kernel}.`,
 		crop: (before, after, has) => `its padding crops all ${has} units that it makes: ${before} and ${after}.`,
-		wide: (size) => `it sees ${size} positions, more than can be drawn.`,
-		large: (has) => `its map would have ${has} units, more than can be drawn.`,
-		many: (most) => `a stack here has at most ${most} layers.`,
+		wide: (size) => `it sees ${size} positions, too many to draw.`,
+		large: (has) => `its map would have ${has} units, too many to draw.`,
+		many: (most) => `It has more than ${most} layers.`,
 		token: (text) => `${text} is no layer, such as k3d2p2, m2s2 or t4s2p1.`,
-		blind: "no unit of it sees any input: the taps of a transposed layer leave gaps.",
+		blind: "no unit of it sees any input.",
 	},
 	unit: {
 		field: (size, stride) => `Receptive field ${size}, stride ${stride}`,
 		top: (layer, unit, units) => `${layer}, unit ${unit} (0 to ${units - 1})`,
-		sees: (first, last, size, paths) =>
-			`sees input ${first} to ${last}: ${size} positions, ${paths} paths`,
+		sees: (first, last, size, paths) => `sees input ${first} to ${last}: ${size} positions, ${paths} paths`,
 		nothing: "sees no input",
-		padding: (some, all) => `${some} of them from the input, the other ${all} end in padding`,
+		padding: (some, all) => `${some} of them from the input, the other ${all} end outside a map`,
 		feeds: (units, layer, paths) => `feeds ${units} of ${layer}'s units, ${paths} paths`,
 		pinned: "pinned",
 	},
@@ -77,26 +71,23 @@ const T = {
 	of: (some, all) => `${some} of ${all}`,
 	phases: "units differ by phase",
 	hdc: {
-		not: "speaks of two layers or more, of one kernel size and stride 1",
-		kept: (m, k) => `kept: M₂ = ${m} ≤ ${k}, r₁ = 1`,
-		broken: (m, k, r) => `broken: M₂ = ${m}, K = ${k}, r₁ = ${r}`,
+		not: "does not apply: it needs two layers or more of one kernel size, stride 1",
+		is: (kept, m, k, r) => `${kept ? "kept" : "broken"}: M₂ = ${m}, K = ${k}, r₁ = ${r}`,
 		holes: (n) => `; holes: ${n || "none"}`,
 	},
 	terms: ["layer", "extent", "jump below", "adds", "size"],
-	transposed: "Units above a transposed layer differ by phase: no one sum, and the largest sizes.",
+	transposed: "Units differ by phase: the largest sizes are listed.",
 	copy: "Copy",
 	copied: "Copied.",
 	views: ["path counts, logarithmic", "effective field, linear"],
 	view: "Show",
-	plane: (h, w, reached, holes) =>
-		`${h} × ${w} positions: ${reached} reached, holes (hatched): ${holes}.`,
-	spread: (h, w) =>
-		`With equal weights the standard deviation is ${h === w ? h : `${h} (height), ${w} (width)`}; the ellipse is at two of them.`,
+	plane: (h, w, reached, holes) => `${h} × ${w} positions: ${reached} reached, holes (hatched): ${holes}.`,
+	spread: (h, w) => `Standard deviation with equal weights: ${h === w ? h : `${h} (height), ${w} (width)`}; the ellipse is at two of them.`,
 	time: {
 		play: "Play", pause: "Pause", step: "Step", speed: "Speed",
 		still: "Your system asks for less motion: use Step.",
 		kind: "This layer is no convolution: choose one.",
-		wide: (span) => `It spans ${span} pixels, too many to play: choose another layer.`,
+		wide: (side) => `Its picture would have ${side} pixels a side, too many to play.`,
 		term: (n, all, tap, at, text) => `tap ${n} of ${all}: weight (${tap}) meets pixel (${at}), ${text}`,
 		output: (at) => `output (${at})`,
 		picture: "picture",
@@ -109,12 +100,12 @@ const T = {
 const floorDiv = (a, b) => Math.floor(a / b);
 const clamp = (n, most) => Math.min(Math.max(n, 0), most);
 const mod = (a, b) => ((a % b) + b) % b;
-const gcd = (a, b) => (b ? gcd(b, a % b) : a); // of plain numbers or big ones
-export const extent = (w) => w.dilation * (w.kernel - 1) + 1;
+const gcd = (a, b) => (b ? gcd(b, a % b) : a);
+const extent = (w) => w.dilation * (w.kernel - 1) + 1;
 const isUp = (w) => w.kind === "t";
 
 /** Positions that output `unit` reads, in rising order. */
-export function inputs(w, unit) {
+function inputs(w, unit) {
 	const found = [];
 	for (let tap = 0; tap < w.kernel; tap++) {
 		const at = isUp(w)
@@ -161,7 +152,6 @@ export function hull(field, unit) {
 	return [one[0] + by, one[1] + by];
 }
 
-/** The largest over all phases. */
 export const size = (field) =>
 	field.phases.reduce((most, one) => (one && one[1] - one[0] + 1n > most ? one[1] - one[0] + 1n : most), 0n);
 
@@ -208,16 +198,12 @@ export function hdcDistances(rates) {
 	return found;
 }
 
-/** Weights and biases, `channels` in and out of each layer. */
 export const parameters = (layers, channels) =>
-	layers.reduce(
-		(sum, [h, w]) => sum + (h.kind === "m" ? 0 : h.kernel * w.kernel * channels ** 2 + channels), 0);
+	layers.reduce((sum, [h, w]) => sum + (h.kind === "m" ? 0 : h.kernel * w.kernel * channels ** 2 + channels), 0);
 
 // 3 · stacks as text
 
-const BOUNDS = {
-	kernel: [1, 15], stride: [1, 16], dilation: [1, 1024], before: [0, 1024], after: [0, 1024],
-};
+const BOUNDS = { kernel: [1, 15], stride: [1, 16], dilation: [1, 1024], before: [0, 1024], after: [0, 1024] };
 const MOST_LAYERS = 20;
 const MOST_UNITS = 4096;
 const TOKEN = /^([kmt])(\d+)(?:s(\d+))?(?:d(\d+))?(?:p(\d+)(?::(\d+))?)?$/;
@@ -249,9 +235,9 @@ const alike = (layers) => layers.every(([h, w]) => token(h) === token(w));
 
 // 4 · limits, and what pictures need
 
-/** Units of each map, the input first. */
 function lengthsOf(windows, length) {
 	const lengths = [length];
+	if (!Number.isInteger(length) || length < 1) throw impossible(0, T.why.whole(T.length, 1, MOST_UNITS, length));
 	windows.forEach((w, i) => {
 		const unless = (kept, why) => {
 			if (!kept) throw impossible(i + 1, why);
@@ -272,7 +258,6 @@ function lengthsOf(windows, length) {
 	return lengths;
 }
 
-/** Input length at which the last layer has a few whole units. */
 function fitting(axes) {
 	const needs = axes.map((windows) => {
 		let [jump, span] = [1, 1];
@@ -282,10 +267,9 @@ function fitting(axes) {
 		}
 		return Math.ceil(span + 4 * Math.max(1, jump));
 	});
-	return Math.min(Math.max(...needs), MOST_UNITS);
+	return Math.max(...needs);
 }
 
-/** All that the pictures need, of one axis. */
 function study(windows, length) {
 	const lengths = lengthsOf(windows, length);
 	const fields = [compose([])];
@@ -301,7 +285,8 @@ function study(windows, length) {
 		const pads = windows[depth] && !isUp(windows[depth]) ? [windows[depth].before, windows[depth].after] : [0, 0];
 		return { field, step, offset, units: lengths[depth], pads };
 	});
-	const unit = fields.at(-1).phases.findIndex(Boolean);
+	const top = fields.at(-1);
+	const unit = top.phases.findIndex((one) => one && one[1] - one[0] + 1n === size(top));
 	return { windows, rows, paths: coverage(windows, unit), deviation: deviation(windows) };
 }
 
@@ -325,7 +310,6 @@ const COLOURS = { input: "#56B4E9", tap: "#D55E00", output: "#009E73", reached: 
 const CIVIDIS = [[0, 34, 78, 255], [67, 78, 108, 255], [125, 124, 120, 255], [188, 174, 108, 255], [254, 232, 56, 255]];
 const PITCH = 34; // between rows, as in the style sheet
 
-/** A white canvas of that size, sharp on dense screens. */
 function surface(canvas, width, height) {
 	const dense = window.devicePixelRatio || 1;
 	Object.assign(canvas, { width: width * dense, height: height * dense });
@@ -428,10 +412,10 @@ function drawStack(canvas, width, stack, lit, [row, unit]) {
 
 function drawPlane(canvas, width, studies, linear) {
 	const skip = Math.ceil(Math.max(...studies.map(({ paths }) => paths.counts.length)) / 512);
-	const [rows, columns] = studies.map(({ paths }) => {
-		const counts = paths.counts.filter((_, i) => i % skip === 0).map(Number);
-		const most = Math.max(...counts);
-		return counts.map((n) => (linear ? n / most : n && Math.log(n) + 1e-9));
+	const [rows, columns] = studies.map(({ paths: { counts } }) => {
+		const most = Number(counts.reduce((a, b) => (a > b ? a : b)));
+		const binned = upTo(Math.ceil(counts.length / skip)).map((i) => Math.max(...counts.slice(i * skip, (i + 1) * skip).map(Number)));
+		return binned.map((n) => (linear ? n / most : n && Math.log(n) + 1e-9));
 	});
 	const [high, wide] = [rows.length, columns.length];
 	const side = width / Math.max(high, wide);
@@ -451,10 +435,11 @@ function drawPlane(canvas, width, studies, linear) {
 	g.fillRect(0, 0, wide * side, high * side);
 	g.imageSmoothingEnabled = false;
 	g.drawImage(cells, 0, 0, wide * side, high * side);
-	const [up, across] = studies.map(({ deviation }) => (2 * deviation * side) / skip);
+	const cell = side / skip;
+	const [y, x] = studies.map(({ paths }) => (paths.counts.length * cell) / 2);
 	for (const [colour, line] of [["#000", 4], ["#fff", 2]]) {
 		g.beginPath();
-		g.ellipse((wide * side) / 2, (high * side) / 2, across, up, 0, 0, 7);
+		g.ellipse(x, y, 2 * studies[1].deviation * cell, 2 * studies[0].deviation * cell, 0, 0, 7);
 		Object.assign(g, { strokeStyle: colour, lineWidth: line }).stroke();
 	}
 }
@@ -509,11 +494,10 @@ export function code(layers, channels) {
 
 // 6 · interface
 
-/** An element, "tag.class"; its properties or attributes; what it holds. */
 function h(name, props, ...children) {
 	const [tag, className] = name.split(".");
 	const node = document.createElement(tag);
-	node.className = className ?? "";
+	if (className) node.className = className;
 	for (const [key, value] of Object.entries(props)) {
 		if (key in node) node[key] = value;
 		else node.setAttribute(key, value);
@@ -522,9 +506,13 @@ function h(name, props, ...children) {
 	return node;
 }
 const button = (textContent, onclick, props) => h("button", { type: "button", textContent, onclick, ...props });
+const off = (one, is) => { one.ariaDisabled = `${is}`; }; // a disabled button would lose the focus
 const select = (options, onchange) =>
 	h("select", { onchange }, ...Object.entries(options).map(([value, textContent]) => h("option", { value, textContent })));
-const number = ([min, max], oninput) => h("input", { type: "number", min, max, oninput });
+const number = ([min, max], get, set) => {
+	const box = h("input", { type: "number", min, max, oninput: () => box.value && set(+box.value), onblur: () => { box.value = get(); } });
+	return box;
+};
 const labelled = (text, control) => h("label", {}, `${text} `, control);
 
 /** A layer in few signs: "k 3 d 2 p 2". */
@@ -533,7 +521,7 @@ const brief = (pair) => format([pair]).replace("x", " × ").replace(/[a-z]/g, (s
 /** Put one into `host`; `changed` hears of edits, `own` of the state as a fragment. */
 function mount(host, { stack, channels, own = null, changed = () => {} }) {
 	const state = { layers: [], chosen: 0, length: 0, channels, pin: null, axis: 0, square: true, tab: 0, linear: 0, step: 0 };
-	let [studies, shown, problem, timer, held] = [];
+	let [studies, shown, problem, timer, held, late] = [];
 	const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 	const along = () => studies[state.axis];
@@ -543,18 +531,19 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 	const set = (changes) => { Object.assign(state, changes); refresh(); tell(); };
 	function tell() {
 		if (!problem) changed(format(state.layers), state.channels);
-		own?.(fragment());
+		clearTimeout(late);
+		late = setTimeout(() => own?.(fragment()), 100);
 	}
 	function load(text, more) {
+		let layers;
 		try {
-			const layers = parse(text);
-			const begin = { layers, chosen: layers.length - 1, pin: null, length: 0, axis: 0, square: alike(layers), step: 0 };
-			Object.assign(state, begin, more);
-			refresh();
+			layers = parse(text);
 		} catch (error) {
 			problem = error;
-			draw();
+			return draw(), fill();
 		}
+		Object.assign(state, { layers, chosen: layers.length - 1, pin: null, length: 0, axis: 0, square: alike(layers), step: 0 }, more);
+		refresh();
 	}
 	function edit(change) {
 		const layers = state.layers.map((pair) => pair.map((one) => ({ ...one })));
@@ -598,14 +587,15 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 		list.onlostpointercapture = () => { list.onpointermove = null; };
 	}
 
-	// the parts that stay
 	const preset = select({ "": T.own, ...T.presets }, () => { if (preset.value) load(preset.value); tell(); });
 	const add = button(T.add, () => {
+		if (state.layers.length >= MOST_LAYERS) return;
 		state.chosen = state.layers.length;
 		edit((layers) => [...layers, ...parse("k3")]);
 	});
-	const width = number([1, 4096], () => width.value > 0 && width.checkValidity() && set({ channels: +width.value }));
-	const long = number([1, MOST_UNITS], () => long.value > 0 && set({ length: +long.value, pin: null }));
+	const length = () => state.length || fitting(axes());
+	const width = number([1, 4096], () => state.channels, (n) => width.checkValidity() && set({ channels: n }));
+	const long = number([1, MOST_UNITS], length, (n) => long.checkValidity() && set({ length: n, pin: null }));
 	const check = (onchange) => h("input", { type: "checkbox", onchange });
 	const fits = check(() => set({ length: fits.checked ? 0 : +long.value }));
 	const square = check(() => {
@@ -637,12 +627,13 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 			oninput: () => { held = slider; turn(+slider.value); }, // its bounds rest while it moves
 			onchange: () => { held = null; refresh(); },
 		});
-		const box = number(BOUNDS[name], () => box.value && turn(+box.value));
+		const box = number(BOUNDS[name], () => targets(state.layers)[0][name], turn);
 		return { name, slider, box };
 	});
 	const [up, down] = [[T.up, 1], [T.down, -1]].map(([text, by]) => button(text, () => shift(by)));
 	const remove = button(T.remove, () => {
 		const { chosen } = state;
+		if (state.layers.length < 2) return;
 		state.chosen = Math.max(0, chosen - 1);
 		edit((layers) => { layers.splice(chosen, 1); });
 	});
@@ -664,28 +655,26 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 	const axes = () => [0, 1].map((n) => state.layers.map((pair) => pair[n]));
 	function refresh() {
 		const { layers } = state;
-		const length = state.length || fitting(axes());
 		[studies, problem, shown] = [null, null, null];
 		try {
 			const [first, second] = axes();
-			studies = [study(first, length)];
-			studies[1] = alike(layers) ? studies[0] : study(second, length);
+			studies = [study(first, length())];
+			studies[1] = alike(layers) ? studies[0] : study(second, length());
 			if (state.pin && !(state.pin[1] < along().rows[state.pin[0]]?.units)) state.pin = null;
 		} catch (error) {
 			if (!(error instanceof Impossible)) throw error;
 			problem = error;
+			if (!alike(layers)) problem.message += ` (${T.axes[studies ? 1 : 0]})`;
 		}
-		const put = (box, value) => { if (box !== document.activeElement) box.value = value; };
+		for (const box of host.querySelectorAll("[type=number]:not(:focus)")) box.onblur();
 		const text = format(layers);
 		preset.value = T.presets[text] ? text : "";
-		put(width, state.channels);
-		put(long, length);
 		long.disabled = fits.checked = !state.length;
 		square.checked = axisLabel.hidden = state.square;
 		axis.value = state.axis;
-		add.disabled = layers.length >= MOST_LAYERS;
+		off(add, layers.length >= MOST_LAYERS);
 		showRows();
-		showDials(put);
+		showDials();
 		draw();
 		fill();
 	}
@@ -699,15 +688,15 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 			}, h("b", {}, brief(pair)), h("small", {}, sees)));
 		});
 		list.replaceChildren(...rows.reverse(), h("li", {}, T.input));
-		if (focused >= 0) list.children[Math.min(focused, rows.length - 1)]?.lastChild.focus();
+		rows[Math.min(focused, rows.length - 1)]?.lastChild.focus();
 	}
-	function showDials(put) {
+	function showDials() {
 		const [one] = targets(state.layers);
 		legend.textContent = T.layer(state.chosen + 1);
 		kind.value = one.kind;
-		up.disabled = state.chosen === state.layers.length - 1;
-		down.disabled = !state.chosen;
-		remove.disabled = state.layers.length < 2;
+		off(up, state.chosen === state.layers.length - 1);
+		off(down, !state.chosen);
+		off(remove, state.layers.length < 2);
 		const possible = (name, value) => {
 			const tried = axes().map((windows, n) => windows.map((w, i) =>
 				i === state.chosen && (state.square || n === state.axis) ? { ...w, [name]: value } : w));
@@ -717,16 +706,15 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 				return false;
 			}
 		};
-		const far = (name, good, bad) => { // by halving
+		const far = (name, good, bad) => {
 			for (let next = bad; next !== good; next = good + Math.trunc((bad - good) / 2)) {
 				if (possible(name, next)) good = next;
 				else bad = next;
 			}
 			return good;
 		};
-		for (const { name, slider, box } of dials) {
+		for (const { name, slider } of dials) {
 			const value = one[name];
-			put(box, value);
 			if (slider === held) continue;
 			let [min, max] = BOUNDS[name];
 			max = Math.min(max, Math.max(8, 2 * value)); // fine steps, and twice as far next time
@@ -737,10 +725,7 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 	function draw() {
 		map.hidden = !!problem;
 		status.classList.toggle("dx-bad", !!problem);
-		if (problem) {
-			status.textContent = problem.message;
-			return;
-		}
+		if (problem) return void (status.textContent = problem.message);
 		const { rows, windows } = along();
 		const at = shown ?? state.pin ?? middle();
 		const lit = cone(along(), at);
@@ -776,21 +761,22 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 	// the four panels
 	function numbers() {
 		const [a, b] = studies;
-		const both = (of) => (a === b || same(of(a), of(b)) ? `${of(a)}` : `${of(a)} × ${of(b)}`);
+		const both = (of) => [...new Set([a, b].map(of))].join(" × ");
 		const last = (one) => one.rows.at(-1).field;
-		const first = (of) => (one) => (last(one).phases.length === 1 ? of(last(one).phases[0]) : T.phases);
+		const single = studies.every((one) => last(one).phases.length === 1);
+		const alone = (of) => (one) => (single ? of(one, ...last(one).phases[0]) : T.phases);
 		const [reached, all] = [(one) => some(one.paths), (one) => one.paths.counts.length];
 		const { windows, rows } = along();
 		const values = [
 			`${size(last(a))} × ${size(last(b))}`,
 			both((one) => fraction(last(one).stride)),
-			both(first(([low]) => -low)),
-			both(first(([low, high]) => Number(low + high) / 2)),
+			both(alone((_, low) => -low)),
+			both(alone((_, low, high) => Number(low + high) / 2)),
 			grouped(parameters(state.layers, state.channels)),
-			both((one) => T.of(reached(one), all(one))),
-			T.of(grouped(reached(a) * reached(b)), grouped(all(a) * all(b))),
+			both(alone((one) => T.of(reached(one), all(one)))),
+			alone(() => T.of(grouped(reached(a) * reached(b)), grouped(all(a) * all(b))))(a),
 			both((one) => one.deviation?.toFixed(2) ?? T.phases),
-			both(verdict),
+			both(alone(verdict)),
 		];
 		const terms = windows.map((w, n) => {
 			const [below, grown] = [rows[n], rows[n + 1]].map(({ field }) => size(field));
@@ -811,16 +797,16 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 		const [{ kernel, dilation } = {}] = layers;
 		if (layers.length < 2 || layers.some((w) => w.kind !== "k" || w.stride > 1 || w.kernel !== kernel)) return T.hdc.not + holes;
 		const m = hdcDistances(layers.map((w) => w.dilation))[1];
-		return T.hdc[m <= kernel && dilation === 1 ? "kept" : "broken"](m, kernel, dilation) + holes;
+		return T.hdc.is(m <= kernel && dilation === 1, m, kernel, dilation) + holes;
 	}
 	function plane() {
 		const [a, b] = studies;
 		const [high, wide] = [a, b].map(({ paths }) => paths.counts.length);
 		const reached = some(a.paths) * some(b.paths);
 		const text = T.plane(high, wide, grouped(reached), grouped(high * wide - reached));
-		const spread = a.deviation !== null && b.deviation !== null ? T.spread(a.deviation.toFixed(2), b.deviation.toFixed(2)) : "";
+		const spread = a.deviation === null ? T.transposed : T.spread(a.deviation.toFixed(2), b.deviation.toFixed(2));
 		const picture = h("canvas", { role: "img", ariaLabel: text });
-		const paint = () => drawPlane(picture, Math.min(panel.clientWidth - 8, 380), studies, state.linear);
+		const paint = () => drawPlane(picture, clamp(panel.clientWidth - 8, 380), studies, state.linear);
 		const view = select(T.views, () => { state.linear = +view.value; paint(); });
 		view.value = state.linear;
 		paint();
@@ -829,18 +815,17 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 	function codes() {
 		const text = code(state.layers, state.channels);
 		const said = h("span", { role: "status" });
-		const copy = async () => {
+		return [h("pre", { tabIndex: 0 }, h("code", {}, text)), button(T.copy, async () => {
 			await navigator.clipboard.writeText(text);
-			said.textContent = ` ${T.copied}`;
-		};
-		return [h("pre", { tabIndex: 0 }, h("code", {}, text)), button(T.copy, copy), said];
+			said.textContent = T.copied;
+		}), " ", said];
 	}
 	function time() {
 		const words = T.time;
 		const layer = state.layers[state.chosen];
 		const sum = scene(layer);
 		if (layer[0].kind !== "k") return [h("p", {}, words.kind)];
-		if (sum.side > MOST_PIXELS) return [h("p", {}, words.wide(Math.max(...layer.map(extent))))];
+		if (sum.side > MOST_PIXELS) return [h("p", {}, words.wide(sum.side))];
 		const [picture, said, terms] = [h("div.dx-bar", {}), h("p", { role: "status" }), h("p", {})];
 		const show = (step) => {
 			state.step = step % sum.terms.length;
@@ -856,6 +841,7 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 			picture.replaceChildren(
 				grid(sum.side, sum.side, (at) => [digit(...at.split(",").map(Number)), met[at] ?? ""], words.picture),
 				grid(...sum.outs, (at) => [totals[at] ?? "", at === now.out ? "dx-output" : ""], words.result));
+			said.ariaLive = timer ? "off" : "polite";
 			said.textContent = words.term(added.length, layer[0].kernel * layer[1].kernel, now.tap, now.at, now.text);
 			terms.textContent = `${words.output(now.out)} = ${added.join(" + ")} = ${totals[now.out]}`;
 		};
@@ -874,12 +860,12 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 		timer = next && setInterval(next, 1000 / (state.speed ?? 3));
 	}
 
-	// begin, and follow the page
 	function open(text) {
 		const given = new URLSearchParams(text.slice(1));
 		if (!given.has("stack")) return;
-		const unit = (given.get("unit") ?? "").split(",").map(Number);
-		load(given.get("stack"), { channels: +given.get("channels") || channels, length: +given.get("length"), pin: unit[1] >= 0 ? unit : null });
+		const unit = (given.get("unit") ?? "").split(",").map((n) => parseInt(n));
+		const wide = parseInt(given.get("channels"));
+		load(given.get("stack"), { channels: wide > 0 ? wide : channels, length: +given.get("length"), pin: unit[1] >= 0 ? unit : null });
 	}
 	load(stack);
 	if (own) {
@@ -888,7 +874,7 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 	}
 	let wide = 0;
 	new ResizeObserver(([{ contentRect }]) => {
-		if (wide !== contentRect.width) { draw(); fill(); } // and not for its height, which they change
+		if (wide !== contentRect.width) { draw(); fill(); }
 		wide = contentRect.width;
 	}).observe(host);
 	return (text, channels) => {

@@ -49,6 +49,7 @@ def show(page, stack, more=""):
 
 
 def stack_of(page):
+    page.wait_for_timeout(150)  # the address follows with a delay
     return re.search("stack=([^&]*)", page.evaluate("location.hash"))[1]
 
 
@@ -255,7 +256,7 @@ def test_a_click_pins_and_a_second_one_lets_go(page):
     page.mouse.click(*at(page, 3, 1, rows))
     page.mouse.move(5, 5)
     assert "Layer 3, unit 1" in status(page) and "pinned" in status(page)
-    assert "unit=3,1" in page.evaluate("location.hash")
+    page.wait_for_function("location.hash.includes('unit=3,1')")
     page.mouse.click(*at(page, 3, 1, rows))
     page.mouse.move(5, 5)
     assert "unit 2" in status(page) and "pinned" not in status(page)
@@ -323,10 +324,15 @@ def test_layers_are_added_changed_dragged_and_removed(page):
 def test_twenty_layers_and_no_more(page):
     show(page, ",".join(["k3"] * 19))
     add = root(page).get_by_role("button", name="Add layer")
-    add.click()
-    assert add.is_disabled()
+    add.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert stack_of(page) == ",".join(["k3"] * 20)
+    assert add.get_attribute("aria-disabled") == "true"
+    assert page.evaluate("document.activeElement.innerText") == "Add layer"
     show(page, ",".join(["k3"] * 21))
-    assert "at most 20 layers" in status(page)
+    assert "It has more than 20 layers" in status(page)
+    assert not root(page).get_by_role("tabpanel").is_visible()
 
 
 # 2. Two dimensions
@@ -358,7 +364,8 @@ def test_the_plane_shows_holes_and_the_effective_field(page):
     shown = panel(page, "Two dimensions")
     text = shown.inner_text()
     assert "13 × 13 positions: 49 reached, holes (hatched): 120" in text
-    assert f"deviation is {dl.deviation([Window(3, dilation=2)] * 3):.2f}" in text
+    sigma = dl.deviation([Window(3, dilation=2)] * 3)
+    assert f"Standard deviation with equal weights: {sigma:.2f}" in text
     hole, corner, centre = plane(page, [(5, 5), (0, 0), (6, 6)])
     assert "255,255,255" in hole and len(hole) > 1  # white, with a hatch
     assert corner == ["0,34,78"] and centre == ["254,232,56"]
@@ -443,13 +450,13 @@ def test_the_table_has_a_row_for_each_layer(page):
     ]
 
 
-NO_RULE = "speaks of two layers or more, of one kernel size and stride 1"
+NO_RULE = "does not apply: it needs two layers or more of one kernel size, stride 1"
 
 
 @pytest.mark.parametrize(
     ("stack", "verdict"),
     [
-        ("k3,k3d2,k3d5", "kept: M₂ = 2 ≤ 3, r₁ = 1; holes: none"),
+        ("k3,k3d2,k3d5", "kept: M₂ = 2, K = 3, r₁ = 1; holes: none"),
         ("k3,k3d2,k3d9", "broken: M₂ = 5, K = 3, r₁ = 1; holes: 4"),
         ("k3d2,k3d2,k3d2", "broken: M₂ = 2, K = 3, r₁ = 2; holes: 6"),
         ("k3,m2s2,k3", f"{NO_RULE}; holes: none"),
@@ -471,7 +478,13 @@ def test_units_that_differ_by_phase_have_no_one_sum(page):
     show(page, "m2s2,t3s2")
     found = numbers(page)
     assert found["stride"] == "1" and found["padding"] == "units differ by phase"
+    assert found["pixels reached"] == found["HDC rule"] == "units differ by phase"
     assert "differ by phase" in panel(page, "Numbers").locator("p").inner_text()
+    assert "4 × 4 positions" in panel(page, "Two dimensions").inner_text()
+    show(page, "k3d2,t3s2p1")  # the second unit sees most
+    assert "6 × 6 positions: 36" in panel(page, "Two dimensions").inner_text()
+    show(page, "k3d2,t3s1")
+    assert numbers(page)["positions reached"] == "7 of 7"
     show(page, "t4s2p1")
     assert numbers(page)["stride"] == "1/2"
 
@@ -587,7 +600,10 @@ def test_it_plays_pauses_and_changes_speed(page):
 
 def test_what_cannot_be_played_says_so(page):
     show(page, "k3d16")
-    assert "It spans 33 pixels, too many" in panel(page, "Step by step").inner_text()
+    assert (
+        "Its picture would have 35 pixels a side, too many"
+        in panel(page, "Step by step").inner_text()
+    )
     show(page, "m2s2")
     assert "no convolution" in panel(page, "Step by step").inner_text()
 
@@ -630,6 +646,10 @@ def test_nothing_moves_where_less_motion_is_wanted(browser, address):
             "&length=4000",
             "Layer 4: it sees 8739 positions",
         ),
+        ("k3", "&length=20.5", "Input length must be a whole number from 1 to 4096"),
+        ("k3", "&length=-3", "Input length must be a whole number from 1 to 4096"),
+        ("k3p1,k3xk9", "&length=5", "Layer 2: its taps span 9 units, and the map"),
+        (",".join(["k3d1024"] * 20), "", "Layer 1: its map would have 40"),
         ("t1s2,k1s2p1:0", "", "Layer 2: no unit of it sees any input"),
     ],
 )
@@ -647,6 +667,62 @@ def test_a_wrong_number_is_told_and_can_be_mended(page):
     assert "Layer 3: dilation must be a whole number from 1 to 1024" in status(page)
     dial(page, "dilation").fill("4")
     assert "15 positions" in status(page)
+
+
+def test_the_axis_that_cannot_exist_is_named(page):
+    show(page, "k3xk9", "&length=5")
+    assert status(page).endswith("padding included. (width)")
+    show(page, "k9xk3", "&length=5")
+    assert status(page).endswith("padding included. (height)")
+
+
+def test_odd_addresses_do_no_harm(page):
+    show(page, "k3,k3", "&channels=-5&unit=2,1.5")
+    assert root(page).get_by_label("Channels").input_value() == "21"
+    assert "Layer 2, unit 1 (0 to 4)" in status(page)
+    show(page, "k3,k3", "&unit=9,9")
+    assert "Layer 2, unit 2 (0 to 4)" in status(page)
+
+
+def test_a_box_that_is_left_shows_what_is_true(page):
+    for box, text in (
+        (root(page).get_by_label("Channels"), "21"),
+        (dial(page, "stride"), "1"),
+    ):
+        for wrong in ("", "1.5") if text == "21" else ("",):
+            box.fill(wrong)
+            box.blur()
+            assert box.input_value() == text
+    dial(page, "dilation").fill("-2")
+    assert "cannot exist" in status(page)
+    assert stack_of(page) == "k3,k3d2,k3d-2"
+
+
+def test_a_wide_plane_loses_no_path(page):
+    show(page, "k3d512")
+    shown = panel(page, "Two dimensions")
+    assert "9 reached" in shown.inner_text()
+    seen = page.evaluate(
+        """() => {
+          const canvas = document.querySelector("[role=tabpanel] canvas");
+          const { width, height } = canvas;
+          const data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+          let yellow = 0;
+          for (let i = 0; i < data.length; i += 4) {
+            yellow += data[i] > 200 && data[i + 2] < 120;
+          }
+          return yellow;
+        }"""
+    )
+    assert seen >= 9
+
+
+def test_it_may_be_hidden_while_the_plane_is_shown(page):
+    panel(page, "Two dimensions")
+    page.evaluate("document.querySelector('.dilated-explorer').style.display = 'none'")
+    page.wait_for_timeout(100)
+    page.evaluate("document.querySelector('.dilated-explorer').style.display = ''")
+    assert root(page).locator("[role=tabpanel] canvas").is_visible()
 
 
 def test_the_sliders_end_where_the_stack_would(page):
@@ -669,6 +745,7 @@ def test_the_address_holds_the_stack(page, browser, address):
     root(page).get_by_label("Input length").fill("40")
     root(page).get_by_role("application").focus()
     page.keyboard.press("ArrowLeft")
+    page.wait_for_function("location.hash.includes('unit')")
     link = page.evaluate("location.hash")
     assert link.startswith("#stack=k3,k3d2,k3d6&channels=3&length=40&unit=3,")
     other, _ = visit(browser, f"{address}/{PAGE}{link}")
