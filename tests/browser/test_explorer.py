@@ -879,6 +879,19 @@ def _no_violation(page):
     assert [(v["id"], v["nodes"][0]["html"][:120]) for v in found] == []
 
 
+def _drag_by_touch(context, page):
+    """The top layer by its dots, one row down."""
+    grip = root(page).locator(".dx-grip").first
+    grip.scroll_into_view_if_needed()
+    box = grip.bounding_box()
+    fingers = context.new_cdp_session(page)
+    x, y = box["x"] + 10, box["y"] + 15
+    for kind, by in (("touchStart", 0), ("touchMove", 20), ("touchMove", PITCH)):
+        points = [{"x": x, "y": y + by}]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    fingers.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
 def test_touch_on_a_phone(browser, address):
     context = browser.new_context(
         viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True
@@ -891,6 +904,8 @@ def test_touch_on_a_phone(browser, address):
     root(page).get_by_role("button", name="Layer 1:").tap()
     dial(page, "dilation").fill("3")
     assert stack_of(page) == "k3d3,k3d2,k3d4"
+    _drag_by_touch(context, page)
+    assert stack_of(page) == "k3d3,k3d4,k3d2"
     for name in TABS:
         root(page).get_by_role("tab", name=name).tap()
         sideways = "document.documentElement.scrollWidth"
