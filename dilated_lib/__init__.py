@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dilated_lib import dense as dense
     from dilated_lib import experiments as experiments
     from dilated_lib import explorer as explorer
+    from dilated_lib import inference as inference
     from dilated_lib import layers as layers
     from dilated_lib import metric as metric
     from dilated_lib import networks as networks
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from dilated_lib import run as run
     from dilated_lib import segment as segment
     from dilated_lib import sizes as sizes
+    from dilated_lib import speed as speed
     from dilated_lib import stages as stages
     from dilated_lib import start as start
     from dilated_lib import throughput as throughput
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from dilated_lib.data.sets import open_data as open_data
     from dilated_lib.dense import remove_stride_ as remove_stride_
     from dilated_lib.explorer import Explorer as Explorer
+    from dilated_lib.inference import quick as quick
     from dilated_lib.metric import evaluate as evaluate
     from dilated_lib.networks import DilatedNetwork as DilatedNetwork
     from dilated_lib.paths import coverage as coverage
@@ -86,6 +89,7 @@ _HOME = {
     "open_data": "data.sets",
     "remove_stride_": "dense",
     "Explorer": "explorer",
+    "quick": "inference",
     "evaluate": "metric",
     "DilatedNetwork": "networks",
     "coverage": "paths",
@@ -116,6 +120,7 @@ _MODULES = (
     "dense",
     "experiments",
     "explorer",
+    "inference",
     "layers",
     "metric",
     "networks",
@@ -131,6 +136,7 @@ _MODULES = (
     "run",
     "segment",
     "sizes",
+    "speed",
     "stages",
     "start",
     "tracing",

@@ -22,5 +22,6 @@ if __name__ == "__main__":
         "traps": traps.measure,
         "changes": commands.changes,
         "throughput": commands.throughput,
+        "speed": commands.speed,
     }
     tyro.extras.subcommand_cli_from_dict(every, description=__doc__)

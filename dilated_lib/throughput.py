@@ -1,19 +1,20 @@
 """How fast a training step is: beside the matrix product, and beside a peer."""
 
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch.utils.benchmark import Measurement, Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from dilated_lib.data.sets import open_data
 from dilated_lib.plans import planned
 from dilated_lib.recipes import Config
 from dilated_lib.records import Record, device_name, write
+from dilated_lib.speed import measure
 from dilated_lib.stages import Stage
 from dilated_lib.start import build_network, build_optimizer
 
@@ -37,8 +38,8 @@ def throughput(
         torch.randn(side, side, device=fabric.device, dtype=torch.bfloat16)
         for _ in range(2)
     )
-    product = _timed(lambda: left @ right)
-    ceiling = 2 * side**3 / product.median / 1e12
+    product = measure({"product": lambda: left @ right}, seconds=2)["product"]
+    ceiling = 2 * side**3 / product.median_ms / 1e9
     done: list[Record] = []
     for one in planned():
         wanted = one.name in (
@@ -51,12 +52,12 @@ def throughput(
         if small:
             config = replace(config, width=4, fc_channels=8)
         step, operations = _step(config, fabric, compiled)
-        time = _timed(step)
-        rate = operations / time.median / 1e12
+        begin = time.perf_counter()
+        timing = measure({"step": step}, seconds=2)["step"]
+        rate = operations / timing.median_ms / 1e9
         metrics: dict[str, Any] = {
-            "median_ms": round(1000 * time.median, 2),
-            "spread_ms": round(1000 * time.iqr, 2),
-            "images_per_second": round(batch / time.median, 2),
+            **asdict(timing),
+            "images_per_second": round(1000 * batch / timing.median_ms, 2),
             "tera_operations_per_second": round(rate, 2),
             "ceiling": round(ceiling, 2),
             "ratio": round(rate / ceiling, 3),
@@ -71,7 +72,7 @@ def throughput(
                 seed=0,
                 config={"batch": batch, "cells": cells, "compiled": compiled},
                 metrics=metrics,
-                seconds=round(sum(time.raw_times), 1),
+                seconds=round(time.perf_counter() - begin, 1),
                 device=device_name(fabric.device),
             )
         )
@@ -109,11 +110,3 @@ def _step(
     with counter:
         step()
     return step, counter.get_total_flops()
-
-
-def _timed(function: Callable[[], Any]) -> Measurement:
-    """Median and spread over at least ten calls and two seconds, after a warm-up."""
-    for _ in range(3):
-        function()
-    timer = Timer("function()", globals={"function": function})
-    return timer.blocked_autorange(min_run_time=2)

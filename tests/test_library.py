@@ -23,7 +23,7 @@ ARROWS = {
     "checkpoints": set(),
     "commands": {
         *("architecture", "arithmetic", "changes", "data", "metric", "networks"),
-        *("plans", "recipes", "segment", "sizes", "throughput", "tracing"),
+        *("plans", "recipes", "segment", "sizes", "speed", "throughput", "tracing"),
         *("training", "weights"),
     },
     "context": {"arithmetic"},
@@ -34,6 +34,7 @@ ARROWS = {
         *("arithmetic", "context", "data", "paths", "reach", "records", "tracing"),
     },
     "explorer": {"arithmetic", "layers", "paths", "tracing"},
+    "inference": {"networks"},
     "layers": set(),
     "metric": {"data"},
     "networks": {"context", "palettes", "sizes", "vgg"},
@@ -52,12 +53,18 @@ ARROWS = {
     },
     "segment": {"architecture", "networks", "pictures", "sizes"},
     "sizes": {"arithmetic", "layers", "tracing"},
+    "speed": {
+        *("architecture", "arithmetic", "context", "convolution", "data", "inference"),
+        *("networks", "records", "segment"),
+    },
     "stages": {"data", "networks", "peers", "recipes"},
     "start": {
         *("architecture", "data", "networks", "peers", "recipes", "stages", "weights"),
     },
     "tracing": {"arithmetic", "layers"},
-    "throughput": {"data", "plans", "recipes", "records", "stages", "start"},
+    "throughput": {
+        *("data", "plans", "recipes", "records", "speed", "stages", "start"),
+    },
     "training": {"data", "recipes", "records", "run"},
     "traps": {"networks", "pictures", "records", "segment", "weights"},
     "vgg": {"weights"},

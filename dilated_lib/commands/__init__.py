@@ -5,7 +5,7 @@ Each ends with exit code 2 and one sentence where something does not fit.
 
 from dilated_lib.commands._analysis import rf, sizes
 from dilated_lib.commands._pictures import download, evaluate, segment
-from dilated_lib.commands._training import changes, plan, throughput, train
+from dilated_lib.commands._training import changes, plan, speed, throughput, train
 
 __all__ = [
     "changes",
@@ -15,6 +15,7 @@ __all__ = [
     "rf",
     "segment",
     "sizes",
+    "speed",
     "throughput",
     "train",
 ]

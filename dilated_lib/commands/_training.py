@@ -142,3 +142,26 @@ def throughput(
     from dilated_lib import throughput as module
 
     module.throughput(out, batch=batch, cells=cells, compiled=compiled, small=small)
+
+
+def speed(
+    out: Path = Path("book/results/speed_cpu.json"),
+    /,
+    *,
+    seconds: float = 2.0,
+    data: str | None = None,
+    small: bool = False,
+) -> None:
+    """Time dilated layers and the paper's networks side by side; chapter 07 shows it.
+
+    Args:
+        out: The file of records to write.
+        seconds: How long to time each of the things compared.
+        data: A data set; count on how many of its validation pixels bfloat16 changes
+            the small network's label.
+        small: Narrow layers and networks, to see that it runs.
+    """
+    from dilated_lib import speed as module
+
+    with one_sentence():
+        module.speed(out, seconds=seconds, data=data, small=small)
