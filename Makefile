@@ -5,8 +5,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 PAGE := _build/html/index.html
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-# a process for each core; what one file shares stays in one process
-SPREAD := -n auto --dist loadfile
+# a process for each core, and whoever has nothing to do takes over tests
+SPREAD := -n auto --dist worksteal
 
 # Notebooks run the same way wherever their outputs are written or compared.
 export OMP_NUM_THREADS := 1
@@ -36,11 +36,11 @@ unit: $(READY)
 	$(BIN)/pytest -q $(SPREAD) tests dilated_lib --ignore tests/browser
 
 notebooks-test: $(READY)
-	$(BIN)/pytest -q $(SPREAD) --nbval --nbval-current-env notebooks
+	$(BIN)/pytest -q -n auto --dist loadfile --nbval --nbval-current-env notebooks
 
 pages-test: $(READY) book
 	$(BIN)/python tests/browser/chromium.py
-	$(BIN)/pytest -q -n auto --dist worksteal tests/browser
+	$(BIN)/pytest -q $(SPREAD) tests/browser
 
 # every notebook, not only one, with nothing but the wheel and what it declares
 test-wheel-all: $(READY)
