@@ -4,6 +4,7 @@ A layer cannot be faster than its operations at the machine's rate, nor than its
 at the memory's: the roofline of Williams, Waterman and Patterson (2009).
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
@@ -16,7 +17,6 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 from torch.utils.data import Dataset
 
 from dilated_lib.architecture import small_network
@@ -94,6 +94,10 @@ def measure(
     meets them alike. GPU work is waited for. Compare the ratios, not the times, with
     another run's.
     """
+    # its module looks for a compiler, which timing does not need, and says so
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    from torch.utils.benchmark import Timer
+
     times: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
         function()

@@ -22,7 +22,8 @@ ARROWS = {
     "changes": {"architecture", "data", "networks", "records", "segment"},
     "checkpoints": set(),
     "commands": {
-        *("architecture", "arithmetic", "changes", "data", "metric", "networks"),
+        *("architecture", "arithmetic", "changes", "data", "inference", "metric"),
+        *("networks",),
         *("plans", "recipes", "segment", "sizes", "speed", "throughput", "tracing"),
         *("training", "weights"),
     },

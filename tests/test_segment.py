@@ -366,6 +366,22 @@ def test_the_command_writes_a_label_map_and_names_what_it_saw(files, capsys):
     assert "1/1" in told.err  # the progress bar
 
 
+def test_the_quick_command_computes_with_the_quick_network(files, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    made = []
+    real = dl.inference.quick
+    monkeypatch.setattr(dl.inference, "quick", lambda net: made.append(1) or real(net))
+    run(files)
+    assert made == []
+    run(files, quick=True, output=files / "quick.png")
+    assert made == [1]
+    with (
+        Image.open(files / "labels.png") as one,
+        Image.open(files / "quick.png") as other,
+    ):
+        assert (np.asarray(one) == np.asarray(other)).mean() > 0.9
+
+
 def broken(path):
     path.write_bytes(path.read_bytes()[:200])
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from dilated_lib import networks
+from dilated_lib import inference, networks
 from dilated_lib.architecture import open_network, small_network
 from dilated_lib.commands._errors import one_sentence
 from dilated_lib.segment import predict, probabilities
@@ -33,6 +33,7 @@ def segment(
     context: Literal["whole", "tiles"] = "whole",
     upsampling: Literal["released", "deconvolution", "half_pixel"] | None = None,
     scale: float | None = None,
+    quick: bool = False,
 ) -> None:
     """Segment a picture of any size: a PNG whose pixels are class ids, with a palette.
 
@@ -54,7 +55,10 @@ def segment(
             around it, as the released code does.
         upsampling: From cells to pixels; the network's by default.
         scale: Enlarge the picture by this first; the network's by default.
+        quick: On a CPU, compute in bfloat16 where it can: about twice as fast, and
+            nearly the same labels (chapter 07).
     """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     with one_sentence():
         if output.suffix.lower() != ".png" or not output.parent.is_dir():
             raise ValueError(f"{output} must be a .png file in a folder that is there")
@@ -65,7 +69,9 @@ def segment(
             load(built, weights)
         else:
             built = open_network(weights)[0] if weights else small_network()
-        built.to("cuda" if torch.cuda.is_available() else "cpu")
+        if quick and device == "cpu":
+            built = inference.quick(built)
+        built.to(device)
         done = predict(
             image,
             built,
