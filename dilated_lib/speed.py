@@ -53,7 +53,9 @@ class Cost:
 def cost(
     conv: nn.Conv2d, size: tuple[int, int], *, batch: int = 1, number: int = 4
 ) -> Cost:
-    """What a layer costs on an input (batch, C, *size), in numbers of so many bytes.
+    """What a layer costs on an input (batch, C, H, W), in numbers of so many bytes.
+
+    ``size`` is (H, W).
 
     The dilation is not in it, but for what padding makes of the output's size.
 
