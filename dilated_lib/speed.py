@@ -58,6 +58,7 @@ def cost(
     ``size`` is (H, W).
 
     The dilation is not in it, but for what padding makes of the output's size.
+    Raises ValueError for padding in words, and for an input smaller than the kernel.
 
     >>> cost(nn.Conv2d(21, 21, 3, padding=16, dilation=16), (64, 64)).operations
     32514048
@@ -65,7 +66,8 @@ def cost(
     outputs = []
     for axis, side in enumerate(size):
         pad = conv.padding[axis]
-        assert isinstance(pad, int), "padding in words has no number"
+        if isinstance(pad, str):
+            raise ValueError(f"padding must be in numbers, got {conv.padding!r}")
         window = Window(
             conv.kernel_size[axis],
             conv.stride[axis],

@@ -46,6 +46,13 @@ def test_the_dilation_changes_no_operation():
     assert costs == {speed.Cost(32_514_048, 704_004)}
 
 
+def test_what_has_no_cost_is_refused():
+    with pytest.raises(ValueError, match="padding must be in numbers, got 'same'"):
+        speed.cost(nn.Conv2d(1, 1, 3, padding="same"), (8, 8))
+    with pytest.raises(ValueError, match="larger than the padded input"):
+        speed.cost(nn.Conv2d(1, 1, 3, dilation=4), (8, 9))
+
+
 def test_times_are_told_apart():
     found = speed.measure(
         {"short": lambda: time.sleep(0.002), "long": lambda: time.sleep(0.006)},
