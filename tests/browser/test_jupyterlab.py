@@ -81,9 +81,16 @@ def test_the_widget_and_python_follow_each_other(browser, lab):
     cells.nth(2).wait_for(timeout=60_000)
 
     def run(number):
-        cells.nth(number).locator(".cm-content").click()
-        page.keyboard.press("Control+Enter")
-        return cells.nth(number)
+        cell = cells.nth(number)
+        before = cell.locator(".jp-InputPrompt").inner_text()
+        for tried in range(120):
+            if cell.locator(".jp-InputPrompt").inner_text() != before:
+                return cell
+            if tried % 20 == 0:  # a key that comes before the editor is ready is lost
+                cell.locator(".cm-content").click()
+                page.keyboard.press("Control+Enter")
+            page.wait_for_timeout(250)
+        raise AssertionError(f"cell {number} does not run")
 
     page.wait_for_selector("[data-status=idle]", timeout=60_000)
     run(0)
