@@ -159,6 +159,8 @@ def above(below: ReceptiveField, layer: Window | Sampling) -> ReceptiveField:
 def place(field: ReceptiveField, unit: int) -> float:
     """Where a unit stands in a picture, in input positions: phases spaced evenly.
 
+    Raises ValueError above a layer that reads a whole axis.
+
     >>> place(compose([Window(3, 2)]), 1)
     3.0
     """

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dilated_lib.layers import Window
@@ -84,10 +84,7 @@ def layers_of(given: str | Iterable[Layer | Window]) -> tuple[Layer, ...]:
     """
     if isinstance(given, str):
         return read(given)
-    layers = tuple(
-        one if isinstance(one, Layer) else Layer(one)
-        for one in given  # Layer asks
-    )
+    layers = tuple(one if isinstance(one, Layer) else Layer(one) for one in given)
     return read(write(layers))
 
 
@@ -125,13 +122,8 @@ def _plain(window: Window) -> Window:
             "has no units that no tap can reach"
         )
     after -= window.output_padding
-    return Window(
-        window.kernel_size,
-        window.stride,
-        dilation=window.dilation,
-        padding=before if before == after else (before, after),
-        transposed=window.transposed,
-    )
+    padding = before if before == after else (before, after)
+    return replace(window, padding=padding, output_padding=0)
 
 
 def _settings(window: Window) -> str:
