@@ -1,10 +1,14 @@
 # Every target sets up what it needs, in .venv. `make book` and `make test` are all
 # that a fresh machine takes.
 PYTHON ?= python3
-BIN := .venv/bin
-READY := .venv/.ready
+VENV ?= .venv
+PINS ?= -c requirements.lock
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 PAGE := _build/html/index.html
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+PINNED := tests/test_repository.py::test_the_environment_holds_what_the_lock_file_pins
+UNPINNED := PYTEST_ADDOPTS="--deselect $(PINNED)" $(MAKE) unit notebooks-test
 # a process for each core, and whoever has nothing to do takes over tests
 SPREAD := -n auto --dist worksteal
 
@@ -16,8 +20,9 @@ export PYTHONHASHSEED := 0
 # any other back end than the notebook's own drops the figures from the outputs
 unexport MPLBACKEND
 
-.PHONY: book test lint unit notebooks-test pages-test test-wheel-all mutants bench \
-	survey compare train notebooks live lock clean
+.PHONY: book test lint unit notebooks-test pages-test test-oldest test-newest \
+	test-wheel-all test-colab audit mutants bench survey compare train notebooks \
+	address check-address live lock clean
 
 book: $(READY)
 	rm -rf _build # no page of an earlier build stays, and no reference of one hides
@@ -42,9 +47,28 @@ pages-test: $(READY) book
 	$(BIN)/python tests/browser/chromium.py
 	$(BIN)/pytest -q $(SPREAD) tests/browser
 
-# every notebook, not only one, with nothing but the wheel and what it declares
+# every notebook, not only one, where only torch is installed and the rest is fetched
 test-wheel-all: $(READY)
 	WHEEL_NOTEBOOKS=all $(BIN)/pytest -q tests/test_wheel.py
+
+# the same in Colab's image, or wherever else $(PYTHON) has torch and may be added to
+test-colab:
+	$(PYTHON) -m pip install -q ipykernel nbclient pytest pyyaml
+	WHEEL_PYTHON=$(PYTHON) WHEEL_NOTEBOOKS=all $(PYTHON) -m pytest -q tests/test_wheel.py
+
+# the library and every notebook with other versions than the pinned ones, each in an
+# environment of its own: the oldest torch that the metadata allow, and all of today
+test-oldest:
+	$(UNPINNED) VENV=.venv-oldest PINS="torch==2.11.0 torchvision==0.26.0"
+
+test-newest:
+	$(UNPINNED) VENV=.venv-newest PINS=
+
+# does any pinned package have a known hole?
+audit:
+	test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install -q pip-audit
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 # does a test notice when the library is broken? (CONTRIBUTING.md)
 mutants: $(READY)
@@ -75,6 +99,14 @@ train: $(READY)
 notebooks: $(READY)
 	$(BIN)/python book/run_notebooks.py $(NOTEBOOKS)
 
+# the repository's address, everywhere: make address URL=https://github.com/OWNER/NAME
+address: $(READY)
+	$(BIN)/python book/address.py $(URL)
+
+# does everything belong to that address?
+check-address: $(READY)
+	$(BIN)/python book/address.py --check $(URL)
+
 live: $(READY)
 	$(BIN)/jupyter lab notebooks
 
@@ -87,12 +119,12 @@ lock:
 	touch $(READY)
 
 clean:
-	rm -rf .venv .venv-tools _build dist
+	rm -rf .venv .venv-* _build dist
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check \
-		-c requirements.lock -e ".[book,train,dev]"
+		$(PINS) -e ".[book,train,dev]"
 	touch $@

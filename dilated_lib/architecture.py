@@ -28,6 +28,11 @@ class Architecture:
     R). ``width``, ``fc_channels`` and ``batch_norm`` are the front end's, ``dilations``
     the context module's, whose padding is "each". ``scale`` and ``upsampling`` are
     those of :func:`~dilated_lib.segment.probabilities`.
+
+    >>> two = {"road": (128, 64, 128), "sky": (128, 128, 128)}
+    >>> narrow = Architecture(palette=two, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)
+    >>> narrow.build().final
+    Conv2d(8, 2, kernel_size=(1, 1), stride=(1, 1))
     """
 
     palette: dict[str, Colour]
@@ -70,7 +75,16 @@ class Architecture:
 def save_network(
     network: DilatedNetwork, architecture: Architecture, path: Path
 ) -> None:
-    """Write weights and architecture as safetensors; whole or not at all."""
+    """Write weights and architecture as safetensors; whole or not at all.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> sky = {"sky": (128, 128, 128)}
+    >>> narrow = Architecture(palette=sky, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)
+    >>> with TemporaryDirectory() as folder:
+    ...     save_network(narrow.build(), narrow, Path(folder) / "sky.safetensors")
+    ...     open_network(Path(folder) / "sky.safetensors")[1] == narrow
+    True
+    """
     save(network, path, metadata={_KEY: json.dumps(asdict(architecture))})
 
 
@@ -80,6 +94,10 @@ def open_network(path: Path) -> tuple[DilatedNetwork, Architecture]:
     It is in evaluation.
 
     Raises FileNotFoundError, or ValueError for another file and a damaged one.
+
+    >>> network, architecture = open_network(results() / "small.safetensors")
+    >>> architecture.width, architecture.batch_norm, network.training
+    (16, True, False)
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -115,5 +133,8 @@ def small_network() -> DilatedNetwork:
 
     Narrow (16 channels for VGG's 64), with batch norm, and the basic context module;
     trained on CamVid, whose pictures are for research. What it reaches says chapter 13.
+
+    >>> [*small_network().palette][:3]
+    ['building', 'tree', 'sky']
     """
     return open_network(results() / "small.safetensors")[0]

@@ -38,6 +38,10 @@ class ReceptiveField:
     Above a layer that reads a whole axis the hull is (−inf, inf), ``size`` is
     ``math.inf``, and there is no start, end, centre or padding. A stride of 0 says
     that one unit is left along the axis.
+
+    >>> field = ReceptiveField(8, ((0, 379),))
+    >>> field.size, field.start(1), field.end(1)
+    (380, 8, 387)
     """
 
     stride: int | Fraction

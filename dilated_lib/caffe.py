@@ -63,6 +63,14 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
     Raises ValueError for a layer with more than two blobs, two layers of one name, and
     a blob whose shape does not match its numbers; protobuf's DecodeError for what is no
     such message.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> model = "a20615 0a026663 3a0f 3a030a0102 2a080000803f00000040"  # fc: 1 and 2
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "net.caffemodel"
+    ...     _ = file.write_bytes(bytes.fromhex(model))
+    ...     read_caffemodel(file)
+    {'fc.weight': tensor([1., 2.])}
     """
     net = _declared()()
     net.ParseFromString(path.read_bytes())

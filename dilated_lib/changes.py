@@ -23,7 +23,12 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def without_context(network: DilatedNetwork) -> DilatedNetwork:
-    """The same front end, whose logits are the answer; it shares the layers."""
+    """The same front end, whose logits are the answer; it shares the layers.
+
+    >>> network = small_network()
+    >>> len(network.context), len(without_context(network).context)
+    (15, 0)
+    """
     return DilatedNetwork(
         network.front,
         None,
@@ -44,6 +49,10 @@ def changes(
     pixels that changed, and whether from wrong to right or the other way round; and
     label maps, thinned out to ``every`` row and column, of the best and the worst
     picture. Without ``weights`` it is the small network.
+
+    >>> changes(Path("c.json"), data="shapes", split="dev", weights=None, every=4)
+    Traceback (most recent call last):
+    ValueError: shapes has no split 'dev', but train, val, test
     """
     begin = time.perf_counter()
     network = open_network(weights)[0] if weights else small_network()

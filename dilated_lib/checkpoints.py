@@ -18,6 +18,13 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
 
     The file appears whole or not at all, also where the power fails. Raises OSError
     where it cannot be written, on a full disk say; those that are there stay.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     for step in (10, 20, 30):
+    ...         write_checkpoint(Path(folder), step, {"step": step})
+    ...     sorted(file.name for file in Path(folder).iterdir())
+    ['step-00000020.pt', 'step-00000030.pt']
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{step:08d}.pt"
@@ -41,6 +48,13 @@ def latest(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint, or None where there is none.
 
     Raises ValueError for a damaged one, and says from which the run can go on.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     for step in (10, 20):
+    ...         write_checkpoint(Path(folder), step, {"step": step})
+    ...     latest(Path(folder))
+    {'step': 20}
     """
     files = _files(folder)
     if not files:

@@ -135,6 +135,11 @@ def identity_(
 
     Raises TypeError for another kind of layer, ValueError for channels that do not
     divide into the groups, an even kernel, a grouped convolution, a negative std.
+
+    >>> conv = nn.Conv2d(2, 2, 3)
+    >>> identity_(conv, 2, std=0)
+    >>> conv.weight[:, :, 1, 1].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
     if not isinstance(conv, nn.Conv2d):
         raise TypeError(f"conv must be an nn.Conv2d, got {type(conv).__name__}")

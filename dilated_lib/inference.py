@@ -37,7 +37,11 @@ def quick(network: DilatedNetwork) -> DilatedNetwork:
 
 
 def has_bfloat16() -> bool:
-    """Does this CPU multiply in bfloat16? Others only emulate it, slowly."""
+    """Does this CPU multiply in bfloat16? Others only emulate it, slowly.
+
+    >>> isinstance(has_bfloat16(), bool)
+    True
+    """
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 

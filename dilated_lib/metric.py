@@ -46,6 +46,11 @@ def evaluate(
 
     Raises ValueError for probabilities of another number of classes, a label that is
     none of them, and a split without any label.
+
+    >>> data = [(torch.zeros(3, 1, 4), torch.tensor([[0, 0, 1, VOID]]))]
+    >>> road = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
+    >>> evaluate(lambda images: road, data, ("road", "sky"))
+    Scores(miou=33.33, accuracy=66.67, per_class={'road': 66.67, 'sky': 0.0})
     """
     metric = MulticlassJaccardIndex(
         len(classes),
@@ -78,6 +83,11 @@ def scores(metric: MulticlassJaccardIndex, classes: tuple[str, ...]) -> Scores:
     """Scores from a metric that has seen a split, with ``average=None``.
 
     Raises ValueError where it has seen no pixel with a label.
+
+    >>> metric = MulticlassJaccardIndex(2, average=None)
+    >>> metric.update(torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1]))
+    >>> scores(metric, ("road", "sky"))
+    Scores(miou=33.33, accuracy=66.67, per_class={'road': 66.67, 'sky': 0.0})
     """
     matrix = metric.confmat.cpu().double()  # row the label, column the prediction
     if not matrix.sum():

@@ -48,6 +48,11 @@ class DilatedNetwork(nn.Module):
 
     Raises ValueError where the parts do not fit together, and in ``forward`` for an
     input of another shape or one too small for a cell.
+
+    >>> front, sky = front_end(1, fc_channels=8, width=4), {"sky": (128, 128, 128)}
+    >>> one = {"palette": sky, "mean": (0.0, 0.0, 0.0), "input_size": (900, 900)}
+    >>> DilatedNetwork(front, None, **one)(torch.zeros(1, 3, 388, 396)).shape
+    torch.Size([1, 1, 2, 3])
     """
 
     def __init__(
@@ -181,6 +186,9 @@ def bilinear_deconvolution(channels: int, stride: int) -> nn.ConvTranspose2d:
     border cells outside count as zeros. Not trained, without a bias.
 
     Raises ValueError for an odd stride.
+
+    >>> bilinear_deconvolution(3, 8)(torch.ones(1, 3, 2, 5)).shape
+    torch.Size([1, 3, 16, 40])
     """
     if stride < 2 or stride % 2:
         raise ValueError(f"stride must be even, got {stride}")
@@ -209,6 +217,9 @@ def dilation8_pascal_voc(
     The colours are VOC's own.
 
     Source: ``models/dilation8_pascal_voc_deploy.prototxt`` of fyu/dilation.
+
+    >>> dilation8_pascal_voc(fc_channels=8).ct_conv1_1.padding
+    (33, 33)
     """
     return DilatedNetwork(
         front_end(21, weights, fc_channels=fc_channels),
@@ -229,6 +240,9 @@ def dilation8_camvid(
     Released for tiles of 900 × 1100. Arguments as of :func:`dilation8_pascal_voc`.
 
     Source: ``models/dilation8_camvid_deploy.prototxt`` of fyu/dilation.
+
+    >>> dilation8_camvid(fc_channels=8).ctx_conv5_1.dilation
+    (16, 16)
     """
     return DilatedNetwork(
         front_end(11, weights, fc_channels=fc_channels),
@@ -249,6 +263,9 @@ def dilation7_kitti(
     :func:`dilation8_pascal_voc`.
 
     Source: ``models/dilation7_kitti_deploy.prototxt`` of fyu/dilation.
+
+    >>> dilation7_kitti(fc_channels=8).ctx_conv4_1.dilation
+    (8, 8)
     """
     return DilatedNetwork(
         front_end(11, weights, fc_channels=fc_channels),
@@ -268,6 +285,9 @@ def dilation10_cityscapes(
     :func:`dilation8_pascal_voc`.
 
     Source: ``models/dilation10_cityscapes_deploy.prototxt`` of fyu/dilation.
+
+    >>> dilation10_cityscapes(fc_channels=8).upsample.stride
+    (8, 8)
     """
     return DilatedNetwork(
         front_end(19, weights, fc_channels=fc_channels),

@@ -152,6 +152,11 @@ def effective_receptive_field(
 
     Raises ValueError for inputs without axes, an output that is no map with as many
     axes, or a unit outside it.
+
+    >>> from torch import nn, ones
+    >>> conv = nn.Conv1d(1, 1, 3, dilation=2, padding=2)
+    >>> effective_receptive_field(conv, ones(1, 1, 7), binary=True)
+    array([0., 1., 0., 1., 0., 1., 0.])
     """
     import torch  # here, so that counting paths does without it
 

@@ -15,6 +15,10 @@ class Peer(nn.Module):
     ``forward`` takes images (N, 3, H, W), RGB, 0 to 255, and returns logits (N, C, H,
     W). The networks pad by themselves, and normalise as their ImageNet weights want.
     ``weights="imagenet"`` downloads torchvision's weights of the backbone.
+
+    >>> with torch.device("meta"):
+    ...     Peer("fcn_resnet50", 11)(torch.empty(2, 3, 64, 96)).shape
+    torch.Size([2, 11, 64, 96])
     """
 
     def __init__(

@@ -18,6 +18,9 @@ def read_picture(picture: Path | Image.Image) -> NDArray[np.uint8]:
     Raises FileNotFoundError; TypeError for another kind of object; ValueError for what
     is no picture or a truncated one, and for values without a known range (floats,
     32-bit integers).
+
+    >>> read_picture(Image.new("L", (4, 3), 200))[0, 0]
+    array([200, 200, 200], dtype=uint8)
     """
     if not isinstance(picture, str | Path | Image.Image):
         raise TypeError(

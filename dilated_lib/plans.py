@@ -42,7 +42,12 @@ class Planned:
 
 
 def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planned]:
-    """The runs, in order; ``weights`` are VGG-16's, as of ``front_end``."""
+    """The runs, in order; ``weights`` are VGG-16's, as of ``front_end``.
+
+    >>> first, second, *_ = planned()
+    >>> second.name, second.after == first.name
+    ('camvid/imagenet/front + basic', True)
+    """
     for seed in _SEEDS:
         yield from _street(seed, "imagenet", weights)
     for seed in _SEEDS:
@@ -180,6 +185,10 @@ def execute(
     and two steps for each run.
 
     Raises ValueError for an unknown tier, else as :func:`~dilated_lib.training.train`.
+
+    >>> execute("gpu", runs=Path("runs"), out=Path("results"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: tier must be all or one of imagenet, joint, ..., got 'gpu'
     """
     if tier not in ("all", *TIERS):
         raise ValueError(f"tier must be all or one of {', '.join(TIERS)}, got {tier!r}")

@@ -19,7 +19,12 @@ _TWINS = len(Shapes.colours)  # pictures of one scene, next to each other
 
 @dataclass(frozen=True)
 class Maps:
-    """Maps (N, C, H, W) with labels and distances to the cue (N, H, W)."""
+    """Maps (N, C, H, W) with labels and distances to the cue (N, H, W).
+
+    >>> data = Maps.of(Shapes(2))
+    >>> data.maps.shape, data.through(nn.Conv2d(3, 8, 1)).maps.shape
+    (torch.Size([14, 3, 36, 36]), torch.Size([14, 8, 36, 36]))
+    """
 
     maps: Tensor
     labels: Tensor
@@ -53,6 +58,10 @@ def fit(
     """Train with Adam on two scenes a step, each in all colours; the loss of each step.
 
     The learning rate rises and falls once (``OneCycleLR``). Void pixels do not count.
+
+    >>> data, draw = Maps.of(Shapes(2)), torch.Generator().manual_seed(0)
+    >>> len(fit(nn.Conv2d(3, 8, 1), data, steps=5, generator=draw))
+    5
     """
     optimizer = torch.optim.Adam(module.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -77,6 +86,10 @@ def front_end(data: Maps, *, generator: torch.Generator) -> nn.Conv2d:
     """Train the smallest front end: a 1 × 1 layer, whose units see one pixel.
 
     It learns what a pixel's colour says of its class, and of grey that it says nothing.
+
+    >>> data, draw = Maps.of(Shapes(2)), torch.Generator().manual_seed(0)
+    >>> accuracies(front_end(data, generator=draw), data, farthest=0)
+    [1.0]
     """
     layer = nn.Conv2d(data.maps.shape[1], len(Shapes.classes), 1)
     for parameter in layer.parameters():
@@ -89,6 +102,11 @@ def accuracies(module: nn.Module, data: Maps, *, farthest: int) -> list[float]:
     """Fraction of pixels labelled rightly at distance 0, 1, … ``farthest`` of the cue.
 
     Raises ValueError where no pixel is that far away.
+
+    >>> maps = torch.tensor([[1.0, 0, 0], [0, 1, 1]]).view(1, 2, 1, 3)
+    >>> data = Maps(maps, torch.tensor([[[0, 1, 0]]]), torch.tensor([[[0, 1, 1]]]))
+    >>> accuracies(nn.Identity(), data, farthest=1)
+    [1.0, 0.5]
     """
     with torch.no_grad():
         right = module(data.maps).argmax(1) == data.labels

@@ -106,6 +106,10 @@ class Config:
 
     Raises ValueError for values out of range, and for those that contradict.
 
+    >>> Config(data="shapes", context="basic")
+    Traceback (most recent call last):
+    ValueError: with context basic the stage must be context or joint, got front
+
     Args:
         data: camvid, voc2012, voc_animals, shapes, or the path of a folder of your own.
         stage: The front end alone; the context module on the logits of a front end that

@@ -48,6 +48,10 @@ class Record:
     ``device`` is its :func:`device_name`. Filled in are the command line, the commit of
     the source ("unknown" outside a checkout, "+" after it where files were changed) and
     the versions of Python and torch.
+
+    >>> done = {"config": {"steps": 100}, "metrics": {"miou": 61.5}}
+    >>> Record(experiment="mine", seed=0, seconds=2.5, device="CPU", **done).metrics
+    {'miou': 61.5}
     """
 
     experiment: str
@@ -62,14 +66,25 @@ class Record:
 
 
 def device_name(device: torch.device) -> str:
-    """The name of a GPU, or of the CPU with the number of threads that torch uses."""
+    """The name of a GPU, or of the CPU with the number of threads that torch uses.
+
+    >>> device_name(torch.device("cpu")).startswith("CPU (")
+    True
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({platform.machine()}, threads: {torch.get_num_threads()})"
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
-    """Write records to a JSON file; a file that is there is replaced whole."""
+    """Write records to a JSON file; a file that is there is replaced whole.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write(Path(folder) / "mine.json", read("traps"))
+    ...     json.loads((Path(folder) / "mine.json").read_text())[0]["experiment"]
+    'traps/none'
+    """
     text = json.dumps([asdict(record) for record in records], indent=1)
     beside = path.with_suffix(".part")
     beside.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +93,11 @@ def write(path: Path, records: Iterable[Record]) -> None:
 
 
 def results() -> Path:
-    """The folder of the book's results: in a checkout, or in the installed package."""
+    """The folder of the book's results: in a checkout, or in the installed package.
+
+    >>> (results() / "small.safetensors").is_file()
+    True
+    """
     inside = _HOME / "results"
     return inside if inside.is_dir() else _HOME.parent / "book" / "results"
 
@@ -87,6 +106,9 @@ def read(name: str) -> list[Record]:
     """Records of an experiment of the book, by the name of their file.
 
     Raises FileNotFoundError for a name without a file, ValueError for a broken file.
+
+    >>> [one.experiment for one in read("traps")][:2]
+    ['traps/none', 'traps/RGB instead of BGR']
     """
     path = results() / f"{name}.json"
     if not path.is_file():

@@ -75,6 +75,9 @@ def predict(
     :func:`~dilated_lib.architecture.small_network`.
 
     Raises ValueError for an unreadable picture, and as :func:`probabilities` does.
+
+    >>> predict(Image.new("RGB", (24, 16))).labels.shape
+    (16, 24)
     """
     if network is None:
         network = small_network()
@@ -130,6 +133,9 @@ def probabilities(
     end that pads or whose cells are not square.
 
     Source: ``predict.py`` of fyu/dilation.
+
+    >>> probabilities(small_network(), torch.zeros(1, 3, 16, 24)).shape
+    torch.Size([1, 11, 16, 24])
     """
     upsampling = network.upsampling if upsampling is None else upsampling
     scale = network.scale if scale is None else scale
@@ -265,6 +271,9 @@ def upsampled(logits: Tensor, upsampling: Upsampling, stride: int) -> Tensor:
 
     See :func:`probabilities` for the three ways; of "deconvolution" a layer has done
     its part.
+
+    >>> upsampled(torch.zeros(1, 2, 3, 4), "half_pixel", 8).shape
+    torch.Size([1, 2, 24, 32])
     """
     if upsampling == "deconvolution":
         return logits.softmax(1)

@@ -39,6 +39,9 @@ class Cost:
 
     A multiplication and an addition are two operations. Of bytes it takes at least the
     input, the weights and the output once each. ``intensity`` is operations for a byte.
+
+    >>> Cost(operations=18, bytes=6).intensity
+    3.0
     """
 
     operations: int
@@ -97,6 +100,10 @@ def measure(
     They take turns in five rounds, after a warm-up, so that what else the machine does
     meets them alike. GPU work is waited for. Compare the ratios, not the times, with
     another run's.
+
+    >>> times = measure({"sum": lambda: torch.ones(9).sum()}, seconds=0.05)
+    >>> times["sum"].median_ms > 0
+    True
     """
     # its module looks for a compiler, which timing does not need, and says so
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -126,6 +133,10 @@ def activations(network: nn.Module, size: tuple[int, int, int]) -> int:
 
     ``size`` is (C, H, W). Nothing is computed: the network runs without values, so it
     must be on the meta device.
+
+    >>> with torch.device("meta"):
+    ...     activations(nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)), (3, 10, 10))
+    640
     """
     counted = 0
 

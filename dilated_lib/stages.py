@@ -19,6 +19,15 @@ class Stage(nn.Module):
     labels (N, h, w) of the pixels inside it. It returns the sum of the weighted
     cross-entropies, not yet divided by :meth:`weight`, so that a batch may be spread
     over processes. ``frozen`` keeps the front end as it is, and in evaluation.
+
+    >>> from dilated_lib.architecture import Architecture
+    >>> from dilated_lib.recipes import PAPER
+    >>> two = {"road": (128, 64, 128), "sky": (128, 128, 128)}
+    >>> kind = Architecture(palette=two, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)
+    >>> stage, labels = Stage(kind.build(), PAPER), torch.zeros(1, 16, 24)
+    >>> loss = stage(torch.zeros(1, 3, 388, 396), labels) / stage.weight(labels)
+    >>> round(loss.item(), 4)  # ln 2: the network does not know yet
+    0.6931
     """
 
     def __init__(
@@ -101,6 +110,9 @@ def median_frequency_weights(counts: Tensor) -> Tensor:
     pixels has weight 0.
 
     Raises ValueError where no class has pixels.
+
+    >>> median_frequency_weights(torch.tensor([100, 400, 0, 25]))
+    tensor([1.0000, 0.5000, 0.0000, 2.0000])
     """
     if not counts.any():
         raise ValueError("no pixel has a label: there is nothing to weigh")

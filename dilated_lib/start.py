@@ -23,6 +23,12 @@ def build_network(
     """The network, its architecture, and the names of parameters trained before.
 
     Raises ValueError for a start that does not fit.
+
+    >>> from dilated_lib.data.sets import open_data
+    >>> config = Config(data="shapes", width=4, fc_channels=8)
+    >>> network, architecture, trained = build_network(config, open_data("shapes"))
+    >>> network.final.out_channels, trained
+    (4, set())
     """
     architecture = Architecture(
         palette=data.palette,
@@ -78,6 +84,10 @@ def build_optimizer(
 
     ``base`` in a group is its learning rate before the schedule. Biases and what has
     one dimension (batch norm) do not decay.
+
+    >>> groups = build_optimizer(nn.Conv2d(3, 8, 3), Config(), set()).param_groups
+    >>> [group["weight_decay"] for group in groups]
+    [0.01, 0.0]
     """
     recipe = config.recipe
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -99,7 +109,11 @@ def build_optimizer(
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """The learning rate of a step, relative to the recipe's."""
+    """The learning rate of a step, relative to the recipe's.
+
+    >>> [round(learning_rate(Config(steps=100), step), 2) for step in (0, 5, 99)]
+    [0.17, 1.0, 0.0]
+    """
     warmup = config.recipe.warmup * config.steps
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -113,6 +127,14 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
 
     Raises ValueError where all outputs of a ReLU are 0, and where a new network's loss
     is not near ln C, that of equal probabilities.
+
+    >>> from dilated_lib.data.sets import open_data
+    >>> config = Config(data="shapes", width=4, fc_channels=8)
+    >>> stage = Stage(build_network(config, open_data("shapes"))[0], config.recipe)
+    >>> images, labels = torch.full((1, 3, 388, 396), 128.0), torch.zeros(1, 16, 24)
+    >>> check_start(stage, images, labels, config)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: relu1_1 is 0 everywhere on the first batch: the layers before it are ...
     """
     network = stage.network
     if not isinstance(network, DilatedNetwork):

@@ -31,6 +31,17 @@ def throughput(
     addition are two), and the ceiling, a product of large square matrices, is measured
     in the same run. The peer gets the pixels that are labelled, without the margin.
     ``small`` takes narrow networks and small matrices.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from unittest.mock import patch
+    >>> from dilated_lib.speed import Timing
+    >>> times = {"product": Timing(2.0, 0.1), "step": Timing(5.0, 0.1)}  # made up
+    >>> clock = patch("dilated_lib.throughput.measure", return_value=times)
+    >>> with TemporaryDirectory() as folder, clock:
+    ...     file = Path(folder) / "steps.json"
+    ...     throughput(file, batch=2, cells=(2, 2), compiled=False, small=True)
+    ...     file.read_text().count('"images_per_second": 400.0')  # 2 in 5 ms
+    2
     """
     fabric = Fabric(devices=1, precision="bf16-mixed")
     side = 512 if small else 8192

@@ -40,6 +40,14 @@ def train(
 
     Raises ValueError for what a start check finds, for a loss that is not finite, and
     for a folder of another run; else as the data set and the files do.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> small = {"width": 4, "fc_channels": 8, "cells": (2, 3), "pictures": 2}
+    >>> config = Config(data="shapes", steps=2, batch=2, **small)
+    >>> with TemporaryDirectory() as folder:
+    ...     record = train(config, Path(folder))
+    >>> len(record.metrics["loss"])
+    2
     """
     if (out / "record.json").is_file():
         done = Record(**json.loads((out / "record.json").read_text())[0])

@@ -26,6 +26,13 @@ def probabilities(
     """Class probabilities (C, H, W) of a picture, with one of ``TRAPS`` or none.
 
     Raises ValueError for a picture whose sides are no multiples of 8 above the margin.
+
+    >>> from dilated_lib.architecture import Architecture
+    >>> two = {"road": (128, 64, 128), "sky": (128, 128, 128)}
+    >>> kind = Architecture(palette=two, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)
+    >>> picture = Image.new("RGB", (200, 192))
+    >>> probabilities(kind.build(), picture, "RGB instead of BGR").shape
+    torch.Size([2, 192, 200])
     """
     if any(side % 8 or side < 187 for side in picture.size):
         raise ValueError(

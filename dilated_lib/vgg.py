@@ -55,6 +55,10 @@ def front_end(
     otherwise as :func:`~dilated_lib.weights.read_weights`.
 
     Source: Yu and Koltun, ICLR 2016, section 4; the networks of fyu/dilation.
+
+    >>> narrow = front_end(21, fc_channels=8, width=4)
+    >>> narrow(torch.zeros(1, 3, 372 + 8 * 2, 372 + 8 * 3)).shape
+    torch.Size([1, 21, 2, 3])
     """
     for name, value in (
         ("num_classes", num_classes),
@@ -197,6 +201,11 @@ def fully_convolutional(vgg: nn.Module) -> nn.Sequential:
     Raises TypeError for another network.
 
     Source: Long, Shelhamer and Darrell, CVPR 2015.
+
+    >>> from torchvision.models import vgg11
+    >>> with torch.device("meta"):
+    ...     fully_convolutional(vgg11())(torch.empty(1, 3, 224, 256)).shape
+    torch.Size([1, 1000, 1, 2])
     """
     from torchvision.models import VGG
 

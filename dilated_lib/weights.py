@@ -36,6 +36,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises FileNotFoundError, or ValueError for another kind of file, a truncated one,
     and one that holds more than tensors.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     torch.save({"bias": torch.ones(2)}, Path(folder) / "net.pt")
+    ...     read_weights(Path(folder) / "net.pt")
+    {'bias': tensor([1., 1.])}
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -77,6 +83,12 @@ def save(
 
     ``metadata`` is text that the file carries along. Raises ValueError for another
     suffix.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     save(nn.Linear(2, 3), Path(folder) / "net.safetensors")
+    ...     sorted(read_weights(Path(folder) / "net.safetensors"))
+    ['bias', 'weight']
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors, got {path.name}")
@@ -101,6 +113,12 @@ def load(network: nn.Module, path: Path, *, strict: bool = True) -> Loaded:
 
     Raises ValueError for names, shapes or kinds of numbers that do not fit, for numbers
     that are not finite, and as :func:`read_weights` does.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     save(nn.Linear(2, 3), Path(folder) / "net.safetensors")
+    ...     load(nn.Linear(2, 3), Path(folder) / "net.safetensors")
+    Loaded(missing=(), unused=())
     """
     found = read_weights(path)
     state = network.state_dict()
@@ -139,6 +157,9 @@ def converted(found: Tensor, wanted: Tensor, name: str) -> Tensor:
     """A tensor of a file in the shape and precision of the parameter that it fits.
 
     Raises ValueError for numbers of another kind, and for any that is not finite.
+
+    >>> converted(torch.ones(1, 1, 1, 2), torch.zeros(2, dtype=torch.half), "bias")
+    tensor([1., 1.], dtype=torch.float16)
     """
     if found.is_floating_point() != wanted.is_floating_point() or found.is_complex():
         raise ValueError(f"{name} must hold {wanted.dtype}, got {found.dtype}")
@@ -153,7 +174,11 @@ def converted(found: Tensor, wanted: Tensor, name: str) -> Tensor:
 
 
 def fits(found: Tensor, wanted: Tensor) -> bool:
-    """Has a tensor of a file the shape of a parameter, or Caffe's way to write it?"""
+    """Has a tensor of a file the shape of a parameter, or Caffe's way to write it?
+
+    >>> fits(torch.zeros(8, 12), torch.zeros(8, 3, 2, 2))
+    True
+    """
     shape = list(found.shape)
     if shape == list(wanted.shape):
         return True

@@ -1,10 +1,13 @@
 """The library as a whole: lazy, typed, and with arrows that point one way."""
 
 import ast
+import doctest
 import graphlib
+import inspect
+import re
 import subprocess
 import sys
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 
 import pytest
@@ -185,3 +188,84 @@ def test_arrows_between_modules_point_one_way():
 def test_a_module_is_read_in_one_sitting():
     for path in MODULES:
         assert (HOME / path).read_text().count("\n") <= 300, path
+
+
+def documented(page):
+    """The functions that the reference documents, with their full names."""
+    names = re.findall(r"^\.\. autofunction:: (\S+)$", page, re.MULTILINE)
+    for module, members in re.findall(
+        r"^\.\. automodule:: (\S+)\n +:members:(.*)$", page, re.MULTILINE
+    ):
+        every = members.replace(",", " ").split() or import_module(module).__all__
+        names += [f"{module}.{one}" for one in every]
+    for name in names:
+        module, _, one = name.rpartition(".")
+        thing = getattr(import_module(module), one)
+        if is_function(thing):
+            yield name, thing
+
+
+def is_function(thing):
+    return inspect.isroutine(inspect.unwrap(thing))  # a cached one is an object
+
+
+def without_example(things):
+    """The names of those whose docstring has no example that doctest runs."""
+    parser = doctest.DocTestParser()
+    for name, thing in things:
+        examples = parser.get_examples(thing.__doc__ or "")
+        if all(doctest.SKIP in one.options for one in examples):
+            yield name
+
+
+def test_every_public_function_and_class_shows_an_example():
+    page = (HOME.parent / "book" / "api.md").read_text()
+    things = dict(documented(page))
+    assert {"dilated_lib.weights.fits", "dilated_lib.plot.bars"} < things.keys()
+    assert "dilated_lib.architecture.small_network" in things
+    public = [(name, getattr(dl, name)) for name in dl.__all__]
+    things |= {n: one for n, one in public if is_function(one) or inspect.isclass(one)}
+    lacking = [*without_example(things.items())]
+    assert not lacking, f"these show no example that is run: {', '.join(lacking)}"
+
+
+def test_a_function_without_an_example_is_named():
+    def bare():
+        """Nothing is shown."""
+
+    def skipped():
+        """A call is shown, but not run.
+
+        >>> 1 + 1  # doctest: +SKIP
+        2
+        """
+
+    def shown():
+        """A call is shown and run.
+
+        >>> 1 + 1
+        2
+        """
+
+    things = [(one.__name__, one) for one in (bare, skipped, shown)]
+    assert [*without_example(things)] == ["bare", "skipped"]
+
+
+def test_the_reference_names_what_it_documents():
+    page = """
+.. automodule:: dilated_lib.stages
+   :no-members:
+
+.. autofunction:: dilated_lib.records.results
+
+.. automodule:: dilated_lib.data.voc
+   :members:
+
+.. automodule:: dilated_lib.weights
+   :members: fits, Loaded
+"""
+    found = [name.removeprefix("dilated_lib.") for name, _ in documented(page)]
+    assert found == [
+        *("records.results", "data.voc.voc2012", "data.voc.voc_layout"),
+        "weights.fits",
+    ]

@@ -168,9 +168,29 @@ def test_no_function_or_class_is_defined_in_two_notebooks():
 
 def test_every_notebook_begins_with_the_same_setup_cell():
     (setup,) = setup_cells(NOTEBOOKS)
-    assert f"git+{CONFIG['repository']['url']}" in setup
+    assert f'"git+{CONFIG["repository"]["url"]}@v' in setup
     for notebook in NOTEBOOKS.values():
         assert "hide-input" in code_cells(notebook)[0]["metadata"]["tags"]
+
+
+def reusable(notebook):
+    """The cells of the box "Reuse this", and the text before each of them."""
+    cells = notebook["cells"]
+    return [
+        (source(cells[i - 1]), source(cell))
+        for i, cell in enumerate(cells)
+        if "reuse" in cell["metadata"].get("tags", [])
+    ]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_lines_to_reuse_run_in_an_empty_script(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ((text, code),) = reusable(NOTEBOOKS[name])
+    assert text.startswith("## Reuse this\n")
+    assert "[MIT licence](" in text
+    exec(compile(code, name, "exec"), {"__name__": "__main__"})
+    assert not [*tmp_path.iterdir()], "the lines leave files behind"
 
 
 def test_the_table_of_contents_names_every_page_and_no_other():

@@ -1,12 +1,15 @@
 """What a clean clone promises: versions, addresses, a strict build."""
 
+import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -35,14 +38,67 @@ def test_the_environment_holds_what_the_lock_file_pins():
         assert installed.keys() == locked.keys()
 
 
-def test_the_repository_has_one_address():
-    for name in ("README.md", "CITATION.cff", "pyproject.toml", "_config.yml"):
-        text = (ROOT / name).read_text()
-        assert set(
-            re.findall(r"https://github\.com/[\w-]*book[\w-]*/[\w-]+", text)
-        ) <= {URL}, name
-    assert URL in (ROOT / "pyproject.toml").read_text()
-    assert URL in (ROOT / "CITATION.cff").read_text()
+@pytest.fixture
+def address():
+    """The program behind `make address`."""
+    path = ROOT / "book" / "address.py"
+    spec = importlib.util.spec_from_file_location("address", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def copied(address, tmp_path):
+    """A copy of all files that know the address."""
+    for pattern in address.FILES:
+        for path in ROOT.glob(pattern):
+            there = tmp_path / path.relative_to(ROOT)
+            there.parent.mkdir(exist_ok=True)
+            shutil.copy(path, there)
+    return tmp_path
+
+
+def test_the_repository_has_one_address(address):
+    assert [*address.differing(ROOT, URL)] == [], "`make address` writes it again"
+
+
+def test_the_address_is_written_everywhere(address, copied):
+    new = "https://github.com/Someone/another-book"
+    for path, text in address.differing(copied, new).items():
+        path.write_text(text)
+    left = [
+        p for p in copied.rglob("*.*") if "dilated-book/dilated-book" in p.read_text()
+    ]
+    assert left == []
+    config = yaml.safe_load((copied / "_config.yml").read_text())
+    assert config["repository"]["url"] == new
+    assert config["html"]["baseurl"] == "https://someone.github.io/another-book/"
+    options = config["sphinx"]["config"]
+    assert options["notfound_urls_prefix"] == "/another-book/"
+    assert options["ogp_site_url"] == config["html"]["baseurl"]
+    chapter = (copied / "notebooks" / "05_dilated_convolution.ipynb").read_text()
+    assert f"git+{new}@v" in chapter
+    assert "github/Someone/another-book/blob/v" in chapter
+    assert new in (copied / "CITATION.cff").read_text()
+    for path, text in address.differing(copied, URL).items():
+        path.write_text(text)
+    for path in copied.rglob("*.*"):  # and back again
+        assert path.read_text() == (ROOT / path.relative_to(copied)).read_text()
+
+
+def test_another_address_in_one_place_is_found(address, copied):
+    path = copied / "notebooks" / "05_dilated_convolution.ipynb"
+    path.write_text(path.read_text().replace("git+https://github.com/", "git+ssh://"))
+    assert [*address.differing(copied, URL)] == [path]
+
+
+@pytest.mark.parametrize(
+    "url", ["github.com/a/b", "https://github.com/a", "http://x.y"]
+)
+def test_an_address_that_is_none_is_refused(address, url):
+    with pytest.raises(ValueError, match=f"OWNER/NAME, got '{url}'"):
+        address.differing(ROOT, url)
 
 
 def build(folder, page):

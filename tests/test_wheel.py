@@ -1,31 +1,47 @@
-"""A chapter runs from an empty folder with the built wheel and what it declares."""
+"""A chapter opened in an empty folder, in an environment that knows only torch.
+
+So it is in Colab. The chapter's first cell fetches the library from the repository's
+address and tag; here git takes this working tree in its place.
+"""
 
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
+URL = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # one chapter by default, all of them where WHEEL_NOTEBOOKS=all
 WANTED = "*" if os.environ.get("WHEEL_NOTEBOOKS") == "all" else "05_*"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob(f"{WANTED}.ipynb"))
+PREINSTALLED = ("torch", "torchvision")
 RUN = """
 import sys, nbformat
+from importlib.metadata import version
 from nbclient import NotebookClient
-NotebookClient(nbformat.read(sys.argv[1], 4), kernel_name="python3").execute()
+notebook = nbformat.read(sys.argv[1], 4)
+first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+if sys.argv[2] == "first":
+    notebook.cells = [first]
+NotebookClient(notebook, kernel_name="python3", timeout=1200).execute()
 import dilated_lib
+print(*(output.get("text", "").strip() for output in first.outputs))
 print(dilated_lib.__file__)
+print(*(version(name) for name in ("torch", "torchvision")))
 """
 
 
 def call(*command, **options):
     done = subprocess.run(command, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +54,76 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def python(folder):
-    """A fresh environment that holds the wheel with its extra for notebooks."""
-    pip = (sys.executable, "-m", "pip", "--quiet")
-    call(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT)
-    (wheel,) = folder.glob("*.whl")
+    """An interpreter with torch and a kernel, and without the library."""
+    if given := os.environ.get("WHEEL_PYTHON"):  # Colab's image: `make test-colab`
+        return Path(shutil.which(given))
+    here = call(sys.executable, "-m", "pip", "freeze", "--exclude-editable")
+    (folder / "constraints.txt").write_text(here)
     venv.create(folder / "venv", with_pip=True)
     fresh = folder / "venv" / "bin" / "python"
-    lock = ROOT / "requirements.lock"
-    pip = (fresh, "-m", "pip", "--quiet", "install", "-c", lock)
-    call(*pip, f"{wheel}[notebooks]", "nbclient")  # nbclient plays Colab's part
+    pip = (fresh, "-m", "pip", "--quiet", "install", "-c", folder / "constraints.txt")
+    call(*pip, *PREINSTALLED, "ipykernel", "nbclient")
     return fresh
 
 
+@pytest.fixture(scope="module")
+def environment(folder):
+    """What makes git take this working tree where the repository's address stands."""
+    copy = folder / "repository"
+    git = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
+    tracked = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in call(*git, "-C", ROOT, *tracked).rstrip("\0").split("\0"):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    call(*git, "init", "-q", copy)
+    call(*git, "-C", copy, "add", "-A")
+    call(*git, "-C", copy, "commit", "-q", "-m", "as it is")
+    call(*git, "-C", copy, "tag", f"v{PROJECT['version']}")
+    pinned = folder / "constraints.txt"
+    return {
+        **os.environ,
+        **({"PIP_CONSTRAINT": str(pinned)} if pinned.exists() else {}),
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{copy}.insteadOf",
+        "GIT_CONFIG_VALUE_0": URL,
+    }
+
+
+def test_a_library_that_cannot_be_fetched_is_told(python, environment, tmp_path):
+    lost = environment | {"GIT_CONFIG_KEY_0": f"url.file://{tmp_path}/none.insteadOf"}
+    done = subprocess.run(
+        [python, "-c", RUN, NOTEBOOKS[0], "first"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=lost,
+    )
+    assert done.returncode != 0
+    assert "not installed: pip says above why" in done.stderr
+
+
+def test_the_first_cell_installs_the_library_and_leaves_torch(
+    python, environment, tmp_path
+):
+    versions = (
+        f"from importlib.metadata import version as v\nprint(*map(v, {PREINSTALLED}))"
+    )
+    before = call(python, "-c", versions)
+    run = (python, "-c", RUN, NOTEBOOKS[0], "first")
+    first = call(*run, cwd=tmp_path, env=environment).splitlines()
+    kept = [f"{n}=={v}" for n, v in zip(PREINSTALLED, before.split(), strict=True)]
+    said = f"Installed dilated_lib {PROJECT['version']}. As before: {' '.join(kept)}"
+    assert first[-3].endswith(said)
+    assert first[-1] == before
+    again = call(*run, cwd=tmp_path, env=environment).splitlines()
+    assert again[-3] == "dilated_lib is here already: nothing to install."
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_with_only_the_wheel(python, notebook, tmp_path):
-    there = call(python, "-c", RUN, notebook, cwd=tmp_path).strip().splitlines()[-1]
-    assert Path(there).is_relative_to(python.parents[1])
+def test_a_notebook_runs_with_only_what_it_installs(
+    python, environment, notebook, tmp_path
+):
+    run = (python, "-c", RUN, notebook, "all")
+    there = call(*run, cwd=tmp_path, env=environment).splitlines()[-2]
+    assert not Path(there).is_relative_to(ROOT)

@@ -26,6 +26,11 @@ def batches(
 
     The data set is shuffled anew, by the seed, whenever it has been gone through. Of
     ``parts`` processes, each gets its own part of every batch.
+
+    >>> from dilated_lib.data.scenes import ShapeScenes
+    >>> loader = batches(ShapeScenes(4), 2, seed=0, steps=range(2))
+    >>> sorted(index for indices, samples in loader for index in indices)
+    [0, 1, 2, 3]
     """
     return DataLoader(
         _Indexed(data),

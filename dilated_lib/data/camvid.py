@@ -43,6 +43,10 @@ def camvid(root: Path) -> DataSet:
     Raises FileNotFoundError for a folder that is not there or lacks a split.
 
     Source: Brostow, Fauqueur and Cipolla, PRL 2009; the split of Badrinarayanan et al.
+
+    >>> camvid(Path("nowhere"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    FileNotFoundError: there is no CamVid in nowhere, it has no folder train; ...
     """
     for name in (*_SPLITS, *(f"{split}annot" for split in _SPLITS)):
         if not (root / name).is_dir():
@@ -80,6 +84,12 @@ def download_camvid(root: Path, *, progress: bool = False) -> None:
     appears whole or not at all. Interrupted, it can be called again.
 
     Raises OSError for what cannot be fetched and for a file with other content.
+
+    >>> from unittest.mock import patch
+    >>> with patch("dilated_lib.data.camvid.urlopen", side_effect=OSError("offline")):
+    ...     download_camvid(Path("camvid"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    OSError: https://api.github.com/... cannot be fetched: offline
     """
     try:
         tree = json.loads(_fetch(_TREE))["tree"]

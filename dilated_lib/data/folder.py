@@ -22,6 +22,16 @@ def folder(root: Path) -> DataSet:
 
     Raises FileNotFoundError or ValueError, with the file's name, for what is missing or
     cannot be understood.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as name:
+    ...     (Path(name) / "pictures").mkdir()
+    ...     for number in range(5):
+    ...         (Path(name) / "pictures" / f"{number}.jpg").touch()
+    ...     _ = (Path(name) / "classes.txt").write_text("road 128 64 128")
+    ...     data = folder(Path(name))
+    >>> data.palette, len(data.split("train")), len(data.split("val"))
+    ({'road': (128, 64, 128)}, 4, 1)
     """
     listing = root / "classes.txt"
     if not listing.is_file():

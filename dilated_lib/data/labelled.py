@@ -34,6 +34,15 @@ class LabelledPictures(Dataset[Sample]):
     Raises ValueError for more than 255 classes and for ``ids`` of no class; with the
     file's name for an id without a label, a label map of another size or kind, and a
     file that cannot be read; FileNotFoundError for one that is not there.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     pair = Path(folder) / "picture.png", Path(folder) / "labels.png"
+    ...     Image.new("RGB", (4, 3), "white").save(pair[0])
+    ...     Image.new("L", (4, 3), 1).save(pair[1])
+    ...     picture, labels = LabelledPictures([pair], ["road", "sky"])[0]
+    >>> picture.shape, labels[0].tolist()
+    (torch.Size([3, 3, 4]), [1, 1, 1, 1])
     """
 
     def __init__(
@@ -132,6 +141,12 @@ class DataSet:
     """A data set: its name, colours of the classes, mean (B, G, R) and splits.
 
     ``split`` gives one of ``splits``; "train" and "val" are always among them.
+
+    >>> from dilated_lib.data.scenes import ShapeScenes
+    >>> splits = {"train": lambda: ShapeScenes(8), "val": lambda: ShapeScenes(2)}
+    >>> data = DataSet("scenes", ShapeScenes.palette, (128.0, 128.0, 128.0), splits)
+    >>> len(data.split("val"))
+    2
     """
 
     name: str
@@ -157,6 +172,10 @@ def class_counts(
     """Pixels of each class (C,), int64; every label map is read, and checked, once.
 
     Raises ValueError for a label that is neither a class nor void.
+
+    >>> sample = torch.zeros(3, 1, 4), torch.tensor([[0, 0, 1, VOID]])
+    >>> class_counts([sample, sample], 2)
+    tensor([4, 2])
     """
     counts = np.zeros(256, np.int64)
     number = len(data)  # type: ignore[arg-type]

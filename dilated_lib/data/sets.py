@@ -15,7 +15,13 @@ __all__ = ["data_home", "download", "open_data"]
 
 
 def data_home() -> Path:
-    """The folder of data sets: $DILATED_DATA, or .cache/dilated_lib in your home."""
+    """The folder of data sets: $DILATED_DATA, or .cache/dilated_lib in your home.
+
+    >>> from unittest.mock import patch
+    >>> with patch.dict(os.environ, DILATED_DATA="/data"):
+    ...     data_home().as_posix()
+    '/data'
+    """
     named = os.environ.get("DILATED_DATA")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "dilated_lib"
 
@@ -28,6 +34,10 @@ def open_data(name: str) -> DataSet:
     :func:`~dilated_lib.data.folder.folder`.
 
     Raises ValueError for an unknown name, else as the data set does.
+
+    >>> data = open_data("shapes")
+    >>> [*data.palette], len(data.split("val"))
+    (['ground', 'disc', 'square', 'triangle'], 50)
     """
     home = data_home()
     known: dict[str, Callable[[], DataSet]] = {
@@ -50,6 +60,10 @@ def download(name: str, *, progress: bool = False) -> None:
     """Fetch "camvid" or "voc2012" into :func:`data_home`.
 
     Raises ValueError for another name, OSError for what cannot be fetched.
+
+    >>> download("cityscapes")
+    Traceback (most recent call last):
+    ValueError: camvid and voc2012 can be fetched, got 'cityscapes'
     """
     if name == "camvid":
         download_camvid(data_home() / "camvid", progress=progress)

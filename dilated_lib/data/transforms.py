@@ -31,6 +31,12 @@ def augmentation(
     (see :class:`CropWithMargin`); brightness, contrast and saturation changed by a
     factor of 1 ± ``colour``, hue by a fifth of that. All but two parts are
     torchvision's.
+
+    >>> from dilated_lib.data.scenes import ShapeScenes
+    >>> augment = augmentation(cells=(2, 3), margin=10, scale=(0.5, 2.0), rotation=5.0)
+    >>> picture, labels = augment(ShapeScenes(1)[0])
+    >>> picture.shape, labels.shape
+    (torch.Size([3, 36, 44]), torch.Size([16, 24]))
     """
     layers: list[nn.Module] = [v2.RandomHorizontalFlip()]
     if rotation:
@@ -48,7 +54,13 @@ def augmentation(
 
 
 class RandomScale(v2.Transform):  # type: ignore[misc]
-    """Resize a sample by a factor, log-uniform between ``least`` and ``most``."""
+    """Resize a sample by a factor, log-uniform between ``least`` and ``most``.
+
+    >>> from dilated_lib.data.scenes import ShapeScenes
+    >>> picture, labels = RandomScale(0.5, 0.5)(ShapeScenes(1)[0])
+    >>> picture.shape, labels.shape
+    (torch.Size([3, 32, 48]), torch.Size([32, 48]))
+    """
 
     def __init__(self, least: float, most: float) -> None:
         super().__init__()
@@ -84,6 +96,11 @@ class CropWithMargin(v2.Transform):  # type: ignore[misc]
     margin is taken from the picture; beyond its border it is continued by reflection,
     as in :func:`~dilated_lib.segment.predict`. A window larger than the picture has
     void labels outside.
+
+    >>> from dilated_lib.data.scenes import ShapeScenes
+    >>> picture, labels = CropWithMargin((2, 3), margin=10)(ShapeScenes(1)[0])
+    >>> picture.shape, labels.shape
+    (torch.Size([3, 36, 44]), torch.Size([16, 24]))
     """
 
     def __init__(self, cells: tuple[int, int], margin: int, stride: int = 8) -> None:

@@ -24,6 +24,10 @@ def voc2012(root: Path, *, download: bool = False) -> DataSet:
     fetched.
 
     Source: Everingham et al., IJCV 2015; Hariharan et al., ICCV 2011.
+
+    >>> voc2012(Path("nowhere"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    FileNotFoundError: there is no VOC 2012 in nowhere, which must have voc2012 ...
     """
     try:
         pairs, more = _own(root / "voc2012", download), _sbd(root / "sbd", download)
@@ -70,6 +74,13 @@ def voc_layout(root: Path) -> DataSet:
     """A subset of VOC: JPEGImages, SegmentationClassAug, train.txt and val.txt.
 
     Raises FileNotFoundError for a folder without these.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     for split in ("train", "val"):
+    ...         _ = (Path(folder) / f"{split}.txt").write_text("cat_1 cat_2")
+    ...     voc_layout(Path(folder)).split("val").name(1)
+    'cat_2.jpg'
     """
     pairs = {}
     for split in ("train", "val"):

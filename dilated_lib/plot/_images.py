@@ -23,6 +23,10 @@ def pictures(
 
     ``limits`` are the values drawn as the two ends of ``cmap``, for all pictures
     alike; by default each picture (H, W) has its own.
+
+    >>> figure = pictures({"a ramp": [[0, 1], [2, 3]]}, columns=1)
+    >>> figure.axes[0].get_title()
+    'a ramp'
     """
     rows = -(-len(images) // columns)
     first = np.asarray(next(iter(images.values())))
@@ -45,6 +49,10 @@ def heat(
 
     Whole numbers on a panel of at most 15 columns are written into its cells; other
     panels have a colour bar, named ``label``.
+
+    >>> figure = heat({"paths": [[1, 0, 2, 0, 1]]}, columns=1)
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['1', '', '2', '', '1']
     """
     rows = -(-len(panels) // columns)
     first = np.asarray(next(iter(panels.values())))

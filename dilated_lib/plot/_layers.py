@@ -28,6 +28,10 @@ def grids(
 
     Raises ValueError for a name that the colour code does not have, and for values or
     frames that belong to no panel or do not fit it.
+
+    >>> figure = grids({"d = 2": [["tap", "hole", "tap"]]}, columns=1)
+    >>> figure.axes[0].get_title()
+    'd = 2'
     """
     cells = {title: np.asarray(panel, dtype=str) for title, panel in panels.items()}
     wrong = {str(name) for panel in cells.values() for name in panel.flat}
@@ -76,6 +80,10 @@ def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figur
     The input is the bottom row. Every unit stands over the middle of what it sees
     (phases are spaced evenly); lines are the taps that ``unit`` depends on. ``margin``
     input positions are drawn on either side of the receptive field, which is framed.
+
+    >>> figure = stack([Window(3), Window(3, dilation=2)])
+    >>> figure.axes[0].get_xlabel()
+    '7 input positions, from 0 to 6'
     """
     layers = tuple(windows)
     fields = [compose(layers[:depth]) for depth in range(len(layers) + 1)]

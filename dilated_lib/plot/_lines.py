@@ -29,6 +29,11 @@ def curves(
     largest. ``log="x"``, ``"y"`` or ``"xy"`` spaces that axis by powers of two.
     ``breaks[name]`` draws a dashed vertical line in the colour of a line. Raises
     ValueError for more lines than can be told apart.
+
+    >>> lines = {"d = 1": [3, 5, 7], "d = 2": [5, 9, 13]}
+    >>> figure = curves([1, 2, 3], lines, xlabel="layers", ylabel="positions seen")
+    >>> len(figure.axes[0].lines)
+    2
     """
     if len(lines) > len(_LINES):
         raise ValueError(f"at most {len(_LINES)} lines, got {len(lines)}")
@@ -61,6 +66,10 @@ def bars(panels: Mapping[str, ArrayLike], *, ylabel: str = "paths") -> Figure:
 
     A panel is (size,); positions count from the middle of the field. A zero inside is
     a hole, and hatched.
+
+    >>> figure = bars({"d = 1, 1": [1, 2, 3, 2, 1], "d = 1, 2": [1, 1, 2, 1, 2, 1, 1]})
+    >>> len(figure.axes)
+    2
     """
     figure, axes = subplots(len(panels), 1, 0.5 + 1.9 * len(panels))
     widest = max(len(np.asarray(panel)) for panel in panels.values())

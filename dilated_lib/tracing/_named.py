@@ -16,6 +16,9 @@ def named_network(name: str, *, device: str = "meta") -> nn.Module:
     torch's random ones, or none on the meta device.
 
     Raises TracingError for a name that leads nowhere.
+
+    >>> named_network("resnet18.conv1")
+    Conv2d(3, 64, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), bias=False)
     """
     place, _, inner = name.partition(".")
     if ":" in name:

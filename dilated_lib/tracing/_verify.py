@@ -55,6 +55,9 @@ def verify(
     ``to`` is as in :func:`receptive_field`, for outputs, and for modules that return
     one tensor. Raises ValueError where the network cannot be run for the comparison:
     it has no weights, cannot be copied, or gives NaN of itself.
+
+    >>> verify(nn.Conv2d(1, 1, 3, dilation=2), (1, 8, 8)) is None
+    True
     """
     answer = receptive_field(model, input_size, to=to)
     draw = np.random.default_rng(seed)

@@ -4,10 +4,14 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
 from chromium import find
 from playwright.sync_api import sync_playwright
 
-HTML = Path(__file__).parents[2] / "_build" / "html"
+ROOT = Path(__file__).parents[2]
+HTML = ROOT / "_build" / "html"
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
+PREFIX = f"/{CONFIG['repository']['url'].split('/')[-1]}/"
 QUIET = (
     "--no-sandbox",  # root in a container
     "--disable-background-networking",
@@ -17,6 +21,12 @@ QUIET = (
 
 
 class Silent(http.server.SimpleHTTPRequestHandler):
+    """Serves the book in the folder of its repository's name, as GitHub does."""
+
+    def translate_path(self, path):
+        inside = path.startswith(PREFIX)
+        return super().translate_path("/" + path.removeprefix(PREFIX) if inside else "")
+
     def log_message(self, *arguments):
         pass
 
@@ -28,7 +38,7 @@ def address():
     handler = functools.partial(Silent, directory=HTML)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}{PREFIX.rstrip('/')}"
         server.shutdown()
 
 

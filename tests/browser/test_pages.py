@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from conftest import CONFIG
 
 HTML = Path(__file__).parents[2] / "_build" / "html"
 PAGES = sorted(
@@ -12,6 +13,7 @@ PAGES = sorted(
     for folder in (".", "book", "notebooks")
     for path in (HTML / folder).glob("*.html")
 )
+PAGES.append("_modules/dilated_lib/convolution.html")  # one of the source's pages
 # what the theme itself does on every page, and bibliographies on theirs
 THEME = {
     "label-content-name-mismatch",
@@ -133,6 +135,35 @@ def test_chapters_have_mathematics_and_a_button_for_colab(browser, address):
         hrefs = page.eval_on_selector_all("a[href]", "as => as.map(a => a.href)")
         assert any("colab.research.google.com" in href for href in hrefs), name
         page.context.close()
+
+
+def test_a_page_tells_search_engines_and_previews_what_it_is(browser, address):
+    base = CONFIG["html"]["baseurl"]
+    sitemap = (HTML / "sitemap.xml").read_text()
+    for name in ("book/index.html", "notebooks/05_dilated_convolution.html"):
+        page, _ = visit(browser, f"{address}/{name}")
+        told = page.eval_on_selector_all(
+            "meta[content]",
+            "all => all.map(m => [m.getAttribute('property') || m.name, m.content])",
+        )
+        told = dict(told)
+        assert page.get_attribute("link[rel=canonical]", "href") == base + name
+        assert len(told["description"]) > 40
+        assert told["og:url"] == base + name
+        image = told["og:image"].removeprefix(base)
+        assert (HTML / image).is_file()
+        assert f"<loc>{base}{name}</loc>" in sitemap
+        page.context.close()
+
+
+def test_a_lost_reader_gets_a_page_that_leads_back(browser, address):
+    page, wrong = visit(browser, f"{address}/404.html")
+    assert wrong == []
+    page.goto(f"{address}/404.html")
+    page.click(".bd-sidebar-primary a.internal >> nth=1")
+    page.wait_for_load_state()
+    assert page.title() and "404" not in page.url
+    page.context.close()
 
 
 def test_a_solution_is_folded_until_it_is_clicked(browser, address):
