@@ -102,9 +102,11 @@ def test_an_address_that_is_none_is_refused(address, url):
 
 
 def build(folder, page):
-    """Build a book of one page with the real configuration; the finished process."""
+    """Build a book of two pages with the real configuration; the finished process."""
     folder.mkdir()
-    (folder / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    toc = "format: jb-book\nroot: index\nchapters: [{file: second}]\n"
+    (folder / "_toc.yml").write_text(toc)
+    (folder / "second.md").write_text("# Second\n\nText.\n")
     config = (ROOT / "_config.yml").read_text()
     (folder / "_config.yml").write_text(config.replace("book/", f"{ROOT}/book/"))
     (folder / "index.md").write_text(page)
