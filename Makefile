@@ -95,9 +95,11 @@ train: $(READY)
 	env -u OMP_NUM_THREADS $(if $(GPUS),CUDA_VISIBLE_DEVICES=$(GPUS),-u \
 		CUDA_VISIBLE_DEVICES) $(BIN)/python -m dilated_lib plan all
 
-# run every notebook, rewrite its outputs and the table of run times
+# run every notebook, rewrite its outputs, the table of run times, the welcome page's
+# picture and explorer
 notebooks: $(READY)
 	$(BIN)/python book/run_notebooks.py $(NOTEBOOKS)
+	$(BIN)/python book/welcome.py
 
 # the repository's address, everywhere: make address URL=https://github.com/OWNER/NAME
 address: $(READY)

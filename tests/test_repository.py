@@ -38,14 +38,29 @@ def test_the_environment_holds_what_the_lock_file_pins():
         assert installed.keys() == locked.keys()
 
 
-@pytest.fixture
-def address():
-    """The program behind `make address`."""
-    path = ROOT / "book" / "address.py"
-    spec = importlib.util.spec_from_file_location("address", path)
+def program(name):
+    """A program of `book/` as a module."""
+    path = ROOT / "book" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def address():
+    """The program behind `make address`."""
+    return program("address")
+
+
+def test_the_welcome_page_shows_what_the_library_gives():
+    welcome = program("welcome")
+    explorer = (ROOT / "book" / "explorer.html").read_text()
+    assert explorer == welcome.explorer() + "\n", "`make notebooks` writes it"
+    found = welcome.label_map()
+    shares = {name: (found.labels == i).mean() for i, name in enumerate(found.palette)}
+    there = {name for name, share in shares.items() if share > 0.02}
+    assert there == {"sky", "tree", "building", "car"}  # as the caption says
 
 
 @pytest.fixture
