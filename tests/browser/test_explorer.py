@@ -722,7 +722,7 @@ def test_it_may_be_hidden_while_the_plane_is_shown(page):
     page.evaluate("document.querySelector('.dilated-explorer').style.display = 'none'")
     page.wait_for_timeout(100)
     page.evaluate("document.querySelector('.dilated-explorer').style.display = ''")
-    assert root(page).locator("[role=tabpanel] canvas").is_visible()
+    root(page).locator("[role=tabpanel] canvas").wait_for()  # drawn in the next frame
 
 
 def test_the_sliders_end_where_the_stack_would(page):
