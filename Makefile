@@ -21,7 +21,7 @@ export PYTHONHASHSEED := 0
 unexport MPLBACKEND
 
 .PHONY: book test lint unit notebooks-test pages-test test-oldest test-newest \
-	test-wheel-all test-colab audit mutants bench survey compare train notebooks \
+	test-wheel-all test-colab audit lighthouse links mutants bench survey compare train notebooks \
 	address check-address live lock clean
 
 book: $(READY)
@@ -69,6 +69,20 @@ audit:
 	test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install -q pip-audit
 	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements.lock
+
+# accessibility, good practice and search engines, as Lighthouse scores three pages;
+# it takes Node's npx
+lighthouse: $(READY) book
+	$(BIN)/python tests/browser/chromium.py
+	$(BIN)/pytest -q -s tests/browser/bench_lighthouse.py
+
+# does any link of the published pages lead nowhere, here or on other sites?
+links:
+	test -x .venv-links/bin/python || $(PYTHON) -m venv .venv-links
+	.venv-links/bin/python -m pip install -q LinkChecker==10.6.0
+	.venv-links/bin/linkchecker --no-status --check-extern \
+		--ignore-url "/edit/|/issues/new" \
+		$(or $(SITE),$(shell sed -n 's/^  baseurl: //p' _config.yml))
 
 # does a test notice when the library is broken? (CONTRIBUTING.md)
 mutants: $(READY)

@@ -166,7 +166,7 @@ def test_shifting_is_the_default():
 
 
 def test_the_documented_methods_are_the_ones_there_are():
-    documented = re.findall(r'^ +- ``"(\w+)"``:', dl.dilate.__doc__, re.MULTILINE)
+    documented = re.findall(r'^ *- ``"(\w+)"``:', dl.dilate.__doc__, re.MULTILINE)
     assert tuple(documented) == METHODS
     assert len(set(_METHODS.values())) == 5  # no name stands for another's code
     with pytest.raises(ValueError, match=f"one of {', '.join(METHODS)}; got 'no'"):

@@ -108,6 +108,17 @@ def test_a_name_loads_only_what_it_needs(statement, heavy):
     assert loaded_by(statement) == heavy
 
 
+@pytest.mark.parametrize("module", ["dilated_lib", "dilated_lib.arithmetic"])
+def test_it_is_there_at_once(module):
+    timed = f"import time; t = time.process_time(); import {module}; " + (
+        "print(time.process_time() - t)"
+    )
+    taken = [
+        float(subprocess.check_output([sys.executable, "-c", timed])) for _ in range(3)
+    ]
+    assert min(taken) < 0.3, f"{module} takes {min(taken):.2f} s to import"
+
+
 def test_every_name_it_promises_is_there_and_no_other():
     for name in dl.__all__:
         assert getattr(dl, name) is not None

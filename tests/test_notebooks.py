@@ -15,7 +15,7 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = {path.name: json.loads(path.read_text()) for path in PATHS}
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
-MAX_LINES, MAX_BYTES = 40, 1_500_000
+MAX_LINES, MAX_BYTES, MAX_FIGURE = 40, 1_500_000, 300_000
 # folders of users and systems, this checkout, installed packages, addresses of objects
 MACHINE = (
     r"/home/|/root/|/Users/|/tmp/|/opt/|/private/|(?:site|dist)-packages"
@@ -98,6 +98,14 @@ def too_long(notebook):
         yield f"outputs take {size} bytes; {MAX_BYTES} are the most"
 
 
+def figure_too_heavy(notebook):
+    for cell in code_cells(notebook):
+        for output in cell["outputs"]:
+            size = len(output.get("data", {}).get("image/png", "")) * 3 // 4  # base64
+            if size > MAX_FIGURE:
+                yield f"{cell['id']}: {size} bytes of figure; {MAX_FIGURE} are the most"
+
+
 def names_this_machine(notebook):
     for cell in code_cells(notebook):
         text = json.dumps(cell["outputs"])
@@ -117,6 +125,7 @@ RULES = (
     with_an_error,
     figure_without_alt_text,
     too_long,
+    figure_too_heavy,
     names_this_machine,
     with_a_foreign_kernel,
 )
@@ -294,6 +303,11 @@ def large_output(nb):
     nb["cells"][1]["outputs"][0]["text"] = "1" * (MAX_BYTES + 1)
 
 
+def heavy_figure(nb):
+    data = nb["cells"][2]["outputs"][0]["data"]
+    data["image/png"] = "A" * (MAX_FIGURE * 4 // 3 + 4)
+
+
 def lost_figure(nb):
     del nb["cells"][2]["outputs"][0]["data"]["image/png"]
 
@@ -331,6 +345,7 @@ def other_kernel(nb):
         (file_name_as_alt, figure_without_alt_text),
         (long_cell, too_long),
         (large_output, too_long),
+        (heavy_figure, figure_too_heavy),
         (lost_figure, figure_without_alt_text),
         (checkout_in_output, names_this_machine),
         (package_in_output, names_this_machine),

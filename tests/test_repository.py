@@ -1,6 +1,8 @@
 """What a clean clone promises: versions, addresses, a strict build."""
 
+import base64
 import importlib.util
+import io
 import re
 import shutil
 import subprocess
@@ -9,8 +11,10 @@ import sysconfig
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 URL = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
@@ -61,6 +65,34 @@ def test_the_welcome_page_shows_what_the_library_gives():
     shares = {name: (found.labels == i).mean() for i, name in enumerate(found.palette)}
     there = {name for name, share in shares.items() if share > 0.02}
     assert there == {"sky", "tree", "building", "car"}  # as the caption says
+
+
+def recoded(pixels):
+    """A figure's file before and after `make notebooks` stores it, and its pixels."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    given = base64.b64encode(file.getvalue()).decode()
+    stored = base64.b64decode(program("run_notebooks").lighter(given))
+    seen = np.asarray(Image.open(io.BytesIO(stored)).convert("RGB"))
+    return file.getvalue(), stored, seen
+
+
+def test_a_stored_drawing_is_light_and_keeps_its_rarest_colour():
+    shades = 255 - np.linspace(0, 1, 600)[:, None] * (255, 140, 0)  # white to blue
+    order = np.random.default_rng(0).integers(0, 600, (80, 80))
+    drawing = shades[order].astype(np.uint8)
+    drawing[7, 9] = 213, 94, 0
+    given, stored, seen = recoded(drawing)
+    assert len(stored) < len(given) / 2
+    assert Image.open(io.BytesIO(stored)).mode == "P"
+    np.testing.assert_array_equal(seen[7, 9], (213, 94, 0))
+    assert np.abs(seen.astype(int) - drawing).max() <= 2
+
+
+def test_a_stored_photograph_keeps_every_colour():
+    photograph = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
+    _, _, seen = recoded(photograph)
+    np.testing.assert_array_equal(seen, photograph)
 
 
 @pytest.fixture

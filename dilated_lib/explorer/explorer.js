@@ -39,7 +39,7 @@ const T = {
 	axes: ["height", "width"],
 	input: "input",
 	layer: (n) => `Layer ${n}`,
-	choose: (n, text, sees) => `Layer ${n}: ${text}, ${sees}`,
+	choose: (n, text, sees) => `Layer ${n}: ${text} ${sees}`,
 	sees: (size) => `sees ${size}`,
 	map: "The stack, along one axis. Arrow keys move from unit to unit, Escape lets go.",
 	tabs: ["Numbers", "Two dimensions", "Code", "Step by step"],
@@ -685,7 +685,7 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 			return h("li", {}, h("span.dx-grip", { ariaHidden: "true" }, "⠿"), h("button", {
 				type: "button", ariaPressed: `${n === state.chosen}`, ariaLabel: T.choose(n + 1, brief(pair), sees),
 				onclick: () => set({ chosen: n, step: 0 }),
-			}, h("b", {}, brief(pair)), h("small", {}, sees)));
+			}, h("b", {}, brief(pair)), " ", h("small", {}, sees)));
 		});
 		list.replaceChildren(...rows.reverse(), h("li", {}, T.input));
 		rows[Math.min(focused, rows.length - 1)]?.lastChild.focus();

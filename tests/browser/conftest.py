@@ -25,7 +25,8 @@ class Silent(http.server.SimpleHTTPRequestHandler):
 
     def translate_path(self, path):
         inside = path.startswith(PREFIX)
-        return super().translate_path("/" + path.removeprefix(PREFIX) if inside else "")
+        name = path.removeprefix(PREFIX) if inside else "no such page"
+        return super().translate_path("/" + name)
 
     def log_message(self, *arguments):
         pass

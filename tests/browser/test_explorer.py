@@ -830,7 +830,7 @@ def test_the_keyboard_reaches_and_does_everything(page):
         any(one.startswith(name) for one in reached) for name in ("Preset", "Kind")
     )
     assert {"kernel", "stride", "dilation", "padding before", "Remove"} <= reached
-    assert any(name.startswith("Layer 2: k 3 d 2, sees 7") for name in reached)
+    assert any(name.startswith("Layer 2: k 3 d 2 sees 7") for name in reached)
     root(page).get_by_role("button", name="Add layer").focus()
     page.keyboard.press("Enter")
     assert stack_of(page) == "k3,k3d2,k3d4,k3"
