@@ -1,9 +1,11 @@
 """Data sets from files: what they read, and the one sentence where they cannot."""
 
 import hashlib
+import io
 import json
 import re
 import struct
+import tarfile
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -544,6 +546,17 @@ def test_a_listing_that_is_none_is_named(listing, message, server, tmp_path):
     assert told.startswith(f"{server.address}/tree {message}")
 
 
+def test_a_listing_cannot_lead_out_of_the_folder(server, tmp_path):
+    listing = json.loads(server.listing)
+    out = "CamVid/train/../../escaped.png"
+    listing["tree"].append({"path": out, "sha": server.blob(b"out")})
+    server.listing = json.dumps(listing).encode()
+    server.served[out] = b"out"
+    download_camvid(tmp_path / "new")
+    assert fetched(tmp_path / "new") == server.files
+    assert not [*tmp_path.rglob("escaped.png")]
+
+
 def test_a_host_that_does_not_answer_is_named(server, tmp_path):
     server.close()
     told = said(lambda: download_camvid(tmp_path / "new"), OSError)
@@ -644,6 +657,25 @@ def test_archives_are_fetched_once_and_sbd_not_again(tmp_path, monkeypatch):
     monkeypatch.setattr(voc, "download_and_extract_archive", damaged)
     told = said(lambda: voc2012(tmp_path, download=True), OSError)
     assert told == "VOC 2012 cannot be fetched: File not found or corrupted."
+
+
+def test_an_archive_cannot_lead_out_of_its_folder(tmp_path, monkeypatch):
+    from torchvision.datasets import utils, voc
+
+    archive = tmp_path / "archive.tar"
+    with tarfile.open(archive, "w") as tar:
+        member = tarfile.TarInfo("../escaped.txt")
+        member.size = 3
+        tar.addfile(member, io.BytesIO(b"out"))
+
+    def unpack(url, root, **_):
+        utils.extract_archive(archive, root)
+
+    monkeypatch.setattr(voc, "download_and_extract_archive", unpack)
+    told = said(lambda: voc2012(tmp_path / "new", download=True), OSError)
+    assert told.startswith("VOC 2012 cannot be fetched: '../escaped.txt' would be")
+    assert not [*tmp_path.rglob("escaped.txt")]
+    assert tarfile.TarFile.extraction_filter is None
 
 
 def test_a_subset_in_vocs_layout_has_its_lists(tmp_path):

@@ -100,6 +100,7 @@ def download_camvid(root: Path, *, progress: bool = False) -> None:
         one["path"]: one["sha"]
         for one in tree
         if one["path"].startswith(tuple(folders)) and one["path"].endswith(".png")
+        if one["path"].count("/") == 2  # a listing cannot lead out of the folder
     }
     if not wanted:
         raise OSError(f"{_TREE} lists no pictures")

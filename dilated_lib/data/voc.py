@@ -1,5 +1,8 @@
 """PASCAL VOC 2012: with SBD's labels, and subsets in the same layout."""
 
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +24,7 @@ def voc2012(root: Path, *, download: bool = False) -> DataSet:
     ``VOCSegmentation`` and ``SBDataset``, in ``root`` / voc2012 and ``root`` / sbd.
 
     Raises FileNotFoundError for data that are not there, and OSError for what cannot be
-    fetched.
+    fetched or would be unpacked outside ``root``.
 
     Source: Everingham et al., IJCV 2015; Hariharan et al., ICCV 2011.
 
@@ -30,8 +33,9 @@ def voc2012(root: Path, *, download: bool = False) -> DataSet:
     FileNotFoundError: there is no VOC 2012 in nowhere, which must have voc2012 ...
     """
     try:
-        pairs, more = _own(root / "voc2012", download), _sbd(root / "sbd", download)
-    except RuntimeError as error:  # torchvision's
+        with _unpacked_inside():
+            pairs, more = _own(root / "voc2012", download), _sbd(root / "sbd", download)
+    except (RuntimeError, tarfile.TarError) as error:  # torchvision's
         if download:
             raise OSError(f"VOC 2012 cannot be fetched: {error}") from error
         raise FileNotFoundError(
@@ -41,6 +45,17 @@ def voc2012(root: Path, *, download: bool = False) -> DataSet:
     taken = {picture.stem for split in pairs.values() for picture, _ in split}
     pairs["train"] += [pair for pair in more if pair[0].stem not in taken]
     return _set("voc2012", pairs)
+
+
+@contextmanager
+def _unpacked_inside() -> Iterator[None]:
+    """No archive writes outside its folder, which is Python's default from 3.14 on."""
+    before = tarfile.TarFile.extraction_filter
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 def _own(root: Path, download: bool) -> dict[str, list[Pair]]:
