@@ -66,7 +66,7 @@ class Window:
 
     @property
     def extent(self) -> int:
-        """Distance from the first tap to the last, both included: d(k − 1) + 1."""
+        """Distance from the first tap to the last, both included; it is d(k − 1) + 1."""
         return self.dilation * (self.kernel_size - 1) + 1
 
     @property

@@ -100,12 +100,12 @@ class DilatedNetwork(nn.Module):
 
     @property
     def front(self) -> nn.Sequential:
-        """The front end: images → logits of the cells. Shares the layers."""
+        """The front end, images → logits of the cells. Shares the layers."""
         return self._part(0, self._front)
 
     @property
     def context(self) -> nn.Sequential:
-        """The context module: logits → logits. Shares the layers."""
+        """The context module, logits → logits. Shares the layers."""
         return self._part(self._front, self._context)
 
     def _rows(self) -> list[tuple[str, nn.Module]]:
@@ -123,7 +123,7 @@ class DilatedNetwork(nn.Module):
 
     @cached_property
     def sizes(self) -> tuple[InputSizes, InputSizes]:
-        """Height and width: which inputs give whole cells of the front end."""
+        """Which heights and widths of inputs give whole cells of the front end."""
         return input_sizes(self.front)
 
     def forward(self, images: Tensor) -> Tensor:
