@@ -53,7 +53,7 @@ test-wheel-all: $(READY)
 
 # the same in Colab's image, or wherever else $(PYTHON) has torch and may be added to
 test-colab:
-	$(PYTHON) -m pip install -q ipykernel nbclient pytest pyyaml
+	$(PYTHON) -m pip install -q ipykernel nbclient pytest pyyaml hypothesis
 	WHEEL_PYTHON=$(PYTHON) WHEEL_NOTEBOOKS=all $(PYTHON) -m pytest -q tests/test_wheel.py
 
 # the library and every notebook with other versions than the pinned ones, each in an
