@@ -97,7 +97,7 @@ def main(paths: list[Path]) -> None:
     rows = []
     for path in paths:
         seconds = run(path)
-        title = path.stem[3:].replace("_", " ").capitalize()
+        title = nbformat.read(path, 4).cells[0].source.split("\n")[0].removeprefix("# ")
         rows.append(
             f"| [{path.stem[:2]} {title}](../notebooks/{path.name}) | {seconds:.0f} |"
         )

@@ -66,7 +66,7 @@ class Window:
 
     @property
     def extent(self) -> int:
-        """Distance from the first tap to the last, both included; it is d(k − 1) + 1."""
+        """From the first tap to the last, both included, it is d(k − 1) + 1 units."""
         return self.dilation * (self.kernel_size - 1) + 1
 
     @property

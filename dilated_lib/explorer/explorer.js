@@ -66,7 +66,7 @@ const T = {
 	},
 	numbers: [
 		"receptive field", "stride", "padding", "centre of unit 0", "parameters", "positions reached", "pixels reached",
-		"standard deviation", "HDC rule",
+		"standard deviation", "HDC rule, r₁ = 1",
 	],
 	of: (some, all) => `${some} of ${all}`,
 	phases: "units differ by phase",

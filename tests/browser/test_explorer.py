@@ -465,7 +465,7 @@ NO_RULE = "does not apply: it needs two layers or more of one kernel size, strid
 )
 def test_the_hdc_rule_and_the_truth_beside_it(page, stack, verdict):
     show(page, stack)
-    assert numbers(page)["HDC rule"] == verdict
+    assert numbers(page)["HDC rule, r₁ = 1"] == verdict
     windows = windows_of(stack)
     if "M₂" in verdict:
         m = dl.hdc_distances([window.dilation for window in windows])[1]
@@ -478,7 +478,9 @@ def test_units_that_differ_by_phase_have_no_one_sum(page):
     show(page, "m2s2,t3s2")
     found = numbers(page)
     assert found["stride"] == "1" and found["padding"] == "units differ by phase"
-    assert found["pixels reached"] == found["HDC rule"] == "units differ by phase"
+    assert (
+        found["pixels reached"] == found["HDC rule, r₁ = 1"] == "units differ by phase"
+    )
     assert "differ by phase" in panel(page, "Numbers").locator("p").inner_text()
     assert "4 × 4 positions" in panel(page, "Two dimensions").inner_text()
     show(page, "k3d2,t3s2p1")  # the second unit sees most
