@@ -21,8 +21,8 @@ export PYTHONHASHSEED := 0
 unexport MPLBACKEND
 
 .PHONY: book test lint unit notebooks-test pages-test test-oldest test-newest \
-	test-wheel-all test-colab audit lighthouse links mutants bench survey compare train notebooks \
-	address check-address live lock clean
+	test-wheel-all test-colab audit lighthouse links mutants bench survey compare \
+	train notebooks address check-address live lock clean
 
 book: $(READY)
 	rm -rf _build # no page of an earlier build stays, and no reference of one hides

@@ -43,7 +43,7 @@ importing torch included.
 
 
 def lighter(png: str) -> str:
-    """A figure (base64) in at most half the bytes: a drawing in 256 of its colours.
+    """A figure (base64) in fewer bytes: a drawing in 256 of its colours.
 
     The most frequent ones are kept, and of the rest those that are least like any that
     is kept: what is rare stays, and what falls away is a shade of a smoothed edge.

@@ -179,7 +179,15 @@ def test_every_notebook_begins_with_the_same_setup_cell():
     (setup,) = setup_cells(NOTEBOOKS)
     assert f'"git+{CONFIG["repository"]["url"]}@v' in setup
     for notebook in NOTEBOOKS.values():
-        assert "hide-input" in code_cells(notebook)[0]["metadata"]["tags"]
+        tags = code_cells(notebook)[0]["metadata"]["tags"]
+        assert tags == ["hide-input", "remove-output"]  # what it says is for Colab
+
+
+def test_the_contents_have_each_chapters_number_and_title():
+    listed = {c["file"]: c.get("title") for p in TOC["parts"] for c in p["chapters"]}
+    for name, notebook in NOTEBOOKS.items():
+        heading = source(notebook["cells"][0]).splitlines()[0].removeprefix("# ")
+        assert listed[f"notebooks/{name[:-6]}"] == f"{name[:2]} {heading}"
 
 
 def reusable(notebook):

@@ -131,6 +131,7 @@ def test_a_page_is_light(browser, address, name):
 
     page.on("requestfinished", lambda request: weigh(request.response()))
     page.goto(f"{address}/{name}", wait_until="networkidle")
+    assert f"{address}/{name}" in sent
     assert sum(sent.values()) < MAX_BYTES, sorted(sent.items(), key=lambda s: -s[1])[:5]
     context.close()
 
@@ -215,14 +216,18 @@ def test_from_the_welcome_page_to_a_script_that_runs(browser, address, tmp_path)
     page.context.close()
 
 
+def tell_tales(text):
+    """Paths of a machine and tokens in a page's text."""
+    tokens = r"gh[pousr]_\w{20}|github_pat_\w{20}|AKIA\w{16}|hf_\w{20}"
+    return set(re.findall(f"{MACHINE}|{tokens}", text))
+
+
 def test_no_page_names_the_machine_that_made_it():
     found = {}
     for path in HTML.rglob("*"):
         if path.suffix not in {".html", ".txt", ".xml", ".ipynb", ".py", ".json"}:
             continue
-        text = path.read_text()
-        secret = r"|gh[pousr]_\w{20}|github_pat_\w{20}|AKIA\w{16}|hf_\w{20}"
-        if names := set(re.findall(MACHINE + secret, text)):
+        if names := tell_tales(path.read_text()):
             found[str(path.relative_to(HTML))] = names
     assert found == {}
 
@@ -259,6 +264,7 @@ BAD = """<!doctype html><html lang="en" data-theme="light"><title>bad</title>
 <img src="http://127.0.0.2:9/foreign.png" alt="a foreign picture">
 <span class="math">\\(x^2\\)</span>
 <p style="color: #ccc; background: #fff">pale</p>
+<p>/home/reader/book ghp_0123456789abcdefghij</p>
 <a href="nowhere.html">dead</a><a href="bad.html#nowhere">dead</a>
 </article><script>console.error("oops"); throw new Error("thrown")</script></html>"""
 
@@ -275,6 +281,7 @@ def test_the_checks_find_what_is_wrong_with_a_bad_page(browser, address):
         assert raw_mathematics(page) == 1
         assert any(v.startswith("color-contrast") for v in violations(page))
         assert len(dead_links(page, address)) == 2
+        assert len(tell_tales(BAD)) == 2
         page.context.close()
     finally:
         bad.unlink()
