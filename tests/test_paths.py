@@ -263,6 +263,15 @@ def test_binary_counts_the_inputs_for_which_a_gradient_arrives():
     assert seen.tolist() == [0, 0, 0.5]
 
 
+def test_the_signs_come_from_the_seed_and_from_nothing_else():
+    conv = torch.nn.Conv2d(3, 8, 3, padding=1)
+    seen = []
+    for state in (1, 2):
+        torch.manual_seed(state)  # the caller's own draws
+        seen.append(dl.effective_receptive_field(conv, torch.ones(1, 3, 7, 7)))
+    np.testing.assert_array_equal(*seen)
+
+
 def test_channels_do_not_cancel():
     conv = nn.Conv2d(1, 2, 1, bias=False)
     conv.weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
