@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from dilated_lib import changes as changes
     from dilated_lib import checkpoints as checkpoints
     from dilated_lib import commands as commands
+    from dilated_lib import comparisons as comparisons
     from dilated_lib import context as context
+    from dilated_lib import conv2d as conv2d
     from dilated_lib import convolution as convolution
     from dilated_lib import data as data
     from dilated_lib import dense as dense
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from dilated_lib.arithmetic import compose as compose
     from dilated_lib.context import ContextModule as ContextModule
     from dilated_lib.context import identity_ as identity_
+    from dilated_lib.conv2d import DilatedConv2d as DilatedConv2d
     from dilated_lib.convolution import dilate as dilate
     from dilated_lib.data.sets import open_data as open_data
     from dilated_lib.dense import remove_stride_ as remove_stride_
@@ -85,6 +88,7 @@ _HOME = {
     "Window": "arithmetic",
     "ContextModule": "context",
     "identity_": "context",
+    "DilatedConv2d": "conv2d",
     "dilate": "convolution",
     "open_data": "data.sets",
     "remove_stride_": "dense",
@@ -114,7 +118,9 @@ _MODULES = (
     "changes",
     "checkpoints",
     "commands",
+    "comparisons",
     "context",
+    "conv2d",
     "convolution",
     "data",
     "dense",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dilated_lib.arithmetic import Window
+from dilated_lib.conv2d import DilatedConv2d
 
 __all__ = ["ContextModule", "identity_"]
 
@@ -76,7 +77,7 @@ class ContextModule(nn.Module):
         widths = [2 * most if variant == "large" else 1 for most in widest]
         channels = [num_classes * width for width in (1, *widths, 1)]
         self.layers = nn.ModuleList(
-            nn.Conv2d(
+            DilatedConv2d(
                 channels[depth],
                 channels[depth + 1],
                 window.kernel_size,

@@ -25,12 +25,16 @@ ARROWS = {
     "changes": {"architecture", "data", "networks", "records", "segment"},
     "checkpoints": set(),
     "commands": {
-        *("architecture", "arithmetic", "changes", "data", "inference", "metric"),
-        *("networks",),
-        *("plans", "recipes", "segment", "sizes", "speed", "throughput", "tracing"),
-        *("training", "weights"),
+        *("architecture", "arithmetic", "changes", "comparisons", "data"),
+        *("inference", "metric", "networks", "plans", "recipes", "segment", "sizes"),
+        *("throughput", "tracing", "training", "weights"),
     },
-    "context": {"arithmetic"},
+    "comparisons": {
+        *("architecture", "context", "conv2d", "convolution", "data", "inference"),
+        *("networks", "records", "segment", "speed"),
+    },
+    "context": {"arithmetic", "conv2d"},
+    "conv2d": set(),
     "convolution": {"arithmetic"},
     "data": {"palettes", "pictures"},
     "dense": set(),
@@ -57,10 +61,7 @@ ARROWS = {
     },
     "segment": {"architecture", "networks", "pictures", "sizes"},
     "sizes": {"arithmetic", "layers", "tracing"},
-    "speed": {
-        *("architecture", "arithmetic", "context", "convolution", "data", "inference"),
-        *("networks", "records", "segment"),
-    },
+    "speed": {"arithmetic"},
     "stages": {"data", "networks", "peers", "recipes"},
     "start": {
         *("architecture", "data", "networks", "peers", "recipes", "stages", "weights"),

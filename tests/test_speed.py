@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dilated_lib as dl
-from dilated_lib import inference, speed
+from dilated_lib import comparisons, inference, speed
 from dilated_lib.architecture import small_network
 
 
@@ -141,15 +141,21 @@ def test_without_the_question_there_is_no_bfloat16(monkeypatch):
 
 
 def test_the_command_writes_ratios_to_the_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "DILATIONS", (1, 2))
+    monkeypatch.setattr(comparisons, "DILATIONS", (1, 2))
     out = tmp_path / "speed.json"
-    speed.speed(out, seconds=0.001, data="shapes", small=True)
+    comparisons.speed(out, seconds=0.001, data="shapes", small=True)
     rows = json.loads(out.read_text())
     names = [row["experiment"] for row in rows]
     assert set(names) == {
         *("speed/dilation", "speed/space_to_batch", "speed/voc", "speed/labels"),
         *("speed/context/basic", "speed/context/large"),
+        *("speed/context/basic/training", "speed/context/large/training"),
+        *("speed/dilation/training", "speed/detours/training"),
+        *(["speed/gradients"] if inference.has_bfloat16() else []),
     }
+    gradients = rows.pop(-2)["metrics"] if inference.has_bfloat16() else {}
+    for found in gradients.values():
+        assert [*found] == ["1", "2"] and found["1"] < 0.01
     for row in rows[:-1]:
         times = [*row["metrics"].values()]
         assert times[0]["ratio"] == 1

@@ -161,7 +161,7 @@ def speed(
             the small network's label.
         small: Narrow layers and networks, to see that it runs.
     """
-    from dilated_lib import speed as module
+    from dilated_lib import comparisons
 
     with one_sentence():
-        module.speed(out, seconds=seconds, data=data, small=small)
+        comparisons.speed(out, seconds=seconds, data=data, small=small)

@@ -1,0 +1,283 @@
+"""What chapter 07 shows: layers and networks timed side by side, into records."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from copy import deepcopy
+from dataclasses import asdict
+from itertools import product
+from math import isfinite
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dilated_lib.architecture import small_network
+from dilated_lib.context import ContextModule, Variant
+from dilated_lib.conv2d import DilatedConv2d, convolve
+from dilated_lib.convolution import dilate
+from dilated_lib.data.labelled import Sample
+from dilated_lib.data.sets import open_data
+from dilated_lib.inference import has_bfloat16, quick
+from dilated_lib.networks import dilation8_pascal_voc
+from dilated_lib.records import Record, device_name, write
+from dilated_lib.segment import probabilities
+from dilated_lib.speed import measure
+
+__all__ = ["speed"]
+
+DILATIONS = (1, 2, 4, 8, 16)
+LAYOUTS = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+}
+
+
+def speed(out: Path, *, seconds: float, data: str | None, small: bool) -> None:
+    """Measure what chapter 07 shows, on a GPU if there is one, into records.
+
+    Each record has the times of things measured side by side, and their ratio to the
+    first of them: forward, and forward and backward together where the experiment's
+    name ends in "training". With ``data``, a data set with the small network's classes,
+    it also counts on how many validation pixels ``quick`` changes the label. ``small``
+    takes narrow layers and networks, to see that it runs.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    done: list[Record] = []
+
+    def keep(name: str, config: dict[str, Any], metrics: dict[str, Any]) -> None:
+        wall = round(time.perf_counter() - begin, 1)
+        done.append(
+            Record(
+                experiment=f"speed/{name}",
+                seed=0,
+                config=config,
+                metrics=metrics,
+                seconds=wall,
+                device=device_name(device),
+            )
+        )
+        write(out, done)
+
+    with torch.no_grad():
+        begin = time.perf_counter()
+        for experiment, config, functions in _experiments(device, small):
+            timings = measure(functions, seconds=seconds)
+            first = next(iter(timings.values())).median_ms
+            rows = {
+                name: asdict(one) | {"ratio": round(one.median_ms / first, 3)}
+                for name, one in timings.items()
+            }
+            keep(experiment, config, rows)
+            begin = time.perf_counter()
+        if device.type == "cuda" or has_bfloat16():
+            config = {"channels": (21, 21), "side": 64, "dtype": "bfloat16"}
+            keep("gradients", config, _gradients(device))
+            begin = time.perf_counter()
+        if data is not None:
+            shares = _same_labels(open_data(data).split("val"), 4 if small else None)
+            config = {"data": data, "split": "val", "pictures": len(shares)}
+            metrics = {"same": round(sum(shares) / len(shares), 3)}
+            keep("labels", config, metrics | {"worst": round(min(shares), 3)})
+
+
+Experiment = tuple[str, dict[str, Any], dict[str, Callable[[], object]]]
+
+
+def _experiments(device: torch.device, small: bool) -> Iterator[Experiment]:
+    side, batch = (16, 1) if small else (64, 16 if device.type == "cuda" else 1)
+    kinds = {"float32": torch.float32}
+    if device.type == "cuda" or has_bfloat16():
+        kinds["bfloat16"] = torch.bfloat16
+    # on a CPU torch's own gradients can be wrong in bfloat16, see _gradients
+    trained = kinds if device.type == "cuda" else {"float32": torch.float32}
+    for channels in ((3, 3),) if small else ((21, 21), (24, 24), (64, 64), (336, 672)):
+        for (dtype, kind), (layout, order) in product(kinds.items(), LAYOUTS.items()):
+            x = torch.randn(batch, channels[0], side, side, device=device, dtype=kind)
+            x = x.contiguous(memory_format=order)
+            config = {"channels": channels, "side": side, "batch": batch}
+            yield (
+                "dilation",
+                config | {"dtype": dtype, "layout": layout},
+                {str(d): _call(_layer(x, channels[1], d, order), x) for d in DILATIONS},
+            )
+        x = torch.randn(batch, channels[0], side, side, device=device)
+        for d in DILATIONS[1:]:
+            conv = _layer(x, channels[1], d, torch.contiguous_format)
+            yield (
+                "space_to_batch",
+                {"channels": channels, "side": side, "batch": batch, "dilation": d},
+                {"direct": _call(conv, x), "space_to_batch": _interleaved(conv, x, d)},
+            )
+        yield from _training(device, side, batch, channels, trained)
+    for variant in get_args(Variant):
+        module = ContextModule(3 if small else 21, variant).to(device)
+        x = torch.randn(batch, module.num_classes, side, side, device=device)
+        yield (
+            f"context/{variant}",
+            {"classes": module.num_classes, "side": side, "batch": batch},
+            {"contiguous": _call(module, x), "channels_last": _last(module, x)},
+        )
+        for dtype, kind in trained.items():
+            yield (
+                f"context/{variant}/training",
+                {"classes": module.num_classes, "side": side, "batch": batch}
+                | {"dtype": dtype, "layout": "channels_last"},
+                _modules(module.to(kind), x.to(kind)),
+            )
+    if device.type == "cpu":
+        network = dilation8_pascal_voc(fc_channels=8 if small else 4096).eval()
+        size = network.sizes[0].size(1 if small else 66)
+        x = torch.randn(1, 3, size, size)
+        plain = {"plain": _call(network, x), "channels_last": _last(network, x)}
+        yield "voc", {"size": size}, plain | {"quick": _call(quick(network), x)}
+
+
+def _training(
+    device: torch.device,
+    side: int,
+    batch: int,
+    channels: tuple[int, int],
+    kinds: dict[str, torch.dtype],
+) -> Iterator[Experiment]:
+    """Forward and backward, channels last: by dilation, and by the detours."""
+    order = torch.channels_last
+    for dtype, kind in kinds.items():
+        x = torch.randn(batch, channels[0], side, side, device=device, dtype=kind)
+        x = x.contiguous(memory_format=order)
+        config = {"channels": channels, "side": side, "batch": batch}
+        config |= {"dtype": dtype, "layout": "channels_last"}
+        layers = {d: _layer(x, channels[1], d, order) for d in DILATIONS}
+        yield (
+            "dilation/training",
+            config,
+            {str(d): _step(layer, x, layer) for d, layer in layers.items()},
+        )
+        for d, layer in layers.items():
+            ways = {"direct": _step(layer, x, layer)}
+            if channels[0] % 8:
+                ways["padded"] = _step(_detour(layer, multiple=8), x, layer)
+            if d > 1:
+                ways["space_to_batch"] = _step(_detour(layer, split=True), x, layer)
+            if len(ways) > 1:
+                yield "detours/training", config | {"dilation": d}, ways
+
+
+def _detour(conv: nn.Conv2d, **way: Any) -> Callable[[Tensor], Tensor]:
+    d = conv.dilation[0]
+    return lambda x: convolve(x, conv.weight, conv.bias, dilation=d, padding=d, **way)
+
+
+def _step(
+    function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module
+) -> Callable[[], object]:
+    """The function's value, and its gradients to x and the module's parameters."""
+    x = x.clone().requires_grad_()
+    gradient = torch.randn_like(function(x))
+    inputs = [x, *module.parameters()]
+
+    def step() -> object:
+        with torch.enable_grad():
+            return torch.autograd.grad(function(x), inputs, gradient)
+
+    return step
+
+
+def _modules(module: ContextModule, x: Tensor) -> dict[str, Callable[[], object]]:
+    """The context module, without dilation, of torch's own layers, and as it is."""
+    order = torch.channels_last
+    module, x = module.to(memory_format=order), x.contiguous(memory_format=order)
+    undilated, plain = deepcopy(module), deepcopy(module)
+    for at, layer in enumerate(module.layers):
+        assert isinstance(layer, nn.Conv2d)
+        kernel, d = layer.kernel_size[0], layer.dilation[0]
+        shape = layer.in_channels, layer.out_channels, kernel
+        plain.layers[at] = nn.Conv2d(*shape, padding=kernel // 2 * d, dilation=d)
+        undilated.layers[at] = DilatedConv2d(*shape, padding=kernel // 2)
+    for other in (plain, undilated):
+        other.to(x).to(memory_format=order).load_state_dict(module.state_dict())
+    wanted = plain(x)
+    far = (module(x) - wanted).abs().max() / wanted.abs().max()
+    if far > 0.05:  # eight layers, each rounded to eight bits
+        raise RuntimeError(f"the context module is off torch's layers by {far:.2f}")
+    modules = {"undilated": undilated, "plain": plain, "library": module}
+    return {name: _step(one, x, one) for name, one in modules.items()}
+
+
+def _layer(
+    x: Tensor, outputs: int, dilation: int, order: torch.memory_format
+) -> nn.Conv2d:
+    conv = nn.Conv2d(x.shape[1], outputs, 3, padding=dilation, dilation=dilation)
+    return conv.to(x).to(memory_format=order)
+
+
+def _call(module: nn.Module, x: Tensor) -> Callable[[], object]:
+    return lambda: module(x)
+
+
+def _last(module: nn.Module, x: Tensor) -> Callable[[], object]:
+    order = torch.channels_last
+    return _call(
+        deepcopy(module).to(memory_format=order), x.contiguous(memory_format=order)
+    )
+
+
+def _interleaved(conv: nn.Conv2d, x: Tensor, d: int) -> Callable[[], object]:
+    return lambda: dilate(
+        x, conv.weight, conv.bias, dilation=d, padding=d, method="space_to_batch"
+    )
+
+
+def _gradients(device: torch.device) -> dict[str, dict[str, float | str]]:
+    """By dilation, how far the gradients of the weights are from float64's.
+
+    torch's may end the process, so each has one of its own.
+    """
+    found: dict[str, dict[str, float | str]] = {"torch": {}, "library": {}}
+    for d in DILATIONS:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            try:
+                error = pool.submit(_gradient_error, nn.Conv2d, d, device).result()
+                found["torch"][str(d)] = error
+            except BrokenProcessPool:
+                found["torch"][str(d)] = "process ended"
+        found["library"][str(d)] = _gradient_error(DilatedConv2d, d, device)
+    return found
+
+
+def _gradient_error(
+    layer: type[nn.Conv2d], d: int, device: torch.device
+) -> float | str:
+    """Largest error, of a layer in bfloat16, in terms of the largest gradient."""
+    draw = torch.Generator().manual_seed(0)
+    conv = layer(21, 21, 3, padding=d, dilation=d)
+    x, weight, gradient = (
+        torch.randn(shape, generator=draw).to(device, torch.bfloat16)
+        for shape in ((1, 21, 64, 64), conv.weight.shape, (1, 21, 64, 64))
+    )
+    conv = conv.to(x).to(memory_format=torch.channels_last)
+    conv.load_state_dict({"weight": weight, "bias": torch.zeros(21)})
+    x = x.contiguous(memory_format=torch.channels_last)
+    both: list[Tensor] = []
+    for kind in (torch.bfloat16, torch.float64):
+        conv = conv.to(kind)
+        with torch.enable_grad():
+            out = conv(x.to(kind))
+        both += torch.autograd.grad(out, [conv.weight], gradient.to(kind))
+    error = ((both[0] - both[1]).abs().max() / both[1].abs().max()).item()
+    return round(error, 4) if isfinite(error) else str(error)
+
+
+def _same_labels(pictures: Dataset[Sample], most: int | None) -> list[float]:
+    """For each picture, percent of the pixels to which ``quick`` gives their label."""
+    networks = small_network(), quick(small_network())
+    shares = []
+    for index in range(len(pictures))[:most]:  # type: ignore[arg-type]
+        image = pictures[index][0][None]
+        one, other = (probabilities(net, image).argmax(1) for net in networks)
+        shares.append(100 * (one == other).float().mean().item())
+    return shares

@@ -1,0 +1,257 @@
+"""The dilated layer's own ways against torch's, in values, gradients and behaviour."""
+
+import copy
+import pickle
+import random
+from itertools import pairwise
+from math import inf
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+import dilated_lib as dl
+from dilated_lib import conv2d
+from dilated_lib.conv2d import DilatedConv2d, convolve
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """As if each input were half precision on a GPU; count what goes the own way."""
+    calls = []
+
+    def counting(*args, **options):
+        calls.append(options)
+        return convolve(*args, **options)
+
+    monkeypatch.setattr(conv2d, "_rule", lambda x: (8, 16))
+    monkeypatch.setattr(conv2d, "convolve", counting)
+    return calls
+
+
+def drawn(*shape, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+
+def test_its_ways_compute_torchs_numbers_and_gradients():
+    draw = random.Random(0)
+    for case in range(150):
+        d, taps = draw.randint(1, 6), (draw.randint(1, 4), draw.randint(1, 4))
+        pads, (c, o) = draw.randint(0, 2), (draw.randint(1, 9), draw.randint(1, 9))
+        least = [max(1, d * (k - 1) + 1 - 2 * pads * d) for k in taps]
+        size = [side + draw.randint(0, 8) for side in least]
+        x = drawn(draw.randint(1, 3), c, *size, seed=case).requires_grad_()
+        if draw.random() < 0.5:
+            x = x.detach().contiguous(memory_format=torch.channels_last)
+            x.requires_grad_()
+        weight = drawn(o, c, *taps, seed=case + 1).requires_grad_()
+        bias = drawn(o, seed=case + 2).requires_grad_() if draw.random() < 0.5 else None
+        inputs = [one for one in (x, weight, bias) if one is not None]
+        wanted = F.conv2d(x, weight, bias, dilation=d, padding=pads * d)
+        found = convolve(
+            *(x, weight, bias),
+            dilation=d,
+            padding=pads * d,
+            multiple=draw.choice((1, 4, 8)),
+            split=draw.random() < 0.7,
+        )
+        seed = drawn(*wanted.shape, seed=case + 3)
+        gradients = [torch.autograd.grad(one, inputs, seed) for one in (wanted, found)]
+        for one, other in zip(
+            (wanted, *gradients[0]), (found, *gradients[1]), strict=True
+        ):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_its_gradients_are_those_of_its_values():
+    parts = [drawn(*shape).requires_grad_() for shape in ((1, 3, 5, 7), (2, 3, 3, 3))]
+    for split in (False, True):
+
+        def out(x, weight, split=split):
+            options = {"dilation": 2, "padding": 2, "multiple": 4}
+            return convolve(x, weight, **options, split=split)
+
+        assert torch.autograd.gradcheck(out, parts)
+        assert torch.autograd.gradgradcheck(out, parts)
+
+
+def test_without_pixels_or_room_it_does_as_torch():
+    out = convolve(
+        torch.zeros(0, 3, 8, 8), torch.zeros(2, 3, 3, 3), dilation=2, padding=2, split=1
+    )
+    assert out.shape == (0, 2, 8, 8)
+    with pytest.raises(RuntimeError, match="can't be greater than actual input size"):
+        convolve(
+            torch.zeros(1, 1, 32, 40),
+            torch.zeros(1, 1, 3, 3),
+            **{"dilation": 16, "padding": 0, "split": True},
+        )
+
+
+def test_the_rule_is_the_channels_and_the_dilation(on_gpu):
+    for d in (1, 2, 8, 15, 16, 17, 32):
+        layer = DilatedConv2d(21, 5, 3, padding=d, dilation=d).double()
+        x = drawn(1, 21, 40, 34)
+        torch.testing.assert_close(
+            layer(x), F.conv2d(x, layer.weight, layer.bias, padding=d, dilation=d)
+        )
+        assert on_gpu.pop() == {
+            **{"dilation": d, "padding": d, "multiple": 8, "split": d >= 16},
+        }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 2},
+        {"groups": 4},
+        {"padding_mode": "reflect", "padding": 1},
+        {"padding": "same"},
+        {"dilation": (16, 8)},
+        {"padding": (1, 0)},
+        {"dilation": 16, "padding": 15},
+    ],
+)
+def test_other_layers_are_torchs(on_gpu, options):
+    layer = DilatedConv2d(4, 8, 3, **options).double()
+    plain = nn.Conv2d(4, 8, 3, **options).double()
+    plain.load_state_dict(layer.state_dict())
+    x = drawn(2, 4, 40, 40)
+    assert torch.equal(layer(x), plain(x)) and not on_gpu
+
+
+def test_wrong_inputs_get_torchs_own_words(on_gpu):
+    layer, plain = DilatedConv2d(21, 21, 3), nn.Conv2d(21, 21, 3)
+    for shape in ((1, 20, 9, 9), (9, 9), (1, 21, 2, 9)):
+        words = []
+        for one in (layer, plain):
+            with pytest.raises(RuntimeError) as error:
+                one(torch.zeros(shape))
+            words.append(str(error.value).replace("24", "21"))
+        assert words[0] == words[1]
+    assert layer(torch.zeros(21, 9, 9)).shape == (21, 7, 7)  # one without a batch
+
+
+class Somewhere:
+    """What the rule asks of a tensor, without a GPU."""
+
+    def __init__(self, device, dtype):
+        self.device, self.dtype = torch.device(device), dtype
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "mixed", "rule"),
+    [
+        ("cuda:1", torch.float16, None, (8, 16)),
+        ("cuda:1", torch.bfloat16, None, (8, 16)),
+        ("cuda:1", torch.float32, None, None),
+        ("cuda:1", torch.float64, None, None),
+        ("cuda:1", torch.float32, torch.bfloat16, (8, 16)),
+        ("cuda:1", torch.float32, torch.float16, (8, 16)),
+        ("cpu", torch.float32, None, None),
+        ("cpu", torch.bfloat16, None, (16, inf)),
+        ("cpu", torch.float32, torch.bfloat16, (16, inf)),
+        ("meta", torch.bfloat16, None, None),
+        ("mps", torch.float16, None, None),
+    ],
+)
+def test_the_rule_is_of_the_device_and_the_precision_of_the_product(
+    monkeypatch, device, dtype, mixed, rule
+):
+    asked = []
+
+    def enabled(kind):
+        asked.append(kind)
+        return mixed is not None
+
+    monkeypatch.setattr(torch, "is_autocast_enabled", enabled)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: mixed)
+    assert conv2d._rule(Somewhere(device, dtype)) == rule
+    assert asked == ([device.split(":")[0]] if device[0] == "c" else [])
+
+
+def test_on_a_cpu_in_float32_it_is_torchs_layer():
+    layer = DilatedConv2d(21, 21, 3, padding=16, dilation=16)
+    plain = nn.Conv2d(21, 21, 3, padding=16, dilation=16)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(1, 21, 40, 40, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(layer(x), plain(x))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("channels", [(21, 21), (17, 40), (24, 21), (5, 7)])
+@pytest.mark.parametrize("d", [1, 2, 4, 8, 16])
+def test_on_a_cpu_in_bfloat16_its_gradients_are_right(mixed, channels, d):
+    """Where torch's own are wrong, or end the process: see chapter 07."""
+    layer = DilatedConv2d(*channels, 3, padding=d, dilation=d)
+    layer = layer.to(memory_format=torch.channels_last)
+    x = drawn(1, channels[0], 64, 64).float()
+    x = x.contiguous(memory_format=torch.channels_last)
+    if mixed:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x.requires_grad_())
+    else:
+        out = layer.bfloat16()(x := x.bfloat16().requires_grad_())
+    gradient = drawn(*out.shape).bfloat16()
+    found = out, *torch.autograd.grad(out, [x, *layer.parameters()], gradient)
+    exact, x = layer.double(), x.detach().double().requires_grad_()
+    out = exact(x)
+    gradient = gradient.double()
+    wanted = out, *torch.autograd.grad(out, [x, *exact.parameters()], gradient)
+    for one, other in zip(found, wanted, strict=True):
+        assert (one - other).abs().max() < 0.02 * other.abs().max()
+
+
+def test_fx_copies_and_pickles_take_it_for_a_layer(on_gpu):
+    chain = nn.Sequential(DilatedConv2d(3, 3, 3, padding=1), nn.ReLU()).double()
+    x = drawn(1, 3, 9, 9)
+    for one in (chain, copy.deepcopy(chain), pickle.loads(pickle.dumps(chain))):
+        graph = fx.symbolic_trace(one)
+        assert [(n.op, n.target) for n in graph.graph.nodes] == [
+            *(("placeholder", "input"), ("call_module", "0"), ("call_module", "1")),
+            ("output", "output"),
+        ]
+        assert torch.equal(graph(x), chain(x))
+        assert type(one[0]) is DilatedConv2d
+    assert len(on_gpu) == 6
+
+
+def test_hooks_see_the_layers_own_shapes(on_gpu):
+    seen = []
+    module = dl.ContextModule(21, "large").double()
+    for layer in module.layers:
+        layer.register_forward_hook(lambda _, x, y: seen.append((x[0].shape, y.shape)))
+    module(drawn(1, 21, 12, 10))
+    widths = [21, 42, 42, 84, 168, 336, 672, 672, 21]
+    assert seen == [((1, c, 12, 10), (1, o, 12, 10)) for c, o in pairwise(widths)]
+
+
+@pytest.mark.parametrize("variant", ["basic", "large"])
+@pytest.mark.parametrize("padding", ["each", "once", "none"])
+def test_the_context_module_is_the_same(on_gpu, monkeypatch, variant, padding):
+    module = dl.ContextModule(3, variant, padding=padding).double()
+    x = drawn(2, 3, 70, 75).requires_grad_()
+    found = module(x)
+    fast = torch.autograd.grad(found.square().sum(), [x, *module.parameters()])
+    assert [one["split"] for one in on_gpu] == [False] * 5 + [True] + [False] * 2
+    monkeypatch.setattr(conv2d, "_rule", lambda x: None)
+    wanted = module(x)
+    plain = torch.autograd.grad(wanted.square().sum(), [x, *module.parameters()])
+    for one, other in zip((found, *fast), (wanted, *plain), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_a_network_trains_through_it(on_gpu):
+    """ReLUs in place, as the released networks have them, write into a view."""
+    network = dl.architecture.Architecture(
+        palette={"a": (0, 0, 0), "b": (1, 1, 1), "c": (2, 2, 2)},
+        mean=(0.0, 0.0, 0.0),
+        width=2,
+        fc_channels=4,
+        context="basic",
+    ).build()
+    network.double()(drawn(1, 3, 396, 404)).sum().backward()
+    assert all(one.grad is not None for one in network.parameters())
+    assert len(on_gpu) == 8
