@@ -130,6 +130,7 @@ def _experiments(device: torch.device, small: bool) -> Iterator[Experiment]:
                 _modules(module.to(kind), x.to(kind)),
             )
     if device.type == "cpu":
+        yield from _cliffs(kinds, small)
         network = dilation8_pascal_voc(fc_channels=8 if small else 4096).eval()
         size = network.sizes[0].size(1 if small else 66)
         x = torch.randn(1, 3, size, size)
@@ -165,6 +166,22 @@ def _training(
                 ways["space_to_batch"] = _step(_detour(layer, split=True), x, layer)
             if len(ways) > 1:
                 yield "detours/training", config | {"dilation": d}, ways
+
+
+def _cliffs(kinds: dict[str, torch.dtype], small: bool) -> Iterator[Experiment]:
+    """Where oneDNN's fast kernel ends, contiguous: at the dilation or the padding?"""
+    for dtype, width, edge in (("bfloat16", (64, 64), 16), ("float32", (336, 672), 8)):
+        channels = (3, 3) if small else width
+        if dtype not in kinds:
+            continue
+        x = torch.randn(1, channels[0], 64, 64, dtype=kinds[dtype])
+        ways = {
+            str(d): _call(_layer(x, channels[1], d, torch.contiguous_format), x)
+            for d in (1, edge - 1, edge)
+        }
+        bare = nn.Conv2d(*channels, 3, dilation=edge).to(x)
+        ways["padded before"] = _call(nn.Sequential(nn.ZeroPad2d(edge), bare), x)
+        yield "cliff", {"channels": channels, "dtype": dtype, "edge": edge}, ways
 
 
 def _detour(conv: nn.Conv2d, **way: Any) -> Callable[[Tensor], Tensor]:

@@ -150,7 +150,7 @@ def test_the_command_writes_ratios_to_the_first(tmp_path, monkeypatch):
         *("speed/dilation", "speed/space_to_batch", "speed/voc", "speed/labels"),
         *("speed/context/basic", "speed/context/large"),
         *("speed/context/basic/training", "speed/context/large/training"),
-        *("speed/dilation/training", "speed/detours/training"),
+        *("speed/dilation/training", "speed/detours/training", "speed/cliff"),
         *(["speed/gradients"] if inference.has_bfloat16() else []),
     }
     gradients = rows.pop(-2)["metrics"] if inference.has_bfloat16() else {}
