@@ -6,6 +6,7 @@ from math import inf
 from torch import nn
 
 from dilated_lib.arithmetic import ReceptiveField, compose
+from dilated_lib.conv2d import DilatedConv2d
 from dilated_lib.layers import Window, whole
 from dilated_lib.tracing import receptive_field
 
@@ -141,7 +142,7 @@ def _unpadded_chain(network: nn.Module) -> tuple[InputSizes, InputSizes] | None:
     rows: list[Window] = []
     columns: list[Window] = []
     for layer in network:
-        if type(layer) in (nn.Conv2d, nn.MaxPool2d):
+        if type(layer) in (nn.Conv2d, DilatedConv2d, nn.MaxPool2d):
             if layer.padding not in (0, (0, 0)):
                 return None
             pairs = zip(

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dilated_lib.conv2d import DilatedConv2d
 from dilated_lib.weights import converted, fits, read_weights
 
 __all__ = ["front_end", "fully_convolutional"]
@@ -103,7 +104,8 @@ def _layers(
         name: str, inputs: int, outputs: int, kernel_size: int, dilation: int = 1
     ) -> Iterator[tuple[str, nn.Module]]:
         number = name.removeprefix("conv").removeprefix("fc")
-        yield name, nn.Conv2d(inputs, outputs, kernel_size, dilation=dilation)
+        kind = nn.Conv2d if dilation == 1 else DilatedConv2d
+        yield name, kind(inputs, outputs, kernel_size, dilation=dilation)
         if batch_norm:
             yield f"bn{number}", nn.BatchNorm2d(outputs)
         yield f"relu{number}", nn.ReLU(inplace=True)

@@ -254,4 +254,19 @@ def test_a_network_trains_through_it(on_gpu):
     ).build()
     network.double()(drawn(1, 3, 396, 404)).sum().backward()
     assert all(one.grad is not None for one in network.parameters())
-    assert len(on_gpu) == 8
+    assert len(on_gpu) == 4 + 8  # conv5 and fc6; the context module
+
+
+def test_all_dilated_layers_of_a_network_are_such():
+    with torch.device("meta"):
+        network = dl.networks.dilation8_pascal_voc()
+    dilated = {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Conv2d) and layer.dilation != (1, 1)
+    }
+    assert [layer.dilation[0] for layer in dilated.values()] == [
+        *(2, 2, 2, 4),  # conv5, fc6
+        *(2, 4, 8, 16),  # the context module
+    ]
+    assert all(isinstance(layer, DilatedConv2d) for layer in dilated.values())

@@ -60,7 +60,7 @@ ARROWS = {
         *("recipes", "records", "segment", "stages", "start"),
     },
     "segment": {"architecture", "networks", "pictures", "sizes"},
-    "sizes": {"arithmetic", "layers", "tracing"},
+    "sizes": {"arithmetic", "conv2d", "layers", "tracing"},
     "speed": {"arithmetic"},
     "stages": {"data", "networks", "peers", "recipes"},
     "start": {
@@ -72,7 +72,7 @@ ARROWS = {
     },
     "training": {"data", "recipes", "records", "run"},
     "traps": {"networks", "pictures", "records", "segment", "weights"},
-    "vgg": {"weights"},
+    "vgg": {"conv2d", "weights"},
     "weights": {"caffe"},
     "__main__": {"commands", "experiments", "traps"},
 }

@@ -85,7 +85,7 @@ def test_between_convolutions_stand_only_relus_two_dropouts_and_three_poolings(n
     assert all(
         layer.bias is not None
         for layer in network.children()
-        if layer.__class__ is nn.Conv2d
+        if isinstance(layer, nn.Conv2d)
     )
 
 

@@ -170,6 +170,13 @@ def newest(out):
     return max((int(file.stem.removeprefix("step-")) for file in files), default=0)
 
 
+def test_processes_that_read_pictures_change_no_bit(tmp_path):
+    for workers in (0, 2):
+        run = process(tmp_path / str(workers), steps=4, workers=workers)
+        assert run.wait() == 0, (tmp_path / f"{workers}.log").read_text()
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
+
+
 def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bits(tmp_path):
     changes = {"steps": 30, "checkpoint_every": 1}
     whole, out = process(tmp_path / "whole", **changes), tmp_path / "killed"
