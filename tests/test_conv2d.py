@@ -65,6 +65,24 @@ def test_its_ways_compute_torchs_numbers_and_gradients():
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_the_product_has_full_channels_and_keeps_channels_last(monkeypatch, split):
+    seen, torchs = [], F.conv2d
+
+    def conv(x, weight, bias, **options):
+        out = torchs(x, weight, bias, **options)
+        seen.extend((x, out))
+        return out
+
+    monkeypatch.setattr(F, "conv2d", conv)
+    x = drawn(2, 11, 16, 20).contiguous(memory_format=torch.channels_last)
+    weight = drawn(3, 11, 3, 3).contiguous(memory_format=torch.channels_last)
+    convolve(x, weight, dilation=4, padding=4, multiple=8, split=split)
+    for one, channels in zip(seen, (16, 8), strict=True):
+        assert one.shape[1] == channels
+        assert one.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_its_gradients_are_those_of_its_values():
     parts = [drawn(*shape).requires_grad_() for shape in ((1, 3, 5, 7), (2, 3, 3, 3))]
     for split in (False, True):
@@ -131,7 +149,8 @@ def test_wrong_inputs_get_torchs_own_words(on_gpu):
                 one(torch.zeros(shape))
             words.append(str(error.value).replace("24", "21"))
         assert words[0] == words[1]
-    assert layer(torch.zeros(21, 9, 9)).shape == (21, 7, 7)  # one without a batch
+    for height in (9, 21):  # one without a batch
+        assert layer(torch.zeros(21, height, 9)).shape == (21, height - 2, 7)
 
 
 class Somewhere:
