@@ -14,7 +14,8 @@ class DilatedConv2d(nn.Conv2d):
     """torch's ``nn.Conv2d``, (N, C, H, W) → (N, O, H', W'), but in half precision.
 
     Arguments, parameters, names in files, shapes and hooks are those of ``nn.Conv2d``,
-    and torch.fx keeps the layer whole. The numbers are the same up to rounding.
+    and torch.fx keeps the layer whole. The numbers are the same up to rounding. (The
+    old torch.jit.script cannot read it; torch.export and torch.compile can.)
 
     In float16 and bfloat16, of the input or by autocast, it calls :func:`convolve`. On
     a GPU channels are padded to a multiple of 8, which its matrix units take, and from
@@ -91,13 +92,13 @@ def convolve(
         x = F.pad(x, (0, 0, 0, 0, 0, more_in))
         weight = F.pad(weight, (0, 0, 0, 0, 0, more_in, 0, more_out))
         bias = None if bias is None else F.pad(bias, (0, more_out))
-    if split:
-        pads = padding // dilation
-        height, width = (
-            side + 2 * padding - dilation * (taps - 1)
-            for side, taps in zip(x.shape[2:], weight.shape[2:], strict=True)
-        )
-        parts = F.conv2d(_apart(x, dilation), weight, bias, padding=pads)
+    height, width = (
+        side + 2 * padding - dilation * (taps - 1)
+        for side, taps in zip(x.shape[2:], weight.shape[2:], strict=True)
+    )
+    if split and min(height, width) > 0:  # torch says what is wrong
+        parts = _apart(x, dilation)
+        parts = F.conv2d(parts, weight, bias, padding=padding // dilation)
         out = _together(parts, dilation)[:, :, :height, :width]
     else:
         out = F.conv2d(x, weight, bias, padding=padding, dilation=dilation)

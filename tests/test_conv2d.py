@@ -100,7 +100,7 @@ def test_without_pixels_or_room_it_does_as_torch():
         torch.zeros(0, 3, 8, 8), torch.zeros(2, 3, 3, 3), dilation=2, padding=2, split=1
     )
     assert out.shape == (0, 2, 8, 8)
-    with pytest.raises(RuntimeError, match="can't be greater than actual input size"):
+    with pytest.raises(RuntimeError, match=r"\(32 x 40\). Kernel size: \(33 x 33\)"):
         convolve(
             torch.zeros(1, 1, 32, 40),
             torch.zeros(1, 1, 3, 3),
@@ -235,6 +235,17 @@ def test_fx_copies_and_pickles_take_it_for_a_layer(on_gpu):
         assert torch.equal(graph(x), chain(x))
         assert type(one[0]) is DilatedConv2d
     assert len(on_gpu) == 6
+
+
+def test_export_and_compile_go_through_it(monkeypatch):
+    monkeypatch.setattr(conv2d, "_rule", lambda x: (8, 16))
+    layer = DilatedConv2d(3, 5, 3, padding=16, dilation=16).double()
+    x = drawn(1, 3, 40, 37)
+    for one in (
+        torch.export.export(layer, (x,)).module(),
+        torch.compile(layer, fullgraph=True, backend="eager"),
+    ):
+        torch.testing.assert_close(one(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
 def test_hooks_see_the_layers_own_shapes(on_gpu):
