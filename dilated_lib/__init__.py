@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dilated_lib import dense as dense
     from dilated_lib import experiments as experiments
     from dilated_lib import explorer as explorer
+    from dilated_lib import fidelity as fidelity
     from dilated_lib import inference as inference
     from dilated_lib import layers as layers
     from dilated_lib import metric as metric
@@ -126,6 +127,7 @@ _MODULES = (
     "dense",
     "experiments",
     "explorer",
+    "fidelity",
     "inference",
     "layers",
     "metric",

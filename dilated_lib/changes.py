@@ -1,6 +1,7 @@
 """What the context module changes: which pixels, and whether rightly."""
 
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchmetrics.classification import MulticlassJaccardIndex
 from tqdm import tqdm
 
 from dilated_lib.architecture import open_network, small_network
 from dilated_lib.data.labelled import VOID, Sample
 from dilated_lib.data.sets import open_data
+from dilated_lib.metric import scores
 from dilated_lib.networks import DilatedNetwork
 from dilated_lib.records import Record, device_name, write
 from dilated_lib.segment import probabilities
@@ -45,10 +48,10 @@ def changes(
 ) -> None:
     """Compare a network with its own front end, pixel by pixel, into a record.
 
-    It has the accuracy of each picture, without and with the context module; how many
-    pixels that changed, and whether from wrong to right or the other way round; and
-    label maps, thinned out to ``every`` row and column, of the best and the worst
-    picture. Without ``weights`` it is the small network.
+    It has the scores on the split, without and with the context module, and the
+    accuracy of each picture; how many pixels changed, and whether from wrong to right
+    or the other way round; and label maps, thinned out to ``every`` row and column, of
+    the best and the worst picture. Without ``weights`` it is the small network.
 
     >>> changes(Path("c.json"), data="shapes", split="dev", weights=None, every=4)
     Traceback (most recent call last):
@@ -65,6 +68,11 @@ def changes(
     maps: list[list[Tensor]] = []
     totals = dict.fromkeys(("wrong to right", "right to wrong", "wrong to wrong"), 0)
     labelled = 0
+    classes = tuple(network.palette)
+    meters = [
+        MulticlassJaccardIndex(len(classes), average=None, ignore_index=VOID)
+        for _ in answers
+    ]
     samples: Dataset[Sample] = open_data(data).split(split)
     for index in tqdm(range(len(samples)), "pictures"):  # type: ignore[arg-type]
         picture, labels = samples[index]
@@ -72,6 +80,8 @@ def changes(
         front, both = (
             answer(picture[None].to(device))[0].argmax(0).cpu() for answer in answers
         )
+        for meter, one in zip(meters, (front, both), strict=True):
+            meter.update(one, truth)
         known = truth != VOID
         right = [(one == truth) & known for one in (front, both)]
         other = (front != both) & known
@@ -106,6 +116,7 @@ def changes(
         seed=0,
         config={"data": data, "split": split, "every": every},
         metrics={
+            "scores": [asdict(scores(meter, classes)) for meter in meters],
             "pictures": pictures,
             "changed": {
                 name: round(100 * count / labelled, 3) for name, count in totals.items()

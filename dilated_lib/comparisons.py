@@ -2,30 +2,24 @@
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
 from dataclasses import asdict
 from itertools import product
-from math import isfinite
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.nn import functional as F
 
-from dilated_lib.architecture import small_network
 from dilated_lib.context import ContextModule, Variant
 from dilated_lib.conv2d import DilatedConv2d, convolve
 from dilated_lib.convolution import dilate
-from dilated_lib.data.labelled import Sample
 from dilated_lib.data.sets import open_data
+from dilated_lib.fidelity import gradient_errors, same_labels
 from dilated_lib.inference import has_bfloat16, quick
 from dilated_lib.networks import dilation8_pascal_voc
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.segment import probabilities
 from dilated_lib.speed import measure
 
 __all__ = ["speed"]
@@ -76,10 +70,10 @@ def speed(out: Path, *, seconds: float, data: str | None, small: bool) -> None:
             begin = time.perf_counter()
         if device.type == "cuda" or has_bfloat16():
             config = {"channels": (21, 21), "side": 64, "dtype": "bfloat16"}
-            keep("gradients", config, _gradients(device))
+            keep("gradients", config, gradient_errors(device, DILATIONS))
             begin = time.perf_counter()
         if data is not None:
-            shares = _same_labels(open_data(data).split("val"), 4 if small else None)
+            shares = same_labels(open_data(data).split("val"), 4 if small else None)
             config = {"data": data, "split": "val", "pictures": len(shares)}
             metrics = {"same": round(sum(shares) / len(shares), 3)}
             keep("labels", config, metrics | {"worst": round(min(shares), 3)})
@@ -93,7 +87,7 @@ def _experiments(device: torch.device, small: bool) -> Iterator[Experiment]:
     kinds = {"float32": torch.float32}
     if device.type == "cuda" or has_bfloat16():
         kinds["bfloat16"] = torch.bfloat16
-    # on a CPU torch's own gradients can be wrong in bfloat16, see _gradients
+    # on a CPU torch's own gradients can be wrong in bfloat16, see gradient_errors
     trained = kinds if device.type == "cuda" else {"float32": torch.float32}
     for channels in ((3, 3),) if small else ((21, 21), (24, 24), (64, 64), (336, 672)):
         for (dtype, kind), (layout, order) in product(kinds.items(), LAYOUTS.items()):
@@ -205,16 +199,26 @@ def _step(
 
 
 def _modules(module: ContextModule, x: Tensor) -> dict[str, Callable[[], object]]:
-    """The context module, without dilation, of torch's own layers, and as it is."""
+    """The context module, without dilation, of torch's own layers, and as it is.
+
+    And with channels in multiples of 8 from the start: as fast as it could be if it
+    need not pad them.
+    """
     order = torch.channels_last
     module, x = module.to(memory_format=order), x.contiguous(memory_format=order)
-    undilated, plain = deepcopy(module), deepcopy(module)
+    undilated, plain, full = (deepcopy(module) for _ in range(3))
     for at, layer in enumerate(module.layers):
         assert isinstance(layer, nn.Conv2d)
         kernel, d = layer.kernel_size[0], layer.dilation[0]
         shape = layer.in_channels, layer.out_channels, kernel
-        plain.layers[at] = nn.Conv2d(*shape, padding=kernel // 2 * d, dilation=d)
+        more = [-(-channels // 8) * 8 for channels in shape[:2]]
+        pad = kernel // 2 * d
+        plain.layers[at] = nn.Conv2d(*shape, padding=pad, dilation=d)
+        full.layers[at] = DilatedConv2d(*more, kernel, padding=pad, dilation=d)
         undilated.layers[at] = DilatedConv2d(*shape, padding=kernel // 2)
+    full.num_classes = -(-module.num_classes // 8) * 8
+    wide = F.pad(x, (0, 0, 0, 0, 0, full.num_classes - module.num_classes))
+    full.to(x).to(memory_format=order)
     for other in (plain, undilated):
         other.to(x).to(memory_format=order).load_state_dict(module.state_dict())
     wanted = plain(x)
@@ -222,7 +226,8 @@ def _modules(module: ContextModule, x: Tensor) -> dict[str, Callable[[], object]
     if far > 0.05:  # eight layers, each rounded to eight bits
         raise RuntimeError(f"the context module is off torch's layers by {far:.2f}")
     modules = {"undilated": undilated, "plain": plain, "library": module}
-    return {name: _step(one, x, one) for name, one in modules.items()}
+    steps = {name: _step(one, x, one) for name, one in modules.items()}
+    return steps | {"full channels": _step(full, wide, full)}
 
 
 def _layer(
@@ -247,54 +252,3 @@ def _interleaved(conv: nn.Conv2d, x: Tensor, d: int) -> Callable[[], object]:
     return lambda: dilate(
         x, conv.weight, conv.bias, dilation=d, padding=d, method="space_to_batch"
     )
-
-
-def _gradients(device: torch.device) -> dict[str, dict[str, float | str]]:
-    """By dilation, how far the gradients of the weights are from float64's.
-
-    torch's may end the process, so each has one of its own.
-    """
-    found: dict[str, dict[str, float | str]] = {"torch": {}, "library": {}}
-    for d in DILATIONS:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            try:
-                error = pool.submit(_gradient_error, nn.Conv2d, d, device).result()
-                found["torch"][str(d)] = error
-            except BrokenProcessPool:
-                found["torch"][str(d)] = "process ended"
-        found["library"][str(d)] = _gradient_error(DilatedConv2d, d, device)
-    return found
-
-
-def _gradient_error(
-    layer: type[nn.Conv2d], d: int, device: torch.device
-) -> float | str:
-    """Largest error, of a layer in bfloat16, in terms of the largest gradient."""
-    draw = torch.Generator().manual_seed(0)
-    conv = layer(21, 21, 3, padding=d, dilation=d)
-    x, weight, gradient = (
-        torch.randn(shape, generator=draw).to(device, torch.bfloat16)
-        for shape in ((1, 21, 64, 64), conv.weight.shape, (1, 21, 64, 64))
-    )
-    conv = conv.to(x).to(memory_format=torch.channels_last)
-    conv.load_state_dict({"weight": weight, "bias": torch.zeros(21)})
-    x = x.contiguous(memory_format=torch.channels_last)
-    both: list[Tensor] = []
-    for kind in (torch.bfloat16, torch.float64):
-        conv = conv.to(kind)
-        with torch.enable_grad():
-            out = conv(x.to(kind))
-        both += torch.autograd.grad(out, [conv.weight], gradient.to(kind))
-    error = ((both[0] - both[1]).abs().max() / both[1].abs().max()).item()
-    return round(error, 4) if isfinite(error) else str(error)
-
-
-def _same_labels(pictures: Dataset[Sample], most: int | None) -> list[float]:
-    """For each picture, percent of the pixels to which ``quick`` gives their label."""
-    networks = small_network(), quick(small_network())
-    shares = []
-    for index in range(len(pictures))[:most]:  # type: ignore[arg-type]
-        image = pictures[index][0][None]
-        one, other = (probabilities(net, image).argmax(1) for net in networks)
-        shares.append(100 * (one == other).float().mean().item())
-    return shares

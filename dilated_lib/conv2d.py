@@ -1,6 +1,6 @@
 """A dilated layer that is fast on a GPU and right on a CPU in half precision."""
 
-from math import inf
+from functools import wraps
 from typing import Any
 
 import torch
@@ -14,25 +14,29 @@ class DilatedConv2d(nn.Conv2d):
     """torch's ``nn.Conv2d``, (N, C, H, W) → (N, O, H', W'), but in half precision.
 
     Arguments, parameters, names in files, shapes and hooks are those of ``nn.Conv2d``,
-    and torch.fx keeps the layer whole. The numbers are the same up to rounding. (The
-    old torch.jit.script cannot read it; torch.export and torch.compile can.)
+    and torch.fx keeps the layer whole. The numbers are the same up to rounding; how
+    they lie in memory may differ. (The old torch.jit.script cannot read it;
+    torch.export and torch.compile can.)
 
-    In float16 and bfloat16, of the input or by autocast, it calls :func:`convolve`. On
-    a GPU channels are padded to a multiple of 8, which its matrix units take, and from
-    dilation 16 on the map is split, because torch's gradients are slow there. On a CPU
-    channels are padded to a multiple of 16: with 17 to 31, and others between two
-    multiples, the gradient of torch's own dilated layer can be wrong (torch 2.11 and
-    2.14 on CPUs with ``avx512_bf16``, channels last). Chapter 07 shows both.
+    In float16 and bfloat16, of the input or by autocast, channels are padded with
+    zeros, and the output's are cut off again:
+
+    - On a GPU to a multiple of 8, which its matrix units take. From dilation 16 on the
+      map is split, too (:func:`convolve`), because torch's gradients are slow there:
+      without stride, and with zeros around the map in multiples of the dilation.
+    - On a CPU, of dilated layers, to a multiple of 16: with 17 to 31, and others
+      between two multiples, the gradient of torch's own can be wrong (torch 2.11 and
+      2.14 on CPUs with ``avx512_bf16``, channels last). Chapter 07 shows it.
 
     That is a fixed rule. Nothing is tried out, so that a run that was resumed rounds as
-    before. In other precisions, and with strides, groups, unequal dilations, or padding
-    that is not zeros in multiples of the dilation, it is ``nn.Conv2d``.
+    before. In other precisions, and with groups, it is ``nn.Conv2d``.
 
     >>> layer = DilatedConv2d(21, 21, 3, padding=16, dilation=16)
     >>> layer(torch.zeros(1, 21, 40, 50)).shape
     torch.Size([1, 21, 40, 50])
     """
 
+    @wraps(nn.Conv2d.__init__)  # type: ignore[misc]  # for who asks its arguments
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # by this torch.fx knows the layers that it does not look into
@@ -40,26 +44,40 @@ class DilatedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """As of ``nn.Conv2d``."""
-        rule, dilation, pads = _rule(input), self.dilation[0], self.padding
+        device, kind = _half(input)
         if (
-            rule is None
-            or input.dim() != 4
-            or input.shape[1] != self.in_channels  # torch says what is wrong
-            or (self.stride, self.groups, self.padding_mode) != ((1, 1), 1, "zeros")
-            or self.dilation != (dilation, dilation)
-            or isinstance(pads, str)
-            or pads != (pads[0], pads[0])
-            or pads[0] % dilation
+            kind is None
+            or self.groups > 1
+            or (device == "cpu" and max(self.dilation) == 1)
+            or input.dim() not in (3, 4)
+            or input.shape[-3] != self.in_channels  # torch says what is wrong
         ):
             return super().forward(input)
-        return convolve(
-            input,
-            self.weight,
-            self.bias,
-            dilation=dilation,
-            padding=pads[0],
-            multiple=rule[0],
-            split=dilation >= rule[1],
+        parts = input, self.weight, self.bias
+        if input.dtype != kind:  # by autocast: fewer bytes to copy below
+            parts = input.to(kind), self.weight.to(kind), _to(self.bias, kind)
+        if device == "cuda" and self._can_be_split():
+            return convolve(
+                *parts,
+                dilation=self.dilation[0],
+                padding=int(self.padding[0]),
+                multiple=8,
+                split=True,
+            )
+        out = self._conv_forward(*_filled(*parts, 8 if device == "cuda" else 16))
+        return _cut(out, self.out_channels)
+
+    def _can_be_split(self) -> bool:
+        d, pads = self.dilation[0], self.padding
+        return (
+            d >= 16
+            and self.dilation == (d, d)
+            and max(self.kernel_size) > 1
+            and self.stride == (1, 1)
+            and self.padding_mode == "zeros"
+            and not isinstance(pads, str)
+            and pads == (pads[0], pads[0])
+            and pads[0] % d == 0
         )
 
 
@@ -78,20 +96,23 @@ def convolve(
     Zeros fill the channels up to a ``multiple``, and the output's are cut off again.
     With ``split`` the map is taken apart into dilation² maps, each of every so many
     rows and columns, in the batch; these are convolved without dilation and put
-    together. ``padding`` must be a multiple of the dilation then. Differentiable as
-    torch's own.
+    together. Differentiable as torch's own.
+
+    Raises ValueError if a map is to be split and the padding is no multiple of the
+    dilation.
 
     >>> x, taps = torch.ones(1, 3, 6, 7), torch.ones(5, 3, 3, 3)
     >>> out = convolve(x, taps, dilation=2, padding=2, multiple=8, split=True)
     >>> out.shape, out[0, 0, 2, 2].item()  # 9 taps on each of 3 channels
     (torch.Size([1, 5, 6, 7]), 27.0)
     """
+    if split and padding % dilation:
+        raise ValueError(
+            "to split a map, padding must be a multiple of the dilation, got padding "
+            f"{padding} and dilation {dilation}"
+        )
     outputs = len(weight)
-    more_out, more_in = -outputs % multiple, -weight.shape[1] % multiple
-    if more_out or more_in:
-        x = F.pad(x, (0, 0, 0, 0, 0, more_in))
-        weight = F.pad(weight, (0, 0, 0, 0, 0, more_in, 0, more_out))
-        bias = None if bias is None else F.pad(bias, (0, more_out))
+    x, weight, bias = _filled(x, weight, bias, multiple)
     height, width = (
         side + 2 * padding - dilation * (taps - 1)
         for side, taps in zip(x.shape[2:], weight.shape[2:], strict=True)
@@ -102,7 +123,26 @@ def convolve(
         out = _together(parts, dilation)[:, :, :height, :width]
     else:
         out = F.conv2d(x, weight, bias, padding=padding, dilation=dilation)
-    return out[:, :outputs]
+    return _cut(out, outputs)
+
+
+def _filled(
+    x: Tensor, weight: Tensor, bias: Tensor | None, multiple: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same with zeros in more channels, to a multiple; x may lack the batch."""
+    more_out, more_in = -len(weight) % multiple, -weight.shape[1] % multiple
+    if more_in:
+        x = F.pad(x, (0, 0, 0, 0, 0, more_in))
+    if more_in or more_out:
+        weight = F.pad(weight, (0, 0, 0, 0, 0, more_in, 0, more_out))
+    if more_out and bias is not None:
+        bias = F.pad(bias, (0, more_out))
+    return x, weight, bias
+
+
+def _cut(out: Tensor, channels: int) -> Tensor:
+    """No view where nothing is to cut: ReLUs in place would have to copy it."""
+    return out if out.shape[-3] == channels else out.narrow(-3, 0, channels)
 
 
 def _apart(x: Tensor, d: int) -> Tensor:
@@ -121,13 +161,15 @@ def _together(parts: Tensor, d: int) -> Tensor:
     return rows.movedim(-1, 1)
 
 
-def _rule(x: Tensor) -> tuple[int, float] | None:
-    """Of what channels are to be a multiple, and from which dilation on to split."""
-    device = x.device.type
-    if device not in ("cuda", "cpu"):
-        return None
-    mixed = torch.is_autocast_enabled(device)
-    kind = torch.get_autocast_dtype(device) if mixed else x.dtype
-    if kind not in (torch.float16, torch.bfloat16):
-        return None
-    return (8, 16) if device == "cuda" else (16, inf)
+def _half(x: Tensor) -> tuple[str, torch.dtype | None]:
+    """The device, and float16 or bfloat16 if a layer computes x in it there."""
+    device, kind = x.device.type, x.dtype
+    if device not in ("cuda", "cpu") or kind == torch.float64:
+        return device, None
+    if torch.is_autocast_enabled(device):
+        kind = torch.get_autocast_dtype(device)
+    return device, kind if kind in (torch.float16, torch.bfloat16) else None
+
+
+def _to(one: Tensor | None, kind: torch.dtype) -> Tensor | None:
+    return None if one is None else one.to(kind)

@@ -41,7 +41,7 @@ class Recipe:
         auxiliary: In the joint stage, the weight of the loss of the front end's logits.
         dropout: Behind fc6 and fc7.
         zoom: The least and the largest random scale.
-        rotation: The largest random turn in degrees.
+        rotation: The largest random turn, of every other picture, in degrees.
         colour: The largest random change of brightness, contrast and saturation.
     """
 

@@ -66,14 +66,16 @@ class Record:
 
 
 def device_name(device: torch.device) -> str:
-    """The name of a GPU, or of the CPU with the number of threads that torch uses.
+    """The name of a GPU, or of the CPU, its vectors and the threads that torch uses.
 
     >>> device_name(torch.device("cpu")).startswith("CPU (")
     True
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, threads: {torch.get_num_threads()})"
+    vectors = torch.backends.cpu.get_cpu_capability()
+    threads = torch.get_num_threads()
+    return f"CPU ({platform.machine()}, {vectors}, threads: {threads})"
 
 
 def write(path: Path, records: Iterable[Record]) -> None:

@@ -1,6 +1,7 @@
 """A run of training: what it is made of, one step of it, and how it is measured."""
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -55,6 +56,7 @@ class Run:
     module: Callable[..., Any]  # the stage as Fabric runs it
     optimizer: Any
     augment: nn.Module
+    beside: torch.cuda.Stream | None = None
     step: int = 0
     seconds: float = 0.0
     waited: float = 0.0  # for samples to be read
@@ -64,20 +66,32 @@ class Run:
         """A split, or its first pictures."""
         return _first(self.data.split(name), self.config.pictures)
 
-    def update(self, samples: list[Sample]) -> Tensor:
+    def crops(self, samples: list[Sample]) -> tuple[Tensor, Tensor]:
+        """A step's images and labels; a GPU makes them beside the step before it."""
+        first = self.fabric.global_rank * len(samples)
+        pairs = []
+        with torch.cuda.stream(self.beside):
+            for place, sample in enumerate(samples):
+                _seed(self.config.seed, 1, self.step, first + place)
+                pairs.append(self.augment(*self.fabric.to_device(sample)))
+            images = torch.stack([image for image, _ in pairs]).float()
+            labels = torch.stack([label for _, label in pairs])
+        if self.beside:
+            now = torch.cuda.current_stream()
+            now.wait_stream(self.beside)
+            images.record_stream(now)
+            labels.record_stream(now)
+        return images, labels
+
+    def update(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimizer; its loss, not yet read from the device."""
         config, fabric, stage = self.config, self.fabric, self.stage
-        first = fabric.global_rank * len(samples)
-        pairs = []
-        for place, sample in enumerate(samples):
-            _seed(config.seed, 1, self.step, first + place)
-            pairs.append(self.augment(*fabric.to_device(sample)))
-        images = torch.stack([image for image, _ in pairs]).float()
-        labels = torch.stack([label for _, label in pairs])
         if self.step == 0:
             check_start(stage, images, labels, config)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * learning_rate(config, self.step)
+        # crops have one size, for which cuDNN may look for the fastest way
+        torch.backends.cudnn.benchmark = not config.deterministic
         stage.train()
         _seed(config.seed, 2, self.step, fabric.global_rank)  # dropout
         weight = fabric.all_reduce(stage.weight(labels), reduce_op="sum")
@@ -131,7 +145,7 @@ class Run:
         self.fabric.barrier()
 
     def shares(self, images: Tensor) -> Tensor:
-        """Class probabilities of whole images, in float32."""
+        """Class probabilities of whole images, in float32; a GPU may use TF32."""
         network = self.stage.network
         if isinstance(network, Peer):
             return network.probabilities(images)
@@ -139,6 +153,7 @@ class Run:
 
     def measure(self, split: str, *, flip: bool = False) -> dict[str, Any]:
         """Scores on a split."""
+        torch.backends.cudnn.benchmark = False  # pictures differ in size
         found = evaluate(
             self.shares,
             self.split(split),
@@ -194,6 +209,7 @@ class Run:
                 device=device_name(self.fabric.device),
             )
             write(self.out / "record.json", [done])
+            shutil.rmtree(self.out / "checkpoints")  # of large networks, gigabytes
         self.fabric.barrier()
         return done
 
@@ -252,9 +268,12 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
         colour=recipe.colour,
         fill=(data.mean[2], data.mean[1], data.mean[0]),
     )
+    beside = None
+    if fabric.device.type == "cuda":
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     run = Run(
         config, fabric, out, progress, data, counts, architecture,
-        stage, module, optimizer, augment,
+        stage, module, optimizer, augment, beside,
     )  # fmt: skip
     if state:
         optimizer.load_state_dict(state["optimizer"])

@@ -78,15 +78,16 @@ class Stage(nn.Module):
         labels = self._at(labels)
         if logits.shape[2:] != labels.shape[1:]:
             logits = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear")
-        # one row a pixel: the loss of maps has no deterministic form on a GPU
+        # one row a pixel: the loss of maps has no deterministic form on a GPU, and
+        # the rows' own sum is that of a single block of threads there
         rows = logits.float().permute(0, 2, 3, 1).flatten(0, 2)
         return F.cross_entropy(
             rows,
             labels.flatten().long(),
             self.class_weights,
             ignore_index=VOID,
-            reduction="sum",
-        )
+            reduction="none",
+        ).sum()
 
     def _at(self, labels: Tensor) -> Tensor:
         if self.recipe.loss_at == "cells" and not isinstance(self.network, Peer):
@@ -96,10 +97,10 @@ class Stage(nn.Module):
     def weight(self, labels: Tensor) -> Tensor:
         """What to divide the sum by: the labelled pixels, or cells, with weights."""
         labels = self._at(labels).flatten().long()
-        labels = labels[labels != VOID]
+        known = labels != VOID
         if self.class_weights is None:
-            return torch.tensor(float(len(labels)), device=labels.device)
-        return self.class_weights[labels].sum()
+            return known.sum().float()
+        return (self.class_weights[labels * known] * known).sum()
 
 
 def median_frequency_weights(counts: Tensor) -> Tensor:

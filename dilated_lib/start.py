@@ -152,7 +152,8 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
     stage.eval()
     try:
         with torch.no_grad():
-            loss = float(stage(images, labels) / stage.weight(labels))
+            # not by calling it: a stage to be compiled is compiled for training alone
+            loss = float(stage.forward(images, labels) / stage.weight(labels))
     finally:
         for hook in hooks:
             hook.remove()
@@ -169,6 +170,7 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
     if not abs(loss - guess) < 0.5:
         raise ValueError(
             f"the first loss is {loss:.2f}; equal probabilities for "
-            f"{len(network.palette)} classes have ln C = {guess:.2f}. Something is "
-            "wrong with the start, the mean or the order of the channels"
+            f"{len(network.palette)} classes have ln C = {guess:.2f}. Something starts "
+            "too large: the last layer, or weights that want smaller pixels than 0 to "
+            "255"
         )

@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -53,9 +55,28 @@ def train(
         done = Record(**json.loads((out / "record.json").read_text())[0])
         require_same(done.config, config, out)
         return done
-    if config.deterministic:
+    with _algorithms(config.deterministic):
+        return _train(config, out, experiment, deadline, progress)
+
+
+@contextmanager
+def _algorithms(deterministic: bool) -> Iterator[None]:
+    """Deterministic ones only, and afterwards those that were allowed before."""
+    if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(config.deterministic)
+    before = torch.are_deterministic_algorithms_enabled()
+    searching = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = searching
+
+
+def _train(
+    config: Config, out: Path, experiment: str, deadline: float | None, progress: bool
+) -> Record | None:
     fabric = _fabric(config, out)
     run = begin(config, fabric, out, progress)
     loader = batches(
@@ -75,14 +96,15 @@ def train(
         loader, experiment, config.steps, initial=run.step, disable=quiet
     ):
         run.waited += time.monotonic() - since
-        loss = run.update(samples)
-        if pending:  # the step before this one, so that the device need not wait
+        images, labels = run.crops(samples)
+        if pending:  # only now, so that a GPU need not wait for the crops
             run.note(*pending)
-        pending = (run.step, loss, indices)
+        pending = (run.step, run.update(images, labels), indices)
         run.step += 1
         run.seconds = time.monotonic() - begun
         last = run.step == config.steps
-        late = deadline is not None and time.monotonic() > deadline
+        # of all processes the first one's clock counts
+        late = deadline is not None and fabric.broadcast(time.monotonic() > deadline)
         if last or late or run.step % config.checkpoint_every == 0:
             run.note(*pending)  # nothing is kept after a loss that is not finite
             pending = None

@@ -4,7 +4,6 @@ import copy
 import pickle
 import random
 from itertools import pairwise
-from math import inf
 
 import pytest
 import torch
@@ -18,16 +17,23 @@ from dilated_lib.conv2d import DilatedConv2d, convolve
 
 @pytest.fixture
 def on_gpu(monkeypatch):
-    """As if each input were half precision on a GPU; count what goes the own way."""
-    calls = []
+    """As if each input were half precision on a GPU; the products it comes to."""
+    return products(monkeypatch, "cuda")
 
-    def counting(*args, **options):
-        calls.append(options)
-        return convolve(*args, **options)
 
-    monkeypatch.setattr(conv2d, "_rule", lambda x: (8, 16))
-    monkeypatch.setattr(conv2d, "convolve", counting)
-    return calls
+def products(monkeypatch, device):
+    """Input and weight channels, and dilation, of each product, as if in half there."""
+    seen, torchs = [], F.conv2d
+
+    def counting(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+        d = dilation if isinstance(dilation, int) else max(dilation)
+        seen.append((*x.shape[-3:-2], len(weight), d))  # a wrong one may have two
+        assert bias is None or len(bias) == len(weight)
+        return torchs(x, weight, bias, stride, padding, dilation, groups)
+
+    monkeypatch.setattr(conv2d, "_half", lambda x: (device, x.dtype))
+    monkeypatch.setattr(F, "conv2d", counting)
+    return seen
 
 
 def drawn(*shape, seed=0):
@@ -115,29 +121,77 @@ def test_the_rule_is_the_channels_and_the_dilation(on_gpu):
         torch.testing.assert_close(
             layer(x), F.conv2d(x, layer.weight, layer.bias, padding=d, dilation=d)
         )
-        assert on_gpu.pop() == {
-            **{"dilation": d, "padding": d, "multiple": 8, "split": d >= 16},
-        }
+        assert on_gpu.pop(0) == (24, 8, 1 if d >= 16 else d)
+        assert on_gpu.pop() == (21, 5, d) and not on_gpu
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"stride": 2},
-        {"groups": 4},
-        {"padding_mode": "reflect", "padding": 1},
-        {"padding": "same"},
-        {"dilation": (16, 8)},
-        {"padding": (1, 0)},
-        {"dilation": 16, "padding": 15},
-    ],
-)
-def test_other_layers_are_torchs(on_gpu, options):
-    layer = DilatedConv2d(4, 8, 3, **options).double()
-    plain = nn.Conv2d(4, 8, 3, **options).double()
+OTHERS = [
+    {"stride": 2},
+    {"padding_mode": "reflect", "padding": 1},
+    {"padding": "same"},
+    {"padding": "valid", "bias": False},
+    {"dilation": (16, 8)},
+    {"dilation": (2, 1), "padding": (1, 0)},
+    {"dilation": 16, "padding": 15},
+]
+
+
+@pytest.mark.parametrize("options", OTHERS)
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_whatever_its_options_a_product_has_full_channels(on_gpu, options, batch):
+    layer = DilatedConv2d(5, 9, 3, **options).double()
+    plain = nn.Conv2d(5, 9, 3, **options).double()
     plain.load_state_dict(layer.state_dict())
-    x = drawn(2, 4, 40, 40)
-    assert torch.equal(layer(x), plain(x)) and not on_gpu
+    x = drawn(*batch, 5, 40, 40)
+    torch.testing.assert_close(layer(x), plain(x), rtol=1e-12, atol=1e-12)
+    d = options.get("dilation", 1)
+    d = d if isinstance(d, int) else max(d)
+    assert on_gpu == [(8, 16, d), (5, 9, d)]  # not split
+
+
+@pytest.mark.parametrize("options", [{}, *OTHERS])
+@pytest.mark.parametrize("d", [1, 2, 16])
+def test_on_a_cpu_dilated_products_have_channels_in_sixteens(monkeypatch, options, d):
+    """Where torch's gradients are wrong; also on CPUs on which they are right."""
+    seen = products(monkeypatch, "cpu")
+    layer = DilatedConv2d(21, 5, 3, **{"dilation": d} | options).double()
+    layer(drawn(1, 21, 40, 40))
+    ((inputs, outputs, dilation),) = seen
+    full = max(layer.dilation) > 1
+    assert (inputs, outputs) == ((32, 16) if full else (21, 5))
+    assert dilation == max(layer.dilation)
+
+
+def test_groups_are_torchs(on_gpu):
+    layer = DilatedConv2d(4, 8, 3, groups=4, dilation=16).double()
+    assert layer(drawn(2, 4, 40, 40)).shape == (2, 8, 8, 8)
+    assert on_gpu == [(4, 8, 16)]
+
+
+def test_a_layer_of_one_tap_is_not_split(on_gpu):
+    DilatedConv2d(8, 8, 1, dilation=16).double()(drawn(1, 8, 9, 9))
+    assert on_gpu == [(8, 8, 16)]
+
+
+def test_a_split_needs_padding_in_multiples_of_the_dilation():
+    x, weight = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3)
+    with pytest.raises(ValueError, match="got padding 3 and dilation 2"):
+        convolve(x, weight, dilation=2, padding=3, split=True)
+    assert convolve(x, weight, dilation=2, padding=3).shape == (1, 1, 10, 10)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_with_full_channels_the_result_is_no_view(monkeypatch, device):
+    """A ReLU in place, as the front end has, would have to copy a view's gradient."""
+    products(monkeypatch, device)
+    layer = DilatedConv2d(16, 32, 3, dilation=2).double()
+    out = torch.relu_(layer(drawn(1, 16, 9, 9)))
+    assert type(out.grad_fn).__name__ == "ReluBackward0"
+
+
+def test_it_can_be_made_like_torchs():
+    layer = nn.utils.skip_init(DilatedConv2d, 3, 5, 3, dilation=2)
+    assert layer.weight.shape == (5, 3, 3, 3)
 
 
 def test_wrong_inputs_get_torchs_own_words(on_gpu):
@@ -161,24 +215,23 @@ class Somewhere:
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "mixed", "rule"),
+    ("device", "dtype", "mixed", "half"),
     [
-        ("cuda:1", torch.float16, None, (8, 16)),
-        ("cuda:1", torch.bfloat16, None, (8, 16)),
+        ("cuda:1", torch.float16, None, torch.float16),
+        ("cuda:1", torch.bfloat16, None, torch.bfloat16),
         ("cuda:1", torch.float32, None, None),
         ("cuda:1", torch.float64, None, None),
-        ("cuda:1", torch.float32, torch.bfloat16, (8, 16)),
-        ("cuda:1", torch.float32, torch.float16, (8, 16)),
+        ("cuda:1", torch.float32, torch.bfloat16, torch.bfloat16),
+        ("cuda:1", torch.float32, torch.float16, torch.float16),
+        ("cuda:1", torch.float64, torch.float16, None),  # autocast leaves it
         ("cpu", torch.float32, None, None),
-        ("cpu", torch.bfloat16, None, (16, inf)),
-        ("cpu", torch.float32, torch.bfloat16, (16, inf)),
+        ("cpu", torch.bfloat16, None, torch.bfloat16),
+        ("cpu", torch.float32, torch.bfloat16, torch.bfloat16),
         ("meta", torch.bfloat16, None, None),
         ("mps", torch.float16, None, None),
     ],
 )
-def test_the_rule_is_of_the_device_and_the_precision_of_the_product(
-    monkeypatch, device, dtype, mixed, rule
-):
+def test_half_is_the_precision_of_the_product(monkeypatch, device, dtype, mixed, half):
     asked = []
 
     def enabled(kind):
@@ -187,8 +240,10 @@ def test_the_rule_is_of_the_device_and_the_precision_of_the_product(
 
     monkeypatch.setattr(torch, "is_autocast_enabled", enabled)
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: mixed)
-    assert conv2d._rule(Somewhere(device, dtype)) == rule
-    assert asked == ([device.split(":")[0]] if device[0] == "c" else [])
+    kind = device.split(":")[0]
+    assert conv2d._half(Somewhere(device, dtype)) == (kind, half)
+    known = kind in ("cuda", "cpu") and dtype != torch.float64
+    assert asked == ([kind] if known else [])
 
 
 def test_on_a_cpu_in_float32_it_is_torchs_layer():
@@ -238,7 +293,7 @@ def test_fx_copies_and_pickles_take_it_for_a_layer(on_gpu):
 
 
 def test_export_and_compile_go_through_it(monkeypatch):
-    monkeypatch.setattr(conv2d, "_rule", lambda x: (8, 16))
+    monkeypatch.setattr(conv2d, "_half", lambda x: ("cuda", x.dtype))
     layer = DilatedConv2d(3, 5, 3, padding=16, dilation=16).double()
     x = drawn(1, 3, 40, 37)
     for one in (
@@ -265,8 +320,9 @@ def test_the_context_module_is_the_same(on_gpu, monkeypatch, variant, padding):
     x = drawn(2, 3, 70, 75).requires_grad_()
     found = module(x)
     fast = torch.autograd.grad(found.square().sum(), [x, *module.parameters()])
-    assert [one["split"] for one in on_gpu] == [False] * 5 + [True] + [False] * 2
-    monkeypatch.setattr(conv2d, "_rule", lambda x: None)
+    assert [d for _, _, d in on_gpu] == [1, 1, 2, 4, 8, 1, 1, 1]  # 16 is split
+    assert all(c % 8 == o % 8 == 0 for c, o, _ in on_gpu)
+    monkeypatch.setattr(conv2d, "_half", lambda x: ("cuda", None))
     wanted = module(x)
     plain = torch.autograd.grad(wanted.square().sum(), [x, *module.parameters()])
     for one, other in zip((found, *fast), (wanted, *plain), strict=True):
@@ -284,7 +340,8 @@ def test_a_network_trains_through_it(on_gpu):
     ).build()
     network.double()(drawn(1, 3, 396, 404)).sum().backward()
     assert all(one.grad is not None for one in network.parameters())
-    assert len(on_gpu) == 4 + 8  # conv5 and fc6; the context module
+    wide = [(c, o) for c, o, _ in on_gpu if c % 8 == o % 8 == 0]
+    assert len(wide) >= 4 + 8  # conv5 and fc6; the context module
 
 
 def test_all_dilated_layers_of_a_network_are_such():

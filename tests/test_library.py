@@ -22,7 +22,7 @@ ARROWS = {
     },
     "arithmetic": {"layers"},
     "caffe": set(),
-    "changes": {"architecture", "data", "networks", "records", "segment"},
+    "changes": {"architecture", "data", "metric", "networks", "records", "segment"},
     "checkpoints": set(),
     "commands": {
         *("architecture", "arithmetic", "changes", "comparisons", "data"),
@@ -30,8 +30,8 @@ ARROWS = {
         *("throughput", "tracing", "training", "weights"),
     },
     "comparisons": {
-        *("architecture", "context", "conv2d", "convolution", "data", "inference"),
-        *("networks", "records", "segment", "speed"),
+        *("context", "conv2d", "convolution", "data", "fidelity", "inference"),
+        *("networks", "records", "speed"),
     },
     "context": {"arithmetic", "conv2d"},
     "conv2d": set(),
@@ -41,6 +41,7 @@ ARROWS = {
     "experiments": {
         *("arithmetic", "context", "data", "paths", "reach", "records", "tracing"),
     },
+    "fidelity": {"architecture", "conv2d", "data", "inference", "segment"},
     "explorer": {"arithmetic", "layers", "paths", "tracing"},
     "inference": {"networks"},
     "layers": set(),

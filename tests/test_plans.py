@@ -1,7 +1,7 @@
 """The plan of runs, and what is measured besides: throughput, changes."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_a_plan_stops_in_time_and_goes_on(tmp_path, monkeypatch):
 
 
 def test_an_unknown_tier_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"one of imagenet, joint, .* got 'x'"):
+    with pytest.raises(ValueError, match=r"one of imagenet, together, .* got 'x'"):
         execute("x", runs=tmp_path, out=tmp_path)
 
 
@@ -119,6 +119,15 @@ def test_changes_are_counted_pixel_by_pixel(tmp_path):
     repaired = (front != both) & (both == labels) & known
     share = 100 * repaired.sum() / known.sum()
     assert found["changed"]["wrong to right"] == pytest.approx(share.item(), abs=1e-3)
+    for one, score in zip(
+        (without_context(network), network), found["scores"], strict=True
+    ):
+        wanted = dl.metric.evaluate(
+            lambda images, one=one: dl.segment.probabilities(one, images),
+            dl.open_data(data).split("val"),
+            tuple(network.palette),
+        )
+        assert score == asdict(wanted)
     stored = found["maps"]["worst"]
     assert torch.equal(label_map(stored["labels"]), labels.long())
     assert torch.equal(label_map(stored["context"]), both)

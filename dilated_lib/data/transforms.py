@@ -25,8 +25,8 @@ def augmentation(
 ) -> nn.Module:
     """A transform of samples on their device, driven by torch's global generator.
 
-    Mirrored or not; turned by up to ``rotation`` degrees, with ``fill`` (RGB) and void
-    where nothing was; scaled by a factor drawn from ``scale``; cut to
+    Mirrored or not; scaled by a factor drawn from ``scale``; half of them turned by up
+    to ``rotation`` degrees, with ``fill`` (RGB) and void where nothing was; cut to
     ``cells`` (rows, columns) of ``stride`` pixels with a ``margin`` around the picture
     (see :class:`CropWithMargin`); brightness, contrast and saturation changed by a
     factor of 1 ± ``colour``, hue by a fifth of that. All but two parts are
@@ -38,15 +38,15 @@ def augmentation(
     >>> picture.shape, labels.shape
     (torch.Size([3, 36, 44]), torch.Size([16, 24]))
     """
-    layers: list[nn.Module] = [v2.RandomHorizontalFlip()]
-    if rotation:
+    layers: list[nn.Module] = [v2.RandomHorizontalFlip(), RandomScale(*scale)]
+    if rotation:  # of the scaled picture, and not always: to interpolate twice blurs
         turn = v2.RandomRotation(
             rotation,
             interpolation=v2.InterpolationMode.BILINEAR,
             fill={tv_tensors.Image: list(fill), tv_tensors.Mask: VOID},
         )
-        layers.append(turn)
-    layers += [RandomScale(*scale), CropWithMargin(cells, margin, stride)]
+        layers.append(v2.RandomApply([turn], p=0.5))
+    layers.append(CropWithMargin(cells, margin, stride))
     if colour:
         layers.append(v2.ColorJitter(colour, colour, colour, colour / 5))
     both: nn.Module = v2.Compose(layers)
