@@ -16,8 +16,8 @@ def quick(network: DilatedNetwork) -> DilatedNetwork:
 
     Channels come last in memory. Where the CPU computes in bfloat16, the convolutions
     of the front end do, but for the first one, which reads pixels: eight bits of
-    mantissa would round these. Logits and the context module stay in float32. Chapter
-    07 shows what that gains and how many labels it changes.
+    mantissa would round these. The context module stays in float32. Chapter 07 shows
+    what that gains and how many labels it changes.
 
     Weights keep their names; the copy is in evaluation and is not meant for training.
 
