@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dilated_lib import experiments as experiments
     from dilated_lib import explorer as explorer
     from dilated_lib import fidelity as fidelity
+    from dilated_lib import heads as heads
     from dilated_lib import inference as inference
     from dilated_lib import layers as layers
     from dilated_lib import metric as metric
@@ -128,6 +129,7 @@ _MODULES = (
     "experiments",
     "explorer",
     "fidelity",
+    "heads",
     "inference",
     "layers",
     "metric",

@@ -6,7 +6,7 @@ from typing import Any
 import tyro
 
 from dilated_lib import commands, traps
-from dilated_lib.experiments import erf, reach
+from dilated_lib.experiments import erf, heads, reach
 
 if __name__ == "__main__":
     every: dict[str, Callable[..., Any]] = {
@@ -18,6 +18,7 @@ if __name__ == "__main__":
         "plan": commands.plan,
         "download": commands.download,
         "erf": erf,
+        "heads": heads,
         "reach": reach,
         "traps": traps.measure,
         "changes": commands.changes,

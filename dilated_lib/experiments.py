@@ -1,10 +1,13 @@
 """The long versions of chapters: commands that train or measure, and write records."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dilated_lib.arithmetic import compose
 from dilated_lib.context import ContextModule
@@ -14,7 +17,7 @@ from dilated_lib.reach import Maps, accuracies, fit, front_end
 from dilated_lib.records import Record, device_name, write
 from dilated_lib.tracing import receptive_field
 
-__all__ = ["erf", "reach"]
+__all__ = ["erf", "heads", "reach"]
 
 STACKS = (
     (1, 1, 1, 1, 1),
@@ -25,6 +28,8 @@ STACKS = (
     (2, 2, 2, 2, 2),  # holes
     (1,) * 9,
 )
+# the context module, the same without dilation, and without its layer of dilation 16
+HEADS = ((1, 1, 2, 4, 8, 16, 1), (1,) * 7, (1, 1, 2, 4, 8, 1))
 
 
 def reach(
@@ -93,6 +98,84 @@ def reach(
                 )
             )
             write(out, done)
+
+
+def heads(
+    out: Path = Path("book/results/heads.json"),
+    /,
+    *,
+    data: str = "camvid",
+    seeds: int = 5,
+    steps: int = 2000,
+) -> None:
+    """Train context modules on the small network's logits; chapter 13 shows the scores.
+
+    The front end of the small network stays as it is. Its logits are stored: of the
+    training pictures and their mirror images, of val and of test. On these the basic
+    context module is trained as it is, without dilation, and without its layer of
+    dilation 16. The first record is of the front end alone.
+
+    Args:
+        out: The file of records to write.
+        data: A data set with the small network's classes.
+        seeds: Trainings of each module, with the seeds 0, 1, …
+        steps: Steps of training, eight maps each.
+    """
+    from dilated_lib import heads as on_logits  # the other commands start faster
+    from dilated_lib.architecture import small_network
+    from dilated_lib.data.labelled import class_counts
+    from dilated_lib.data.sets import open_data
+    from dilated_lib.stages import median_frequency_weights
+
+    network, files = small_network(), open_data(data)
+    classes = tuple(network.palette)
+    weights = median_frequency_weights(class_counts(files.split("train"), len(classes)))
+    begin = time.perf_counter()
+    stored = {
+        split: on_logits.store(
+            network, files.split(split), mirrored=split == "train", progress=True
+        )
+        for split in ("train", "val", "test")
+    }
+    done: list[Record] = []
+
+    def keep(name: str, seed: int, module: nn.Module, **metrics: Any) -> None:
+        for split in ("val", "test"):
+            found = on_logits.score(module, stored[split], classes)
+            metrics[split] = asdict(found)
+        done.append(
+            Record(
+                experiment=f"heads/{name}",
+                seed=seed,
+                config={"data": data, "steps": steps},
+                metrics=metrics,
+                seconds=round(time.perf_counter() - begin, 1),
+                device=device_name(torch.device("cpu")),
+            )
+        )
+        write(out, done)
+
+    keep("front", 0, nn.Identity())
+    for seed in range(seeds):
+        for dilations in HEADS:
+            begin = time.perf_counter()
+            generator = torch.Generator().manual_seed(seed)
+            module = ContextModule(len(classes), dilations=dilations)
+            module.reset_parameters(generator=generator)
+            losses = on_logits.fit(
+                module,
+                stored["train"],
+                weights=weights,
+                steps=steps,
+                generator=generator,
+            )
+            keep(
+                ",".join(map(str, dilations)),
+                seed,
+                module,
+                receptive_field=compose(module.windows).size,
+                loss=round(sum(losses[-50:]) / len(losses[-50:]), 4),
+            )
 
 
 def erf(

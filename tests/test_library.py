@@ -39,10 +39,12 @@ ARROWS = {
     "data": {"palettes", "pictures"},
     "dense": set(),
     "experiments": {
-        *("arithmetic", "context", "data", "paths", "reach", "records", "tracing"),
+        *("architecture", "arithmetic", "context", "data", "heads", "paths", "reach"),
+        *("records", "stages", "tracing"),
     },
     "fidelity": {"architecture", "conv2d", "data", "inference", "segment"},
     "explorer": {"arithmetic", "layers", "paths", "tracing"},
+    "heads": {"data", "metric", "networks", "segment"},
     "inference": {"networks"},
     "layers": set(),
     "metric": {"data"},

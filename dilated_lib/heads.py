@@ -1,0 +1,142 @@
+"""Context modules on stored logits: the paper's second stage, small enough for a CPU.
+
+The released code stores what a trained front end says of each picture, and trains the
+context module on these maps. A module is a matter of minutes then, so that many can be
+compared: of other dilations, with other seeds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from torchmetrics.classification import MulticlassJaccardIndex
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from dilated_lib.data.labelled import VOID, Sample
+from dilated_lib.data.transforms import CropWithMargin
+from dilated_lib.metric import Scores, scores
+from dilated_lib.networks import DilatedNetwork
+from dilated_lib.segment import upsampled
+
+__all__ = ["Logits", "fit", "score", "store"]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Logits (N, C, h, w) of a front end, and labels (N, 8h, 8w), uint8."""
+
+    maps: Tensor
+    labels: Tensor
+
+
+def store(
+    network: DilatedNetwork,
+    data: Dataset[Sample],
+    *,
+    mirrored: bool = False,
+    progress: bool = False,
+) -> Logits:
+    """What a network's front end says of whole pictures, and of their mirror images.
+
+    Each picture has its margin, by reflection, as in
+    :func:`~dilated_lib.segment.probabilities`. Raises ValueError for a picture whose
+    sides are no multiples of 8.
+
+    >>> from dilated_lib.architecture import small_network
+    >>> from dilated_lib.data.scenes import ShapeScenes
+    >>> store(small_network(), ShapeScenes(1), mirrored=True).maps.shape
+    torch.Size([2, 11, 8, 12])
+    """
+    maps, answers = [], []
+    mean = torch.tensor(network.mean)[:, None, None]
+    margin = int(network.sizes[0].margin)
+    network.eval()
+    for index in tqdm(range(len(data)), "logits", disable=not progress):  # type: ignore[arg-type]
+        sample = data[index]
+        height, width = sample[1].shape
+        if height % 8 or width % 8:
+            raise ValueError(
+                f"both sides must be multiples of 8, got {height} × {width} pixels"
+            )
+        crop = CropWithMargin((height // 8, width // 8), margin)  # all of it
+        for flip in (False, True)[: 1 + mirrored]:
+            mirror = v2.RandomHorizontalFlip(float(flip))
+            image, labels = (one.as_subclass(Tensor) for one in crop(mirror(sample)))
+            with torch.no_grad():
+                maps.append(network.front(image.flip(0)[None] - mean))
+            answers.append(labels)
+    return Logits(torch.cat(maps), torch.stack(answers))
+
+
+def fit(
+    module: nn.Module,
+    data: Logits,
+    *,
+    weights: Tensor | None = None,
+    steps: int,
+    batch: int = 8,
+    learning_rate: float = 1e-3,
+    generator: torch.Generator,
+) -> list[float]:
+    """Train a module on stored logits, with AdamW; the loss of each step.
+
+    A cell's label is that of the pixel at 8i + 4, next to the centre of what it sees.
+    ``weights`` are the classes' (C,), as of
+    :func:`~dilated_lib.stages.median_frequency_weights`. The learning rate rises and
+    falls once (``OneCycleLR``). Void does not count.
+
+    >>> draw = torch.Generator().manual_seed(0)
+    >>> data = Logits(torch.zeros(2, 3, 4, 5), torch.zeros(2, 32, 40))
+    >>> len(fit(nn.Conv2d(3, 3, 1), data, steps=3, generator=draw))
+    3
+    """
+    cells = data.labels[:, 4::8, 4::8].long()
+    optimizer = torch.optim.AdamW(module.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps
+    )
+    losses = []
+    for chosen in _batches(len(cells), batch, steps, generator):
+        loss = F.cross_entropy(
+            module(data.maps[chosen]), cells[chosen], weights, ignore_index=VOID
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    return losses
+
+
+def _batches(
+    count: int, size: int, steps: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    order = torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        while len(order) < size:
+            order = torch.cat([order, torch.randperm(count, generator=generator)])
+        chosen, order = order[:size], order[size:]
+        yield chosen
+
+
+def score(module: nn.Module, data: Logits, classes: tuple[str, ...]) -> Scores:
+    """Scores of a module on stored logits, at all pixels.
+
+    Its logits are interpolated, cell i at 8i + 3.5 (``upsampling="half_pixel"``).
+
+    >>> maps = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 3)
+    >>> roads = Logits(maps, torch.zeros(1, 16, 24, dtype=torch.uint8))
+    >>> score(nn.Identity(), roads, ("road", "sky")).miou
+    100.0
+    """
+    meter = MulticlassJaccardIndex(len(classes), average=None, ignore_index=VOID)
+    parts = (one.split(8) for one in (data.maps, data.labels))  # type: ignore[no-untyped-call]
+    for logits, labels in zip(*parts, strict=True):
+        with torch.no_grad():
+            shares = upsampled(module(logits), "half_pixel", 8)
+        meter.update(shares.argmax(1), labels.long())
+    return scores(meter, classes)
