@@ -28,8 +28,12 @@ STACKS = (
     (2, 2, 2, 2, 2),  # holes
     (1,) * 9,
 )
-# the context module, the same without dilation, and without its layer of dilation 16
-HEADS = ((1, 1, 2, 4, 8, 16, 1), (1,) * 7, (1, 1, 2, 4, 8, 1))
+HEADS = {  # their kernels, and dilations
+    "basic": (3, (1, 1, 2, 4, 8, 16, 1)),
+    "no dilation 16": (3, (1, 1, 2, 4, 8, 1)),
+    "no dilation": (3, (1, 1, 1, 1, 1, 1, 1)),
+    "no neighbours": (1, (1, 1, 1, 1, 1, 1, 1)),
+}
 
 
 def reach(
@@ -112,8 +116,8 @@ def heads(
 
     The front end of the small network stays as it is. Its logits are stored: of the
     training pictures and their mirror images, of val and of test. On these the basic
-    context module is trained as it is, without dilation, and without its layer of
-    dilation 16. The first record is of the front end alone.
+    context module is trained as it is, without its layer of dilation 16, without any
+    dilation, and with 1 × 1 kernels only. The first record is of the front end alone.
 
     Args:
         out: The file of records to write.
@@ -157,10 +161,14 @@ def heads(
 
     keep("front", 0, nn.Identity())
     for seed in range(seeds):
-        for dilations in HEADS:
+        for name, (kernel, dilations) in HEADS.items():
             begin = time.perf_counter()
             generator = torch.Generator().manual_seed(seed)
             module = ContextModule(len(classes), dilations=dilations)
+            if kernel == 1:
+                module.layers = nn.ModuleList(
+                    nn.Conv2d(len(classes), len(classes), 1) for _ in module.layers
+                )
             module.reset_parameters(generator=generator)
             losses = on_logits.fit(
                 module,
@@ -170,10 +178,10 @@ def heads(
                 generator=generator,
             )
             keep(
-                ",".join(map(str, dilations)),
+                name,
                 seed,
                 module,
-                receptive_field=compose(module.windows).size,
+                receptive_field=compose(module.windows).size if kernel > 1 else 1,
                 loss=round(sum(losses[-50:]) / len(losses[-50:]), 4),
             )
 

@@ -140,8 +140,8 @@ def test_the_command_records_the_front_end_and_each_module(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert [one["experiment"] for one in found] == [
-        *("heads/front", "heads/1,1,2,4,8,16,1", "heads/1,1,1,1,1,1,1"),
-        "heads/1,1,2,4,8,1",
+        *("heads/front", "heads/basic", "heads/no dilation 16"),
+        *("heads/no dilation", "heads/no neighbours"),
     ]
     assert [one["metrics"].get("receptive_field") for one in found] == [
         None,
