@@ -132,7 +132,12 @@ OTHERS = [
     {"padding": "valid", "bias": False},
     {"dilation": (16, 8)},
     {"dilation": (2, 1), "padding": (1, 0)},
+    {"dilation": (1, 2)},
     {"dilation": 16, "padding": 15},
+    {"dilation": 16, "padding": (16, 0)},
+    {"dilation": 16, "padding": "same"},
+    {"dilation": 16, "padding": 16, "padding_mode": "reflect"},
+    {"dilation": 16, "padding": 16, "stride": 2},
 ]
 
 
@@ -160,6 +165,20 @@ def test_on_a_cpu_dilated_products_have_channels_in_sixteens(monkeypatch, option
     full = max(layer.dilation) > 1
     assert (inputs, outputs) == ((32, 16) if full else (21, 5))
     assert dilation == max(layer.dilation)
+
+
+def test_by_autocast_what_is_filled_is_in_half(monkeypatch):
+    """Not filled in float32, and turned into half afterwards: twice the bytes."""
+    seen, filled = [], conv2d._filled
+
+    def seeing(x, weight, bias, multiple):
+        seen.extend((x.dtype, weight.dtype, bias.dtype))
+        return filled(x, weight, bias, multiple)
+
+    monkeypatch.setattr(conv2d, "_filled", seeing)
+    with torch.autocast("cpu", torch.bfloat16):
+        DilatedConv2d(5, 7, 3, dilation=2)(torch.zeros(1, 5, 9, 9))
+    assert seen == [torch.bfloat16] * 3
 
 
 def test_groups_are_torchs(on_gpu):

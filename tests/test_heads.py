@@ -1,17 +1,17 @@
 """Context modules on stored logits: what is stored, learned, scored and recorded."""
 
 import json
-import subprocess
-import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 import dilated_lib as dl
-from dilated_lib import heads
+from dilated_lib import experiments, heads
 from dilated_lib.architecture import small_network
 from dilated_lib.changes import without_context
 from dilated_lib.data.labelled import VOID
@@ -130,24 +130,43 @@ def test_void_does_not_count_and_a_batch_is_as_good_as_one():
     assert found.accuracy == pytest.approx(100 * right, abs=0.01)
 
 
-def test_the_command_records_the_front_end_and_each_module(tmp_path):
+@pytest.fixture
+def streets(tmp_path):
+    """Five noisy pictures with labels of CamVid's classes, in a folder."""
+    draw = np.random.default_rng(0)
+    for kind, shape, most in (("pictures", (16, 24, 3), 256), ("labels", (16, 24), 11)):
+        (tmp_path / kind).mkdir()
+        for number in range(5):
+            pixels = draw.integers(0, most, shape, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{number}.png")
+    (tmp_path / "classes.txt").write_text("\n".join(dl.palettes.CAMVID))
+    for split, numbers in (("train", "012"), ("val", "3"), ("test", "4")):
+        (tmp_path / f"{split}.txt").write_text("\n".join(numbers))
+    return tmp_path
+
+
+def test_the_command_records_the_front_end_and_each_module(streets, tmp_path):
     out = tmp_path / "heads.json"
-    command = ["heads", str(out), "--data", "shapes", "--seeds", "1", "--steps", "2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "dilated_lib", *command],
-        **{"capture_output": True, "text": True, "check": False},
-    )
-    assert done.returncode == 0, done.stderr
+    experiments.heads(out, data=str(streets), seeds=2, steps=3)
     found = json.loads(out.read_text())
+    modules = {"basic": 67, "no dilation 16": 35, "no dilation": 15, "no neighbours": 1}
     assert [one["experiment"] for one in found] == [
-        *("heads/front", "heads/basic", "heads/no dilation 16"),
-        *("heads/no dilation", "heads/no neighbours"),
+        *("heads/front", *[f"heads/{name}" for name in modules] * 2),
     ]
-    assert [one["metrics"].get("receptive_field") for one in found] == [
-        None,
-        67,
-        15,
-        35,
-    ]
-    for one in found:
-        assert {"val", "test"} <= one["metrics"].keys()
+    sizes = [one["metrics"].get("receptive_field") for one in found]
+    assert sizes == [None, *modules.values(), *modules.values()]
+    assert [one["seed"] for one in found] == [0] + [0] * 4 + [1] * 4
+    network = without_context(small_network())
+    data = dl.open_data(str(streets))
+    for split in ("val", "test"):
+        stored = heads.store(network, data.split(split))
+        wanted = heads.score(nn.Identity(), stored, (*network.palette,))
+        assert found[0]["metrics"][split] == asdict(wanted)
+
+
+def test_the_books_records_are_of_one_run_of_the_command():
+    runs = dl.records.read("heads")
+    assert {one.command for one in runs} == {"python -m dilated_lib heads"}
+    assert len({one.commit for one in runs}) == 1 and not runs[0].commit.endswith("+")
+    front, *modules = runs
+    assert front.experiment == "heads/front" and len(modules) == 4 * 5
