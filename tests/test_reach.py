@@ -112,7 +112,7 @@ def test_a_record_says_where_it_was_made():
     one = record()
     assert one.command.startswith("python ")
     assert one.versions["torch"] == torch.__version__.split("+")[0]
-    assert re.fullmatch(r"CPU \(\w+, threads: \d+\)", one.device)
+    assert re.fullmatch(r"CPU \(\w+, \w+, threads: \d+\)", one.device)
     assert one.commit
 
 
