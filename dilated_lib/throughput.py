@@ -45,7 +45,7 @@ def throughput(
     """
     torch.backends.cudnn.benchmark = True  # as in training
     fabric = Fabric(devices=1, precision="bf16-mixed")
-    side = 512 if small else 8192
+    side = 128 if small else 8192
     left, right = (
         torch.randn(side, side, device=fabric.device, dtype=torch.bfloat16)
         for _ in range(2)
