@@ -239,7 +239,7 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
         ]:
             warnings.warn(
                 f"no training picture has {', '.join(absent)}: it cannot be learned",
-                stacklevel=3,
+                stacklevel=4,
             )
     _seed(config.seed, 0)
     network, architecture, trained = build_network(config, data)
