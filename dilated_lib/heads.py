@@ -20,6 +20,7 @@ from dilated_lib.data.labelled import VOID, Sample
 from dilated_lib.data.transforms import CropWithMargin
 from dilated_lib.metric import Scores, scores
 from dilated_lib.networks import DilatedNetwork
+from dilated_lib.reach import descend
 from dilated_lib.segment import upsampled
 
 __all__ = ["Logits", "fit", "score", "store"]
@@ -95,21 +96,16 @@ def fit(
     3
     """
     cells = data.labels[:, 4::8, 4::8].long()
-    optimizer = torch.optim.AdamW(module.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps
-    )
-    losses = []
-    for chosen in _batches(len(cells), batch, steps, generator):
-        loss = F.cross_entropy(
+    batches = _batches(len(cells), batch, steps, generator)
+
+    def loss() -> Tensor:
+        chosen = next(batches)
+        return F.cross_entropy(
             module(data.maps[chosen]), cells[chosen], weights, ignore_index=VOID
         )
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-    return losses
+
+    optimizer = torch.optim.AdamW(module.parameters())
+    return descend(optimizer, loss, steps=steps, learning_rate=learning_rate)
 
 
 def _batches(

@@ -4,6 +4,7 @@ The stages are the paper's, in small: a front end learns to label a pixel by wha
 sees, here one pixel; its maps are stored; a context module learns on the stored maps.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from dilated_lib.data.shapes import Shapes
 
-__all__ = ["Maps", "accuracies", "fit", "front_end"]
+__all__ = ["Maps", "accuracies", "descend", "fit", "front_end"]
 
 _TWINS = len(Shapes.colours)  # pictures of one scene, next to each other
 
@@ -63,22 +64,46 @@ def fit(
     >>> len(fit(nn.Conv2d(3, 8, 1), data, steps=5, generator=draw))
     5
     """
+
+    def loss() -> Tensor:
+        scenes = torch.randint(len(data.maps) // _TWINS, (2, 1), generator=generator)
+        chosen = (scenes * _TWINS + torch.arange(_TWINS)).flatten()
+        return F.cross_entropy(
+            module(data.maps[chosen]), data.labels[chosen], ignore_index=Shapes.void
+        )
+
     optimizer = torch.optim.Adam(module.parameters())
+    return descend(optimizer, loss, steps=steps, learning_rate=learning_rate)
+
+
+def descend(
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+) -> list[float]:
+    """Steps of an optimizer, each on a new value of the loss; the losses.
+
+    The learning rate rises to ``learning_rate`` and falls once (``OneCycleLR``).
+
+    >>> x = torch.ones(1, requires_grad=True)
+    >>> adam = torch.optim.Adam([x])
+    >>> losses = descend(adam, lambda: (x**2).sum(), steps=50, learning_rate=0.1)
+    >>> losses[0], losses[-1] < 0.1
+    (1.0, True)
+    """
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps
     )
     losses = []
     for _ in range(steps):
-        scenes = torch.randint(len(data.maps) // _TWINS, (2, 1), generator=generator)
-        chosen = (scenes * _TWINS + torch.arange(_TWINS)).flatten()
-        loss = F.cross_entropy(
-            module(data.maps[chosen]), data.labels[chosen], ignore_index=Shapes.void
-        )
+        value = loss()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-        losses.append(loss.item())
+        losses.append(value.item())
     return losses
 
 

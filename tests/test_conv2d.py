@@ -359,8 +359,11 @@ def test_a_network_trains_through_it(on_gpu):
     ).build()
     network.double()(drawn(1, 3, 396, 404)).sum().backward()
     assert all(one.grad is not None for one in network.parameters())
-    wide = [(c, o) for c, o, _ in on_gpu if c % 8 == o % 8 == 0]
-    assert len(wide) >= 4 + 8  # conv5 and fc6; the context module
+    assert on_gpu[-14:] == [
+        *[(16, 16, 2)] * 3,  # conv5
+        *((16, 8, 4), (4, 4, 1), (4, 3, 1)),  # fc6; fc7 and final are torch's
+        *[(8, 8, d) for d in (1, 1, 2, 4, 8, 1, 1, 1)],  # 16 is split
+    ]
 
 
 def test_all_dilated_layers_of_a_network_are_such():

@@ -44,7 +44,7 @@ ARROWS = {
     },
     "fidelity": {"architecture", "conv2d", "data", "inference", "segment"},
     "explorer": {"arithmetic", "layers", "paths", "tracing"},
-    "heads": {"data", "metric", "networks", "segment"},
+    "heads": {"data", "metric", "networks", "reach", "segment"},
     "inference": {"networks"},
     "layers": set(),
     "metric": {"data"},
