@@ -25,7 +25,7 @@ from dilated_lib.peers import Peer
 from dilated_lib.recipes import Config
 from dilated_lib.records import Record, device_name, write
 from dilated_lib.segment import probabilities
-from dilated_lib.stages import Stage, median_frequency_weights
+from dilated_lib.stages import Stage, layout, median_frequency_weights
 from dilated_lib.start import (
     build_network,
     build_optimizer,
@@ -253,7 +253,7 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
         if recipe.class_weights
         else None,
         frozen=config.stage == "context",
-    ).to(memory_format=torch.channels_last)
+    ).to(memory_format=layout(fabric.device, config.precision))
     optimizer = build_optimizer(network, config, trained)
     if config.compile:
         stage.compile()
