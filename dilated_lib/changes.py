@@ -53,9 +53,11 @@ def changes(
     or the other way round; and label maps, thinned out to ``every`` row and column, of
     the best and the worst picture. Without ``weights`` it is the small network.
 
-    >>> changes(Path("c.json"), data="shapes", split="dev", weights=None, every=4)
+    Raises ValueError for a data set of other classes, and as ``open_data``.
+
+    >>> changes(Path("c.json"), data="shapes", split="val", weights=None, every=4)
     Traceback (most recent call last):
-    ValueError: shapes has no split 'dev', but train, val, test
+    ValueError: the network's classes are ...; those of shapes are ground, ...
     """
     begin = time.perf_counter()
     network = open_network(weights)[0] if weights else small_network()
@@ -73,7 +75,9 @@ def changes(
         MulticlassJaccardIndex(len(classes), average=None, ignore_index=VOID)
         for _ in answers
     ]
-    samples: Dataset[Sample] = open_data(data).split(split)
+    files = open_data(data)
+    files.require_classes(classes)
+    samples: Dataset[Sample] = files.split(split)
     for index in tqdm(range(len(samples)), "pictures"):  # type: ignore[arg-type]
         picture, labels = samples[index]
         truth = labels.long()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dilated_lib.arithmetic import compose
+from dilated_lib.commands._errors import one_sentence
 from dilated_lib.context import ContextModule
 from dilated_lib.data.shapes import Shapes
 from dilated_lib.paths import effective_receptive_field
@@ -109,38 +110,46 @@ def heads(
     /,
     *,
     data: str = "camvid",
+    network: Path | None = None,
     seeds: int = 5,
     steps: int = 2000,
 ) -> None:
-    """Train context modules on the small network's logits; chapter 13 shows the scores.
+    """Train context modules on a front end's logits; chapter 13 shows the scores.
 
-    The front end of the small network stays as it is. Its logits are stored: of the
-    training pictures and their mirror images, of val and of test. On these the basic
-    context module is trained as it is, without its layer of dilation 16, without any
-    dilation, and with 1 × 1 kernels only. The first record is of the front end alone.
+    The front end stays as it is. Its logits are stored: of the training pictures and
+    their mirror images, of val and of test. On these the basic context module is
+    trained as it is, without its layer of dilation 16, without any dilation, and with
+    1 × 1 kernels only. The first record is of the front end alone.
+
+    Exit code 2, with one sentence, where something does not fit.
 
     Args:
         out: The file of records to write.
-        data: A data set with the small network's classes.
+        data: A data set with the network's classes.
+        network: The file of the network whose front end it is; the small one, if none.
         seeds: Trainings of each module, with the seeds 0, 1, …
         steps: Steps of training, eight maps each.
     """
     from dilated_lib import heads as on_logits  # the other commands start faster
-    from dilated_lib.architecture import small_network
+    from dilated_lib.architecture import open_network, small_network
     from dilated_lib.data.labelled import class_counts
     from dilated_lib.data.sets import open_data
     from dilated_lib.stages import median_frequency_weights
 
-    network, files = small_network(), open_data(data)
-    classes = tuple(network.palette)
-    weights = median_frequency_weights(class_counts(files.split("train"), len(classes)))
-    begin = time.perf_counter()
-    stored = {
-        split: on_logits.store(
-            network, files.split(split), mirrored=split == "train", progress=True
-        )
-        for split in ("train", "val", "test")
-    }
+    with one_sentence():
+        files = open_data(data)
+        source = open_network(network)[0] if network else small_network()
+        classes = tuple(source.palette)
+        files.require_classes(classes)
+        counts = class_counts(files.split("train"), len(classes))
+        weights = median_frequency_weights(counts)
+        begin = time.perf_counter()
+        stored = {
+            split: on_logits.store(
+                source, files.split(split), mirrored=split == "train", progress=True
+            )
+            for split in ("train", "val", "test")
+        }
     done: list[Record] = []
 
     def keep(name: str, seed: int, module: nn.Module, **metrics: Any) -> None:
@@ -151,7 +160,11 @@ def heads(
             Record(
                 experiment=f"heads/{name}",
                 seed=seed,
-                config={"data": data, "steps": steps},
+                config={
+                    "data": data,
+                    "network": network.name if network else "small",
+                    "steps": steps,
+                },
                 metrics=metrics,
                 seconds=round(time.perf_counter() - begin, 1),
                 device=device_name(torch.device("cpu")),

@@ -245,6 +245,9 @@ def test_a_split_that_is_not_there_or_empty_is_named(tmp_path):
     told = said(lambda: data.split("test"))
     assert told == "mine has no split 'test', but train, val"
     assert said(lambda: data.split("val")) == "mine has no pictures in its split 'val'"
+    data.require_classes(["a"])
+    told = said(lambda: data.require_classes(["a", "b"]))
+    assert told == "the network's classes are a, b; those of mine are a"
 
 
 # scenes of shapes

@@ -164,6 +164,29 @@ def test_the_command_records_the_front_end_and_each_module(streets, tmp_path):
         assert found[0]["metrics"][split] == asdict(wanted)
 
 
+def test_the_front_end_may_be_that_of_another_network(streets, tmp_path):
+    kind = dl.architecture.Architecture(
+        palette=dict(dl.palettes.CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
+    )
+    network, path = kind.build(), tmp_path / "other.safetensors"
+    dl.save_network(network, kind, path)
+    out = tmp_path / "heads.json"
+    experiments.heads(out, data=str(streets), network=path, seeds=1, steps=1)
+    front, *modules = json.loads(out.read_text())
+    assert {one["config"]["network"] for one in modules} == {"other.safetensors"}
+    stored = heads.store(network, dl.open_data(str(streets)).split("val"))
+    wanted = heads.score(nn.Identity(), stored, (*network.palette,))
+    assert front["metrics"]["val"] == asdict(wanted)
+
+
+def test_other_classes_are_refused_in_one_sentence(streets, tmp_path, capsys):
+    (streets / "classes.txt").write_text("\n".join("abcdefghijk"))
+    with pytest.raises(SystemExit, match="2"):
+        experiments.heads(tmp_path / "heads.json", data=str(streets))
+    assert "classes are building, tree, " in capsys.readouterr().err
+    assert not (tmp_path / "heads.json").exists()
+
+
 def test_the_books_records_are_of_one_run_of_the_command():
     runs = dl.records.read("heads")
     assert {one.command for one in runs} == {"python -m dilated_lib heads"}

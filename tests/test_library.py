@@ -39,8 +39,8 @@ ARROWS = {
     "data": {"palettes", "pictures"},
     "dense": set(),
     "experiments": {
-        *("architecture", "arithmetic", "context", "data", "heads", "paths", "reach"),
-        *("records", "stages", "tracing"),
+        *("architecture", "arithmetic", "commands", "context", "data", "heads"),
+        *("paths", "reach", "records", "stages", "tracing"),
     },
     "fidelity": {"architecture", "conv2d", "data", "inference", "segment"},
     "explorer": {"arithmetic", "layers", "paths", "tracing"},

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from training_runs import TINY
 
 import dilated_lib as dl
 from dilated_lib.peers import Peer
 from dilated_lib.recipes import MODERN, PAPER, Config
+from dilated_lib.run import Run
 from dilated_lib.stages import Stage, median_frequency_weights
 
 CELLS = replace(MODERN, loss_at="cells", auxiliary=0.0)
@@ -299,3 +301,33 @@ def test_a_recipe_that_cannot_be_is_refused(options, message):
 def test_a_run_that_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Config(**options)
+
+
+@pytest.mark.parametrize("stage", ["front", "joint"])
+@pytest.mark.parametrize(
+    ("precision", "wanted"), [("32-true", False), ("bf16-mixed", True)]
+)
+def test_weights_and_gradients_lie_channels_last_but_in_float32_on_a_cpu(
+    monkeypatch, tmp_path, stage, precision, wanted
+):
+    """From the first convolution on, whose input is three maps of colour."""
+    seen = []
+    update = Run.update
+
+    def watched(self, images, labels):
+        def keep(layer, inputs, output):
+            seen.append(output.is_contiguous(memory_format=torch.channels_last))
+
+        hook = self.stage.network.front.conv1_1.register_forward_hook(keep)
+        done = update(self, images, labels)
+        hook.remove()
+        weight = self.stage.network.front.conv1_2.weight
+        for one in (weight, weight.grad):
+            seen.append(one.is_contiguous(memory_format=torch.channels_last))
+        return done
+
+    monkeypatch.setattr(Run, "update", watched)
+    context = "basic" if stage == "joint" else "none"
+    config = replace(TINY, stage=stage, context=context, precision=precision, steps=1)
+    dl.train(config, tmp_path)
+    assert set(seen) == {wanted}

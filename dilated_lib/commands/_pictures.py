@@ -112,11 +112,7 @@ def evaluate(
     with one_sentence():
         found = open_data(data)
         network = open_network(weights)[0] if weights else small_network()
-        if [*network.palette] != [*found.palette]:
-            raise ValueError(
-                f"the network's classes are {', '.join(network.palette)}; those of "
-                f"{data} are {', '.join(found.palette)}"
-            )
+        found.require_classes(tuple(network.palette))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network.to(device)
         scores = metric.evaluate(

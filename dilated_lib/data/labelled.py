@@ -165,6 +165,14 @@ class DataSet:
             raise ValueError(f"{self.name} has no pictures in its split {name!r}")
         return found
 
+    def require_classes(self, names: Sequence[str]) -> None:
+        """Raises ValueError unless a network's classes are these, in this order."""
+        if [*names] != [*self.palette]:
+            raise ValueError(
+                f"the network's classes are {', '.join(names)}; those of {self.name} "
+                f"are {', '.join(self.palette)}"
+            )
+
 
 def class_counts(
     data: Dataset[Sample], classes: int, *, progress: bool = False
