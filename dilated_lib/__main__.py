@@ -6,9 +6,11 @@ from typing import Any
 import tyro
 
 from dilated_lib import commands, traps
+from dilated_lib.commands._errors import one_sentence
 from dilated_lib.experiments import erf, heads, reach
 
 if __name__ == "__main__":
+    told = one_sentence()  # as the commands tell what is wrong
     every: dict[str, Callable[..., Any]] = {
         "rf": commands.rf,
         "sizes": commands.sizes,
@@ -17,10 +19,10 @@ if __name__ == "__main__":
         "train": commands.train,
         "plan": commands.plan,
         "download": commands.download,
-        "erf": erf,
-        "heads": heads,
-        "reach": reach,
-        "traps": traps.measure,
+        "erf": told(erf),
+        "heads": told(heads),
+        "reach": told(reach),
+        "traps": told(traps.measure),
         "changes": commands.changes,
         "throughput": commands.throughput,
         "speed": commands.speed,

@@ -1,11 +1,13 @@
 """What a trained network is, apart from its weights; both of them in one file."""
 
+import copy
 import json
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import safe_open
 
 from dilated_lib.context import ContextModule
@@ -73,9 +75,12 @@ class Architecture:
 
 
 def save_network(
-    network: DilatedNetwork, architecture: Architecture, path: Path
+    network: DilatedNetwork, architecture: Architecture, path: str | Path
 ) -> None:
     """Write weights and architecture as safetensors; whole or not at all.
+
+    Raises ValueError for an architecture that is not the network's, and as
+    :func:`~dilated_lib.weights.save`.
 
     >>> from tempfile import TemporaryDirectory
     >>> sky = {"sky": (128, 128, 128)}
@@ -85,10 +90,20 @@ def save_network(
     ...     open_network(Path(folder) / "sky.safetensors")[1] == narrow
     True
     """
+    with torch.device("meta"):
+        wanted = architecture.build().state_dict()
+    for name, one in network.state_dict().items():
+        if name not in wanted or wanted.pop(name).shape != one.shape:
+            raise ValueError(
+                f"the architecture is another network's: it has no {name} with shape "
+                f"{tuple(one.shape)}"
+            )
+    if wanted:
+        raise ValueError(f"the network lacks {next(iter(wanted))} of the architecture")
     save(network, path, metadata={_KEY: json.dumps(asdict(architecture))})
 
 
-def open_network(path: Path) -> tuple[DilatedNetwork, Architecture]:
+def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:
     """A network from a file of :func:`save_network`, in float32, on the CPU.
 
     It is in evaluation.
@@ -99,6 +114,7 @@ def open_network(path: Path) -> tuple[DilatedNetwork, Architecture]:
     >>> architecture.width, architecture.batch_norm, network.training
     (16, True, False)
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
@@ -127,7 +143,6 @@ def _architecture(found: dict[str, Any]) -> Architecture:
     return Architecture(**(found | tuples | {"palette": colours}))
 
 
-@cache
 def small_network() -> DilatedNetwork:
     """The network that comes with the library: a street's 11 classes, CamVid's.
 
@@ -137,4 +152,9 @@ def small_network() -> DilatedNetwork:
     >>> [*small_network().palette][:3]
     ['building', 'tree', 'sky']
     """
+    return copy.deepcopy(_small_network())  # whose changes are the caller's alone
+
+
+@cache
+def _small_network() -> DilatedNetwork:
     return open_network(results() / "small.safetensors")[0]

@@ -54,9 +54,9 @@ class DilatedConv2d(nn.Conv2d):
         ):
             return super().forward(input)
         parts = input, self.weight, self.bias
-        if input.dtype != kind:  # by autocast: fewer bytes to copy below
-            parts = input.to(kind), self.weight.to(kind), _to(self.bias, kind)
-        if device == "cuda" and self._can_be_split():
+        if torch.is_autocast_enabled(device):  # cast first: fewer bytes to copy below
+            parts = input.to(kind), parts[1].to(kind), _to(parts[2], kind)
+        if device == "cuda" and input.dim() == 4 and self._can_be_split():
             return convolve(
                 *parts,
                 dilation=self.dilation[0],

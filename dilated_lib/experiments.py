@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from dilated_lib.arithmetic import compose
-from dilated_lib.commands._errors import one_sentence
 from dilated_lib.context import ContextModule
 from dilated_lib.data.shapes import Shapes
 from dilated_lib.paths import effective_receptive_field
@@ -95,7 +94,7 @@ def reach(
                     config=config,
                     metrics={
                         "receptive_field": compose(module.windows).size,
-                        "loss": round(sum(losses[-50:]) / 50, 4),
+                        "loss": round(float(np.mean(losses[-50:])), 4),
                         "accuracy_by_distance": [round(100 * s, 2) for s in shares],
                     },
                     seconds=round(time.perf_counter() - begin, 1),
@@ -121,8 +120,6 @@ def heads(
     trained as it is, without its layer of dilation 16, without any dilation, and with
     1 × 1 kernels only. The first record is of the front end alone.
 
-    Exit code 2, with one sentence, where something does not fit.
-
     Args:
         out: The file of records to write.
         data: A data set with the network's classes.
@@ -136,20 +133,19 @@ def heads(
     from dilated_lib.data.sets import open_data
     from dilated_lib.stages import median_frequency_weights
 
-    with one_sentence():
-        files = open_data(data)
-        source = open_network(network)[0] if network else small_network()
-        classes = tuple(source.palette)
-        files.require_classes(classes)
-        counts = class_counts(files.split("train"), len(classes))
-        weights = median_frequency_weights(counts)
-        begin = time.perf_counter()
-        stored = {
-            split: on_logits.store(
-                source, files.split(split), mirrored=split == "train", progress=True
-            )
-            for split in ("train", "val", "test")
-        }
+    files = open_data(data)
+    source = open_network(network)[0] if network else small_network()
+    classes = tuple(source.palette)
+    files.require_classes(classes)
+    counts = class_counts(files.split("train"), len(classes))
+    weights = median_frequency_weights(counts)
+    begin = time.perf_counter()
+    stored = {
+        split: on_logits.store(
+            source, files.split(split), mirrored=split == "train", progress=True
+        )
+        for split in ("train", "val", "test")
+    }
     done: list[Record] = []
 
     def keep(name: str, seed: int, module: nn.Module, **metrics: Any) -> None:
@@ -195,7 +191,7 @@ def heads(
                 seed,
                 module,
                 receptive_field=compose(module.windows).size if kernel > 1 else 1,
-                loss=round(sum(losses[-50:]) / len(losses[-50:]), 4),
+                loss=round(float(np.mean(losses[-50:])), 4),
             )
 
 

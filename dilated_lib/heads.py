@@ -44,7 +44,9 @@ def store(
     """What a network's front end says of whole pictures, and of their mirror images.
 
     Each picture has its margin, by reflection, as in
-    :func:`~dilated_lib.segment.probabilities`. Raises ValueError for a picture whose
+    :func:`~dilated_lib.segment.probabilities`. The network is in evaluation afterwards.
+
+    Raises ValueError for a network that enlarges its pictures, and for a picture whose
     sides are no multiples of 8.
 
     >>> from dilated_lib.architecture import small_network
@@ -52,6 +54,8 @@ def store(
     >>> store(small_network(), ShapeScenes(1), mirrored=True).maps.shape
     torch.Size([2, 11, 8, 12])
     """
+    if network.scale != 1:
+        raise ValueError(f"the network's scale must be 1, got {network.scale}")
     maps, answers = [], []
     mean = torch.tensor(network.mean)[:, None, None]
     margin = int(network.sizes[0].margin)
@@ -88,13 +92,15 @@ def fit(
     A cell's label is that of the pixel at 8i + 4, next to the centre of what it sees.
     ``weights`` are the classes' (C,), as of
     :func:`~dilated_lib.stages.median_frequency_weights`. The learning rate rises and
-    falls once (``OneCycleLR``). Void does not count.
+    falls once (``OneCycleLR``). Void does not count. Raises ValueError without maps.
 
     >>> draw = torch.Generator().manual_seed(0)
     >>> data = Logits(torch.zeros(2, 3, 4, 5), torch.zeros(2, 32, 40))
     >>> len(fit(nn.Conv2d(3, 3, 1), data, steps=3, generator=draw))
     3
     """
+    if not len(data.maps):
+        raise ValueError(f"there must be maps to train on, got {data.maps.shape}")
     cells = data.labels[:, 4::8, 4::8].long()
     batches = _batches(len(cells), batch, steps, generator)
 

@@ -25,7 +25,8 @@ def quick(network: DilatedNetwork) -> DilatedNetwork:
     >>> quick(small_network()).conv1_1.weight.dtype
     torch.float32
     """
-    ready = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
+    ready = copy.deepcopy(network).float().eval()
+    ready = ready.to(memory_format=torch.channels_last)
     if not has_bfloat16():
         return ready
     first, *others = [layer for layer in ready.front if isinstance(layer, nn.Conv2d)]

@@ -44,8 +44,8 @@ def evaluate(
     confusion matrix is summed over all pixels of the split (the rule of VOC), not a
     score for each picture.
 
-    Raises ValueError for probabilities of another number of classes, a label that is
-    none of them, and a split without any label.
+    Raises ValueError for probabilities of another number of classes or pixels, a label
+    that is none of the classes, and a split without any label.
 
     >>> data = [(torch.zeros(3, 1, 4), torch.tensor([[0, 0, 1, VOID]]))]
     >>> road = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
@@ -61,7 +61,8 @@ def evaluate(
     ).to(device)
     loader = DataLoader(data, batch_size=None, num_workers=workers)
     for picture, labels in tqdm(loader, "pictures", disable=not progress, leave=False):
-        if (unknown := (labels >= len(classes)) & (labels != VOID)).any():
+        unknown = (labels < 0) | (labels >= len(classes)) & (labels != VOID)
+        if unknown.any():
             raise ValueError(
                 f"labels must be below {len(classes)}, or {VOID} for void, got "
                 f"{int(labels[unknown][0])}"
@@ -72,6 +73,11 @@ def evaluate(
             raise ValueError(
                 f"the network has {shares.shape[1]} classes, the data set "
                 f"{len(classes)}: {', '.join(classes)}"
+            )
+        if shares.shape[2:] != labels.shape:
+            raise ValueError(
+                f"a picture of {tuple(labels.shape)} pixels must have as many "
+                f"probabilities, got {tuple(shares.shape[2:])}"
             )
         if flip:
             shares = (shares + probabilities(images.flip(3)).flip(3)) / 2

@@ -111,10 +111,11 @@ def deviation(windows: Iterable[Window]) -> float:
 def hdc_distances(dilations: Sequence[int]) -> tuple[int, ...]:
     """M_1 … M_n of hybrid dilated convolution, in positions.
 
-    M_i is the largest distance between two positions that layers i … n read, as Wang
-    et al. define it ("Understanding Convolution for Semantic Segmentation", 2018,
-    eq. 2): M_n = r_n and M_i = max(M_{i+1} − 2 r_i, 2 r_i − M_{i+1}, r_i). Their
+    M_i bounds the distance between neighbours among the positions that layers i … n
+    read. Wang et al. ("Understanding Convolution for Semantic Segmentation", 2018,
+    eq. 2) have M_n = r_n and M_i = max(M_{i+1} − 2 r_i, 2 r_i − M_{i+1}, r_i). Their
     design wants M_2 ≤ K for K taps. That is not sufficient: it also takes r_1 = 1.
+    Nor is it necessary.
 
     Raises ValueError for no dilations or one below 1, TypeError for other kinds.
 
@@ -160,9 +161,9 @@ def effective_receptive_field(
     """
     import torch  # here, so that counting paths does without it
 
-    if inputs.dim() < 3:
+    if inputs.dim() < 3 or not inputs.numel():
         raise ValueError(
-            f"inputs must have shape (N, C, one length an axis), "
+            f"inputs must have shape (N, C, one length an axis), none of them 0, "
             f"got {tuple(inputs.shape)}"
         )
     modes = {module: module.training for module in model.modules()}

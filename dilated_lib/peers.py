@@ -58,6 +58,8 @@ class Peer(nn.Module):
         size = images.shape[2:]
         larger = [round(side * self.scale) for side in size]
         grown = F.interpolate(images.float(), larger, mode="bilinear", antialias=True)
+        training = self.training
         self.eval()
         shares = self(grown).softmax(1)
+        self.train(training)
         return F.interpolate(shares, tuple(size), mode="bilinear", antialias=True)

@@ -18,6 +18,9 @@ def _check_choices(one: object) -> None:
             )
 
 
+_SHARES = ("momentum", "warmup", "dropout")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What the loop does in each step.
@@ -69,8 +72,12 @@ class Recipe:
                 "zoom must be a least and a largest scale above 0, got "
                 f"{self.zoom[0]} and {self.zoom[1]}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be from 0 to below 1, got {self.dropout}")
+        for name in get_type_hints(type(self)):
+            value, most = getattr(self, name), 1 if name in _SHARES else inf
+            if isinstance(value, int | float) and not 0 <= value < most:
+                raise ValueError(f"{name} must be from 0 to below {most}, got {value}")
+        if self.clip == 0:
+            raise ValueError("clip must be above 0, or None, got 0")
 
 
 PAPER = Recipe(
@@ -165,6 +172,8 @@ class Config:
     test: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.start, str) and self.start != "imagenet":
+            object.__setattr__(self, "start", Path(self.start))
         _check_choices(self)
         for name, least in (
             *(("width", 1), ("fc_channels", 1), ("steps", 1), ("batch", 1)),

@@ -29,9 +29,13 @@ def _command() -> str:
 
 @cache  # once a process, which keeps the source that it loaded
 def _commit() -> str:
-    call = ["git", "-C", str(_HOME), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    """Of this source; not that of a repository in which it is merely installed."""
+    git = ["git", "-C", str(_HOME)]
+    mine = [*git, "ls-files", "--error-unmatch", Path(__file__).name]
+    describe = ["describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
-        done = subprocess.run(call, capture_output=True, text=True, check=True)
+        for call in (mine, [*git, *describe]):
+            done = subprocess.run(call, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()

@@ -38,11 +38,12 @@ class Segmentation:
     probabilities: Tensor
     palette: dict[str, tuple[int, int, int]]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the label map as a PNG with a palette, whose pixels are class ids.
 
         The file appears whole or not at all. Raises ValueError for another suffix.
         """
+        path = Path(path)
         if path.suffix.lower() != ".png":
             raise ValueError(f"label maps are saved as .png, got {path.name}")
         picture = Image.fromarray(self.labels, mode="P")
@@ -129,14 +130,16 @@ def probabilities(
     ``progress`` shows a bar on stderr. Dropout and batch norm are as in evaluation,
     whatever the network's mode, which is left as it was.
 
-    Raises ValueError for a tile without a whole cell, impossible options, and a front
-    end that pads or whose cells are not square.
+    Raises ValueError for images of another shape, a tile without a whole cell,
+    impossible options, and a front end that pads or whose cells are not square.
 
     Source: ``predict.py`` of fyu/dilation.
 
     >>> probabilities(small_network(), torch.zeros(1, 3, 16, 24)).shape
     torch.Size([1, 11, 16, 24])
     """
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")
     upsampling = network.upsampling if upsampling is None else upsampling
     scale = network.scale if scale is None else scale
     for name, value, known in (

@@ -41,7 +41,11 @@ class Stage(nn.Module):
         super().__init__()
         self.network, self.recipe, self.frozen = network, recipe, frozen
         self.class_weights: Tensor | None
+        self.mean: Tensor
         self.register_buffer("class_weights", class_weights, persistent=False)
+        if isinstance(network, DilatedNetwork):
+            mean = torch.tensor(network.mean)[:, None, None]
+            self.register_buffer("mean", mean, persistent=False)
         for module in network.modules():
             if isinstance(module, nn.Dropout):
                 module.p = recipe.dropout
@@ -61,8 +65,7 @@ class Stage(nn.Module):
         """The sum of the losses of all pixels, or cells, that have a label."""
         if isinstance(self.network, Peer):
             return self._sum(self.network(images), labels)
-        mean = torch.tensor(self.network.mean, device=images.device)
-        bgr = images.flip(1) - mean[:, None, None]
+        bgr = images.flip(1) - self.mean
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             logits = self.network.front(bgr)
         context = self.network.context

@@ -12,6 +12,7 @@ from dilated_lib.networks import DilatedNetwork
 from dilated_lib.peers import Peer
 from dilated_lib.recipes import Config
 from dilated_lib.stages import Stage
+from dilated_lib.vgg import fill
 from dilated_lib.weights import load
 
 __all__ = ["build_network", "build_optimizer", "check_start", "learning_rate"]
@@ -56,10 +57,9 @@ def build_network(
         body = {name for name, _ in peer.named_parameters() if "backbone" in name}
         return peer, architecture, body if start else set()
     if not _network_file(start):
-        network = architecture.build(start)
-        filled = {name for name, _ in network.named_parameters() if "conv" in name}
-        filled = {name for name in filled if not name.startswith("ctx_")}
-        return network, architecture, filled if start else set()
+        network = architecture.build()
+        filled = fill(network.front, start) if start else set()
+        return network, architecture, filled
     network = architecture.build()
     assert isinstance(start, Path)
     done = load(network, start, strict=False)

@@ -44,7 +44,8 @@ def throughput(
     2
     """
     torch.backends.cudnn.benchmark = True  # as in training
-    fabric = Fabric(devices=1, precision="bf16-mixed")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fabric = Fabric(accelerator=device, devices=1, precision="bf16-mixed")
     side = 128 if small else 8192
     left, right = (
         torch.randn(side, side, device=fabric.device, dtype=torch.bfloat16)

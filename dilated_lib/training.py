@@ -16,14 +16,14 @@ from tqdm import tqdm
 from dilated_lib.data.batches import batches
 from dilated_lib.recipes import Config
 from dilated_lib.records import Record
-from dilated_lib.run import begin, require_same
+from dilated_lib.run import Run, begin, require_same
 
 __all__ = ["train"]
 
 
 def train(
     config: Config,
-    out: Path,
+    out: str | Path,
     *,
     experiment: str = "run",
     deadline: float | None = None,
@@ -51,34 +51,48 @@ def train(
     >>> len(record.metrics["loss"])
     2
     """
+    out = Path(out)
     if (out / "record.json").is_file():
         done = Record(**json.loads((out / "record.json").read_text())[0])
         require_same(done.config, config, out)
         return done
-    with _algorithms(config.deterministic):
+    with _settings(config.deterministic), torch.random.fork_rng(devices=()):
         return _train(config, out, experiment, deadline, progress)
 
 
 @contextmanager
-def _algorithms(deterministic: bool) -> Iterator[None]:
-    """Deterministic ones only, and afterwards those that were allowed before."""
+def _settings(deterministic: bool) -> Iterator[None]:
+    """Torch's for a run; afterwards they are what they were."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
+    warning = torch.is_deterministic_algorithms_warn_only_enabled()
     searching = torch.backends.cudnn.benchmark
+    product = torch.get_float32_matmul_precision()
     torch.use_deterministic_algorithms(deterministic)
+    torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warning)
         torch.backends.cudnn.benchmark = searching
+        torch.set_float32_matmul_precision(product)
 
 
 def _train(
     config: Config, out: Path, experiment: str, deadline: float | None, progress: bool
 ) -> Record | None:
-    fabric = _fabric(config, out)
-    run = begin(config, fabric, out, progress)
+    logger = TensorBoardLogger(out, name="log", version="")
+    try:
+        fabric = _fabric(config, logger)
+        run = begin(config, fabric, out, progress)
+        return _steps(run, experiment, deadline)
+    finally:
+        logger.finalize("")
+
+
+def _steps(run: Run, experiment: str, deadline: float | None) -> Record | None:
+    config, fabric = run.config, run.fabric
     loader = batches(
         run.split("train"),
         config.batch,
@@ -91,15 +105,16 @@ def _train(
     since = time.monotonic()
     begun = since - run.seconds
     pending: tuple[int, Tensor, list[int]] | None = None
-    quiet = not progress or fabric.global_rank > 0
+    quiet = not run.progress or fabric.global_rank > 0
     for indices, samples in tqdm(
         loader, experiment, config.steps, initial=run.step, disable=quiet
     ):
         run.waited += time.monotonic() - since
         images, labels = run.crops(samples)
-        if pending:  # only now, so that a GPU need not wait for the crops
+        loss = run.update(images, labels)
+        if pending:  # only now, so that a GPU has this step's work while it is read
             run.note(*pending)
-        pending = (run.step, run.update(images, labels), indices)
+        pending = (run.step, loss, indices)
         run.step += 1
         run.seconds = time.monotonic() - begun
         last = run.step == config.steps
@@ -117,16 +132,16 @@ def _train(
     return run.finish(experiment)
 
 
-def _fabric(config: Config, out: Path) -> Fabric:
-    torch.set_float32_matmul_precision("high")
+def _fabric(config: Config, logger: TensorBoardLogger) -> Fabric:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     world = int(os.environ.get("WORLD_SIZE", 1))
     fabric = Fabric(
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=here,
         num_nodes=world // here,
         strategy="ddp" if world > 1 else "auto",
         precision=config.precision,
-        loggers=TensorBoardLogger(out, name="log", version=""),
+        loggers=logger,
     )
     fabric.launch()
     if config.batch % fabric.world_size:

@@ -34,6 +34,8 @@ def probabilities(
     >>> probabilities(kind.build(), picture, "RGB instead of BGR").shape
     torch.Size([2, 192, 200])
     """
+    if trap and trap not in TRAPS:
+        raise ValueError(f"trap must be one of {', '.join(TRAPS)}; got {trap!r}")
     if any(side % 8 or side < 187 for side in picture.size):
         raise ValueError(
             f"sides must be multiples of 8 above 186, got {picture.size} pixels"
@@ -211,7 +213,11 @@ def _fit(
 
 
 def _spread(folder: Path, count: int) -> list[Path]:
-    files = sorted(one for one in folder.iterdir() if one.suffix in (".jpg", ".png"))
+    files = sorted(
+        one
+        for one in folder.iterdir()
+        if one.suffix in (".jpg", ".png") and one.name[0] != "."
+    )
     return [files[number * len(files) // count] for number in range(count)]
 
 

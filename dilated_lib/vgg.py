@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dilated_lib.conv2d import DilatedConv2d
 from dilated_lib.weights import converted, fits, read_weights
 
-__all__ = ["front_end", "fully_convolutional"]
+__all__ = ["fill", "front_end", "fully_convolutional"]
 
 # convolutions of each stage, and their channels
 _STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -70,12 +70,6 @@ def front_end(
             raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
     if channel_order not in ("bgr", "rgb"):
         raise ValueError(f"channel_order must be bgr or rgb, got {channel_order!r}")
-    if weights and (batch_norm or width != 64):
-        raise ValueError(
-            "batch_norm=True and other widths are for training from scratch: the "
-            "weights are those of a network of width 64 without it, got "
-            f"weights={str(weights)!r}"
-        )
     layers = OrderedDict(_layers(num_classes, fc_channels, width, batch_norm))
     network = nn.Sequential(layers)
     for name, layer in layers.items():
@@ -89,12 +83,38 @@ def front_end(
                     layer.weight /= 64  # about the spread of pixels
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-    if weights == "imagenet":
-        _fill(network, _downloaded(), "rgb", "IMAGENET1K_FEATURES")
-    elif weights is not None:
-        path = Path(weights)
-        _fill(network, read_weights(path), channel_order, path.name)
+    if weights:
+        fill(network, weights, channel_order=channel_order)
     return network
+
+
+def fill(
+    front: nn.Sequential,
+    weights: Literal["imagenet"] | Path,
+    *,
+    channel_order: Literal["bgr", "rgb"] = "bgr",
+) -> set[str]:
+    """VGG-16's weights into a front end, as ``front_end`` does; the names it filled.
+
+    Raises as ``front_end``, and for a front end that is not as wide as VGG-16.
+
+    >>> fill(front_end(21, width=4, fc_channels=8), "imagenet")
+    Traceback (most recent call last):
+    ValueError: batch_norm=True and other widths are for training from scratch: ...
+    """
+    first = front.conv1_1
+    assert isinstance(first, nn.Conv2d)
+    normed = any(isinstance(layer, nn.BatchNorm2d) for layer in front)
+    if normed or first.out_channels != 64:
+        raise ValueError(
+            "batch_norm=True and other widths are for training from scratch: the "
+            "weights are those of a network of width 64 without it, got "
+            f"weights={str(weights)!r}"
+        )
+    if weights == "imagenet":
+        return _fill(front, _downloaded(), "rgb", "IMAGENET1K_FEATURES")
+    path = Path(weights)
+    return _fill(front, read_weights(path), channel_order, path.name)
 
 
 def _layers(
@@ -140,7 +160,7 @@ def _downloaded() -> dict[str, Tensor]:
 
 def _fill(
     network: nn.Sequential, found: dict[str, Tensor], channel_order: str, source: str
-) -> None:
+) -> set[str]:
     """Weights into conv1_1 … conv5_3, and fc6 and fc7 where they fit; all or none."""
     found = {_caffe_name(name): one for name, one in found.items()}
     state = network.state_dict()
@@ -171,6 +191,7 @@ def _fill(
         tensors["conv1_1.weight"] = tensors["conv1_1.weight"].flip(1)
     for name, tensor in tensors.items():
         state[name].copy_(tensor)
+    return set(wanted)
 
 
 def _caffe_name(name: str) -> str:

@@ -77,12 +77,12 @@ def _state_dict(path: Path) -> Any:
 
 
 def save(
-    network: nn.Module, path: Path, *, metadata: dict[str, str] | None = None
+    network: nn.Module, path: str | Path, *, metadata: dict[str, str] | None = None
 ) -> None:
     """Write a network's weights as safetensors; the file appears whole or not at all.
 
     ``metadata`` is text that the file carries along. Raises ValueError for another
-    suffix.
+    suffix, FileNotFoundError for a folder that is not there.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -90,8 +90,11 @@ def save(
     ...     sorted(read_weights(Path(folder) / "net.safetensors"))
     ['bias', 'weight']
     """
+    path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors, got {path.name}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}")
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     state = {name: one.contiguous() for name, one in network.state_dict().items()}
     try:
@@ -101,7 +104,7 @@ def save(
         beside.unlink(missing_ok=True)
 
 
-def load(network: nn.Module, path: Path, *, strict: bool = True) -> Loaded:
+def load(network: nn.Module, path: str | Path, *, strict: bool = True) -> Loaded:
     """Weights of a file into a network, in place, by name; precision is the network's.
 
     Nothing is changed unless everything fits. With ``strict=False`` names may be
@@ -112,7 +115,7 @@ def load(network: nn.Module, path: Path, *, strict: bool = True) -> Loaded:
     layers as matrices. They fit a convolution that reads the same numbers in order.
 
     Raises ValueError for names, shapes or kinds of numbers that do not fit, for numbers
-    that are not finite, and as :func:`read_weights` does.
+    that are not finite, for a network on "meta", and as :func:`read_weights` does.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -120,8 +123,13 @@ def load(network: nn.Module, path: Path, *, strict: bool = True) -> Loaded:
     ...     load(nn.Linear(2, 3), Path(folder) / "net.safetensors")
     Loaded(missing=(), unused=())
     """
+    path = Path(path)
     found = read_weights(path)
     state = network.state_dict()
+    if any(one.is_meta for one in state.values()):
+        raise ValueError(
+            'the network has no memory: network.to_empty(device="cpu") gives it some'
+        )
     fixed = {
         f"{name}.weight"
         for name, layer in network.named_modules()

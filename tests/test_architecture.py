@@ -1,6 +1,7 @@
 """A trained network in one file: weights, and of which network they are."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from dilated_lib import architecture as files
 from dilated_lib.architecture import Architecture, open_network, save_network
 from dilated_lib.palettes import CAMVID
 from dilated_lib.records import results
+from dilated_lib.weights import save
 
 PALETTE = {"flat ground": (1, 2, 3), "wall": (255, 0, 7), "Tür": (4, 5, 6)}
 SMALL = {
@@ -167,15 +169,29 @@ def test_an_architecture_that_is_none_is_named(change, message, tmp_path):
 def test_weights_of_another_network_than_the_file_says_are_refused(tmp_path):
     path = tmp_path / "net.safetensors"
     network, _ = made()
-    _, other = made(palette={"wall": (0, 0, 0)})
-    save_network(network, other, path)
+
+    def written(other):
+        save(network, path, metadata={"dilated_lib": json.dumps(asdict(other))})
+
+    written(made(palette={"wall": (0, 0, 0)})[1])
     assert said(path).startswith("net.safetensors is for another network, or for other")
-    _, other = made(context="none")
-    save_network(network, other, path)
+    written(made(context="none")[1])
     assert "left over: ctx_" in said(path)
     network.final.weight.data[0] = torch.nan
     save_network(network, made()[1], path)
     assert said(path).startswith("final.weight of net.safetensors must be finite")
+
+
+def test_an_architecture_of_another_network_is_not_saved(tmp_path):
+    path, (network, _) = tmp_path / "net.safetensors", made()
+    for other, message in (
+        ({"palette": {"wall": (0, 0, 0)}}, r"no final.weight with shape \(3, "),
+        ({"context": "none"}, r"no ctx_conv1_1.weight with"),
+        ({"batch_norm": True}, r"the network lacks bn1_1.weight of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save_network(network, made(**other)[1], path)
+    assert not path.exists()
 
 
 def test_a_damaged_file_is_named_or_still_a_network(tmp_path):
@@ -216,9 +232,14 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path, monkeypat
         save_network(network, architecture, tmp_path / "net.pt")
 
 
-def test_the_network_that_comes_along_is_for_streets_and_read_once():
+def test_the_network_that_comes_along_is_for_streets_and_the_callers_own():
     network = files.small_network()
-    assert network is files.small_network()
+    other = files.small_network()
+    other.final.bias.data += 100
+    other.mean = (0.0, 0.0, 0.0)
+    again = files.small_network()
+    assert torch.equal(again.final.bias, network.final.bias)
+    assert again.mean == network.mean
     assert [*network.palette.items()] == [*CAMVID.items()]
     assert network.mean == dl.networks.dilation8_camvid(fc_channels=1).mean
     assert network.final.weight.dtype == torch.float32

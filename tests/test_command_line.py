@@ -107,6 +107,14 @@ def test_the_command_as_it_is_typed():
     assert done.returncode == 2 and "no network 'vgg7'" in done.stderr
 
 
+def test_the_long_versions_of_chapters_say_what_is_wrong_in_a_sentence(tmp_path):
+    for words in (["traps", str(tmp_path / "no")], ["heads", "--data", "no"]):
+        typed = [sys.executable, "-m", "dilated_lib", *words]
+        done = subprocess.run(typed, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2 and done.stdout == ""
+        assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_the_sizes_of_a_network_and_whether_one_is_whole(capsys):
     sizes("dilated_lib.networks:dilation7_kitti", at=(852, 1640))
     lines = capsys.readouterr().out.splitlines()

@@ -311,6 +311,16 @@ def test_fx_copies_and_pickles_take_it_for_a_layer(on_gpu):
     assert len(on_gpu) == 6
 
 
+@pytest.mark.parametrize("dilation", [2, 16])
+def test_pictures_without_a_batch_and_under_vmap(on_gpu, dilation):
+    layer = DilatedConv2d(3, 5, 3, padding=dilation, dilation=dilation).double()
+    x = drawn(4, 3, 40, 37)
+    wanted = layer(x)
+    torch.testing.assert_close(layer(x[0]), wanted[0], rtol=1e-12, atol=1e-12)
+    found = torch.vmap(layer)(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
 def test_export_and_compile_go_through_it(monkeypatch):
     monkeypatch.setattr(conv2d, "_half", lambda x: ("cuda", x.dtype))
     layer = DilatedConv2d(3, 5, 3, padding=16, dilation=16).double()

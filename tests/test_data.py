@@ -726,6 +726,13 @@ def test_every_fifth_picture_is_for_validation(suffix, tmp_path):
     assert picture.shape == (3, 2, 3) and found.tolist() == [[0, 1, 255]] * 2
 
 
+def test_a_macs_own_notes_are_no_pictures(tmp_path):
+    data = own(tmp_path)
+    wanted = names(folder(data), "train")
+    (data / "pictures" / "._p00.png").write_bytes(b"Mac OS X")
+    assert names(folder(data), "train") == wanted
+
+
 def test_lists_say_what_belongs_to_a_split_and_in_which_order(tmp_path):
     own(tmp_path)
     image(tmp_path / "pictures" / "my house.png")

@@ -39,7 +39,9 @@ def test_a_tensor_on_the_cpu_is_noticed(gpu):
 @pytest.mark.parametrize("context", ["none", "basic", "large"])
 def test_the_loss_of_a_stage(gpu, recipe, context):
     weights = torch.ones(2, device=gpu) if recipe.class_weights else None
-    stage = Stage(narrow(gpu, context=context), recipe, class_weights=weights)
+    network = narrow(gpu, context=context)
+    with gpu:
+        stage = Stage(network, recipe, class_weights=weights)
     images = torch.empty(2, 3, 388, 396, device=gpu)
     labels = torch.empty(2, 16, 24, dtype=torch.uint8, device=gpu)
     loss = stage(images, labels) / stage.weight(labels).clamp(1e-6)

@@ -39,8 +39,8 @@ ARROWS = {
     "data": {"palettes", "pictures"},
     "dense": set(),
     "experiments": {
-        *("architecture", "arithmetic", "commands", "context", "data", "heads"),
-        *("paths", "reach", "records", "stages", "tracing"),
+        *("architecture", "arithmetic", "context", "data", "heads", "paths", "reach"),
+        *("records", "stages", "tracing"),
     },
     "fidelity": {"architecture", "conv2d", "data", "inference", "segment"},
     "explorer": {"arithmetic", "layers", "paths", "tracing"},
@@ -67,7 +67,8 @@ ARROWS = {
     "speed": {"arithmetic"},
     "stages": {"data", "networks", "peers", "recipes"},
     "start": {
-        *("architecture", "data", "networks", "peers", "recipes", "stages", "weights"),
+        *("architecture", "data", "networks", "peers", "recipes", "stages", "vgg"),
+        "weights",
     },
     "tracing": {"arithmetic", "layers"},
     "throughput": {

@@ -204,6 +204,16 @@ def test_workers_change_nothing(capsys):
     assert "pictures" in capsys.readouterr().err
 
 
+def test_a_map_of_another_shape_and_a_negative_label_are_refused():
+    samples = [(torch.zeros(3, 1, 4), torch.zeros(1, 4, dtype=torch.uint8))]
+    turned = torch.zeros(1, 2, 4, 1)
+    with pytest.raises(ValueError, match=r"\(1, 4\) pixels .* got \(4, 1\)"):
+        evaluate(lambda images: turned, samples, ("a", "b"))
+    samples = [(torch.zeros(3, 1, 4), torch.tensor([[0, 0, -1, 1]]))]
+    with pytest.raises(ValueError, match="or 255 for void, got -1"):
+        evaluate(lambda images: turned.mT, samples, ("a", "b"))
+
+
 def test_a_network_of_other_classes_is_refused():
     samples = [(torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.uint8))]
     five = torch.eye(5)[[4]][:, :, None, None].expand(1, 5, 4, 4)

@@ -295,6 +295,7 @@ def test_the_network_is_measured_in_evaluation_mode_and_left_as_it_was():
     ("model", "inputs", "unit", "message"),
     [
         (nn.Identity(), torch.ones(2, 3), None, r"\(N, C, one length an axis\)"),
+        (nn.Identity(), torch.ones(0, 3, 4), None, r"none of them 0, got \(0, 3, 4\)"),
         (
             nn.Flatten(),
             torch.ones(2, 3, 4),

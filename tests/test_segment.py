@@ -1,5 +1,6 @@
 """From a picture to a label map: every step against another way to do it."""
 
+import re
 from collections import OrderedDict
 
 import cv2
@@ -274,6 +275,12 @@ def test_a_label_map_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         dl.predict(picture(8, 8), TINY, **options)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 8, 8)])
+def test_images_that_are_none_are_refused(shape):
+    with pytest.raises(ValueError, match=re.escape(f"(N, 3, H, W), got {shape}")):
+        dl.segment.probabilities(TINY, torch.zeros(shape))
 
 
 def test_a_front_end_that_pads_has_no_exact_tiles():

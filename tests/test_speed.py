@@ -107,6 +107,14 @@ def test_the_quick_network_predicts_the_same(monkeypatch, photo, has):
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_the_quick_network_of_one_in_another_precision(monkeypatch, photo, dtype):
+    monkeypatch.setattr(inference, "has_bfloat16", lambda: True)
+    wanted = dl.predict(photo, dl.quick(small_network())).labels
+    found = dl.predict(photo, dl.quick(small_network().to(dtype))).labels
+    assert (found == wanted).mean() > 0.99
+
+
 def test_only_the_middle_of_the_front_end_is_in_bfloat16(monkeypatch):
     monkeypatch.setattr(inference, "has_bfloat16", lambda: True)
     ready = dl.quick(small_network())

@@ -266,6 +266,12 @@ def test_the_papers_recipe_is_the_papers():
         ({"zoom": (2.0, 0.5)}, "^zoom must be a least and a largest scale .* 2.0 and"),
         ({"zoom": (1.0, float("nan"))}, "^zoom must be .*, got 1.0 and nan$"),
         ({"dropout": 1.0}, "^dropout must be from 0 to below 1, got 1.0$"),
+        ({"warmup": 5.0}, "^warmup must be from 0 to below 1, got 5.0$"),
+        ({"momentum": 1}, "^momentum must be from 0 to below 1, got 1$"),
+        ({"rotation": -5.0}, "^rotation must be from 0 to below inf, got -5.0$"),
+        ({"learning_rate": float("nan")}, "^learning_rate must be .*, got nan$"),
+        ({"clip": -1.0}, "^clip must be from 0 to below inf, got -1.0$"),
+        ({"clip": 0.0}, "^clip must be above 0, or None, got 0$"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(options, message):

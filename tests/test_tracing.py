@@ -1,6 +1,8 @@
 """The analysis of traced networks: against the networks themselves, and by hand."""
 
+import copy
 import math
+import pickle
 from collections import OrderedDict
 from fractions import Fraction
 from functools import partial
@@ -670,6 +672,12 @@ def test_a_network_without_weights_is_analysed_but_not_verified():
     assert size_of(model, (2, 19, 22)) == [3, 3]
     with pytest.raises(ValueError, match="meta device has no weights"):
         dl.verify(model, (2, 19, 22))
+
+
+def test_copies_and_pickles_are_plain_tuples_of_the_fields():
+    answer = dl.receptive_field(conv(), (2, 19, 22))
+    for one in (copy.deepcopy(answer), pickle.loads(pickle.dumps(answer))):
+        assert type(one) is tuple and one == tuple(answer)
 
 
 def test_a_region_is_asked_of_a_unit_that_exists():

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -352,6 +353,39 @@ def test_a_start_of_another_network_is_refused(tmp_path):
         dl.train(replace(TINY, start=start), tmp_path / "two")
     with pytest.raises(ValueError, match="for another network"):
         dl.train(replace(TINY, start=start, fc_channels=5), tmp_path / "three")
+
+
+def test_what_torch_was_set_to_comes_back(tmp_path):
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.manual_seed(123)
+    threads = threading.active_count()
+    try:
+        for number in range(2):
+            dl.train(replace(TINY, steps=1), str(tmp_path / f"{number}"))
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+        recipe = replace(RECIPE, learning_rate=1e30, clip=None, warmup=0)
+        with pytest.raises(ValueError, match="loss of step"):
+            dl.train(replace(TINY, recipe=recipe), tmp_path / "broken")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.initial_seed() == 123
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.manual_seed(123)))
+    assert threading.active_count() == threads  # no log is left open
+
+
+def test_layers_of_a_classifier_learn_slowly_where_they_fit(tmp_path):
+    weights = dl.front_end(4, fc_channels=8).state_dict()
+    del weights["final.weight"], weights["final.bias"]
+    torch.save(weights, tmp_path / "vgg.pt")
+    for channels, there in ((8, True), (9, False)):
+        start = tmp_path / "vgg.pt"
+        config = replace(TINY, width=64, fc_channels=channels, start=str(start))
+        assert config.start == start
+        network, _, trained = dl.start.build_network(config, dl.open_data("shapes"))
+        assert ("fc6.weight" in trained) == ("fc7.bias" in trained) == there
+        assert torch.equal(network.conv3_1.weight, weights["conv3_1.weight"])
+        assert "conv1_1.bias" in trained and "final.weight" not in trained
 
 
 def test_layers_trained_before_learn_more_slowly(tmp_path):

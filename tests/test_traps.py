@@ -32,6 +32,11 @@ def test_a_trap_changes_the_answer_and_not_the_network(trap):
         assert torch.equal(one, before[name])
 
 
+def test_an_unknown_trap_is_refused():
+    with pytest.raises(ValueError, match=r"one of RGB instead of BGR, .* got 'rgb'"):
+        probabilities(NETWORK, PHOTO, "rgb")
+
+
 def test_swapped_channels_are_a_swapped_picture_with_the_mean_swapped_too():
     network = tiny(classes=11)
     network.mean = NETWORK.mean[::-1]

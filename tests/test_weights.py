@@ -68,6 +68,26 @@ def test_saving_under_another_suffix_is_refused(tmp_path):
         dl.save(network(), tmp_path / "net.pth")
 
 
+def test_saving_into_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
+        dl.save(network(), tmp_path / "nowhere" / "net.safetensors")
+
+
+def test_a_path_may_be_text(tmp_path):
+    path, one, other = str(tmp_path / "net.safetensors"), network(seed=1), network()
+    dl.save(one, path)
+    dl.load(other, path)
+    assert same(one, other)
+
+
+def test_a_network_without_memory_cannot_be_loaded_into(tmp_path):
+    dl.save(network(), tmp_path / "net.safetensors")
+    with torch.device("meta"):
+        empty = network()
+    with pytest.raises(ValueError, match=r"no memory: network\.to_empty"):
+        dl.load(empty, tmp_path / "net.safetensors")
+
+
 @pytest.mark.parametrize("layout", ["layer", "layers", "double"])
 def test_caffe_files_of_all_ages_are_read(layout, tmp_path):
     draw = np.random.default_rng(0)

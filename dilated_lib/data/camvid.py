@@ -71,7 +71,7 @@ def _pairs(root: Path, split: str) -> Iterator[tuple[Path, Path]]:
     files = {  # one a name, where a folder has both
         file.stem: file
         for file in sorted((root / split).iterdir())
-        if file.suffix.lower() in (".png", ".jpg")
+        if file.suffix.lower() in (".png", ".jpg") and file.name[0] != "."
     }
     for name, file in files.items():
         yield file, root / f"{split}annot" / f"{name}.png"

@@ -48,6 +48,8 @@ def folder(root: Path) -> DataSet:
         raise ValueError(f"{listing} names no class")
     files: dict[str, Path] = {}
     for file in sorted((root / "pictures").glob("*")):
+        if file.name.startswith("."):  # a Mac's own notes, "._street.png"
+            continue
         if file.suffix.lower() in (".jpg", ".jpeg", ".png"):
             if file.stem in files:
                 raise ValueError(

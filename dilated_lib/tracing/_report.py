@@ -25,7 +25,8 @@ class Fields(tuple[ReceptiveField, ...]):
     whose units depend on positions at any distance, if any. ``coverage`` is an array
     over the fields of unit 0 (the first, if it is a gap of a transposed layer, that
     reads anything): which positions its paths reach, where it was asked for.
-    ``seconds`` tells the time for tracing and for the analysis.
+    ``seconds`` tells the time for tracing and for the analysis. Copies and pickles are
+    plain tuples of the fields.
     """
 
     def __new__(cls, signal: Signal, seen: Answers, **_: Any) -> Self:
@@ -47,6 +48,9 @@ class Fields(tuple[ReceptiveField, ...]):
         self._source = min(seen, key=lambda one: one.order)
         self.coverage = self._covered() if coverage else None
         self.unbounded = first_whole(seen)
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[ReceptiveField, ...]]]:
+        return tuple, (tuple(self),)
 
     @property
     def lengths(self) -> tuple[int, ...]:
