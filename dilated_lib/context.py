@@ -91,10 +91,15 @@ class ContextModule(nn.Module):
     def reset_parameters(
         self, *, std: float = 0.01, generator: torch.Generator | None = None
     ) -> None:
-        """Initialise every layer to the identity: see :func:`identity_`."""
+        """Initialise every layer to the identity: see :func:`identity_`.
+
+        In a layer of c channels the noise is ``std`` · C/c, as the released code
+        divides it: ``std`` times the taps that carry the signal.
+        """
         for layer in self.layers:
             assert isinstance(layer, nn.Conv2d)
-            identity_(layer, self.num_classes, std=std, generator=generator)
+            part = std * self.num_classes / layer.out_channels
+            identity_(layer, self.num_classes, std=part, generator=generator)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Logits (N, C, H, W) with context; see the class for the size."""
@@ -131,8 +136,8 @@ def identity_(
     centre tap from channel a to channel b is groups / (channels out) where both belong
     to one class; all other weights are noise N(0, std²), and the bias is 0. With as
     many channels as classes and ``std=0`` this is the paper's eq. 4, else its eq. 5.
-    The sum over a class's channels is passed on. The released training code sets
-    std = 0.01, for the basic module too.
+    The sum over a class's channels is passed on. The released training code, which is
+    for the basic module, has noise there, too: 0.01, over the width in units of C.
 
     Raises TypeError for another kind of layer, ValueError for channels that do not
     divide into the groups, an even kernel, a grouped convolution, a negative std.

@@ -149,6 +149,15 @@ def test_it_is_born_with_the_identity_and_noise_of_the_released_code():
     assert (weights == 1).sum() == 8 * 4
 
 
+def test_the_noise_of_a_wide_layer_is_divided_by_its_width():
+    module = dl.ContextModule(6, "large")
+    module.reset_parameters(generator=seeded())
+    for layer, width in zip(module.layers, (2, 2, 4, 8, 16, 32, 32, 1), strict=True):
+        assert layer.out_channels == 6 * width
+        noise = layer.weight[layer.weight != 1 / width].std().item()
+        assert noise == pytest.approx(0.01 / width, rel=0.2)
+
+
 def test_without_noise_eq_4_is_dirac():
     conv = nn.Conv2d(5, 5, (3, 5))
     dl.identity_(conv, 5, std=0)

@@ -190,6 +190,16 @@ def test_the_contents_have_each_chapters_number_and_title():
         assert listed[f"notebooks/{name[:-6]}"] == f"{name[:2]} {heading}"
 
 
+def test_how_to_read_has_the_minutes_that_each_chapter_says():
+    page = (ROOT / "book" / "how_to_read.md").read_text()
+    listed = re.findall(r"^\| (\d\d) .*? \| (\d+) \|", page, re.MULTILINE)
+    said = [
+        (name[:2], re.search(r"\*(\d+) minutes", source(one["cells"][0]))[1])
+        for name, one in NOTEBOOKS.items()
+    ]
+    assert listed == said
+
+
 def reusable(notebook):
     """The cells of the box "Reuse this", and the text before each of them."""
     cells = notebook["cells"]
