@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dilated_lib.architecture import small_network
 from dilated_lib.context import ContextModule, Variant
 from dilated_lib.conv2d import DilatedConv2d, convolve
 from dilated_lib.convolution import dilate
@@ -125,7 +126,7 @@ def _experiments(device: torch.device, small: bool) -> Iterator[Experiment]:
             )
     if device.type == "cpu":
         yield from _cliffs(kinds, small)
-        network = dilation8_pascal_voc(fc_channels=8 if small else 4096).eval()
+        network = small_network() if small else dilation8_pascal_voc().eval()
         size = network.sizes[0].size(1 if small else 66)
         x = torch.randn(1, 3, size, size)
         plain = {"plain": _call(network, x), "channels_last": _last(network, x)}

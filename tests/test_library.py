@@ -30,8 +30,8 @@ ARROWS = {
         *("throughput", "tracing", "training", "weights"),
     },
     "comparisons": {
-        *("context", "conv2d", "convolution", "data", "fidelity", "inference"),
-        *("networks", "records", "speed"),
+        *("architecture", "context", "conv2d", "convolution", "data", "fidelity"),
+        *("inference", "networks", "records", "speed"),
     },
     "context": {"arithmetic", "conv2d"},
     "conv2d": set(),

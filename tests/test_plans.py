@@ -12,6 +12,7 @@ from training_runs import TINY
 import dilated_lib as dl
 from dilated_lib.changes import changes, label_map, without_context
 from dilated_lib.plans import TIERS, Planned, execute, planned
+from dilated_lib.speed import Timing
 from dilated_lib.throughput import throughput
 
 
@@ -80,7 +81,13 @@ def test_an_unknown_tier_is_refused(tmp_path):
         execute("x", runs=tmp_path, out=tmp_path)
 
 
-def test_throughput_counts_operations_and_compares(tmp_path):
+def test_throughput_counts_operations_and_compares(tmp_path, monkeypatch):
+    def once(functions, *, seconds):  # test_speed.py has the measurement itself
+        for function in functions.values():
+            function()
+        return {name: Timing(20.0 + len(name), 0.5) for name in functions}
+
+    monkeypatch.setattr("dilated_lib.throughput.measure", once)
     out = tmp_path / "t.json"
     throughput(out, batch=2, cells=(2, 2), compiled=False, small=True)
     front, peer = json.loads(out.read_text())
@@ -90,7 +97,9 @@ def test_throughput_counts_operations_and_compares(tmp_path):
         found = one["metrics"]
         rate = 2000 / found["median_ms"]
         assert found["images_per_second"] == pytest.approx(rate, rel=0.01)
-        assert found["ceiling"] > 0 and found["median_ms"] > 0
+        ceiling = 2 * 128**3 / 27 / 1e9  # of a product that takes 27 ms
+        assert found["ceiling"] == pytest.approx(ceiling, abs=1e-4)
+        assert found["median_ms"] == 24
 
 
 def test_changes_are_counted_pixel_by_pixel(tmp_path):
