@@ -23,9 +23,12 @@ def told(metrics):
 
 
 def family(name):
-    """Where torchvision defines it, backbones of detectors apart."""
+    """Where torchvision defines it; backbones of detectors apart, refused ones as one."""
     network, _, backbone = name.partition(".")
-    return models.get_model_builder(network).__module__, backbone
+    module = models.get_model_builder(network).__module__
+    if RECORDS[f"torchvision/{name}"].metrics["outcome"] == "refused":
+        module = module.rpartition(".")[0]
+    return module, backbone
 
 
 def quickest(names):
@@ -40,7 +43,7 @@ def test_torchvision_is_as_recorded():
     every = os.environ.get("TORCHVISION") == "all"
     names = networks() if every else quickest(networks())
     found = {one.experiment: told(one.metrics) for one in all_records(names)}
-    assert len(found) == (len(RECORDS) if every else 31)
+    assert len(found) == (len(RECORDS) if every else 25)
     assert found == {name: told(RECORDS[name].metrics) for name in found}
 
 
