@@ -23,7 +23,7 @@ def told(metrics):
 
 
 def family(name):
-    """Where torchvision defines it; backbones of detectors apart, refused ones as one."""
+    """Where torchvision defines it; backbones apart, refused detectors as one."""
     network, _, backbone = name.partition(".")
     module = models.get_model_builder(network).__module__
     if RECORDS[f"torchvision/{name}"].metrics["outcome"] == "refused":
