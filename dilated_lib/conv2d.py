@@ -53,9 +53,11 @@ class DilatedConv2d(nn.Conv2d):
             or input.shape[-3] != self.in_channels  # torch says what is wrong
         ):
             return super().forward(input)
-        parts = input, self.weight, self.bias
+        weight, bias = self.weight, self.bias
         if torch.is_autocast_enabled(device):  # cast first: fewer bytes to copy below
-            parts = input.to(kind), parts[1].to(kind), _to(parts[2], kind)
+            input, weight = input.to(kind), weight.to(kind)  # noqa: A001
+            bias = _to(bias, kind)
+        parts = input, weight, bias
         if device == "cuda" and input.dim() == 4 and self._can_be_split():
             return convolve(
                 *parts,
