@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dilated_lib import caffe as caffe
     from dilated_lib import changes as changes
     from dilated_lib import checkpoints as checkpoints
+    from dilated_lib import claims as claims
     from dilated_lib import commands as commands
     from dilated_lib import comparisons as comparisons
     from dilated_lib import context as context
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from dilated_lib.arithmetic import ReceptiveField as ReceptiveField
     from dilated_lib.arithmetic import Window as Window
     from dilated_lib.arithmetic import compose as compose
+    from dilated_lib.claims import claim as claim
     from dilated_lib.context import ContextModule as ContextModule
     from dilated_lib.context import identity_ as identity_
     from dilated_lib.conv2d import DilatedConv2d as DilatedConv2d
@@ -88,6 +90,7 @@ _HOME = {
     "compose": "arithmetic",
     "ReceptiveField": "arithmetic",
     "Window": "arithmetic",
+    "claim": "claims",
     "ContextModule": "context",
     "identity_": "context",
     "DilatedConv2d": "conv2d",
@@ -119,6 +122,7 @@ _MODULES = (
     "caffe",
     "changes",
     "checkpoints",
+    "claims",
     "commands",
     "comparisons",
     "context",

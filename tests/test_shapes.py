@@ -56,6 +56,23 @@ def test_a_scene_depends_on_its_seed_and_number_only():
     assert len({tuple(SHAPES.distances(n).flatten().tolist()) for n in range(40)}) > 35
 
 
+@pytest.mark.parametrize("size", [8, 36, 52])
+def test_no_scene_of_the_test_split_is_one_of_the_training_split(size):
+    """All rectangles of many seeds, drawn as they are; both splits get their share."""
+    seen = {
+        split: {
+            tuple(shapes.distances(n).flatten().tolist())
+            for shapes in (
+                Shapes(200, size=size, seed=seed, split=split) for seed in range(3)
+            )
+            for n in range(200)
+        }
+        for split in ("train", "test")
+    }
+    assert not seen["train"] & seen["test"]
+    assert min(map(len, seen.values())) > (3 if size == 8 else 300)
+
+
 def test_nearer_pixels_can_be_made_void():
     near, all_ = Shapes(5, nearest=4), Shapes(5)
     for index in range(35):
@@ -91,6 +108,7 @@ def test_every_size_from_the_smallest_fits_its_picture():
         ({"scenes": 1.5}, r"^scenes must be a whole number, at least 1; got 1\.5$"),
         ({"size": 7}, "^size must be a whole number, at least 8; got 7$"),
         ({"nearest": -1}, "^nearest must be a whole number, at least 0; got -1$"),
+        ({"split": "val"}, "^split must be train or test, got 'val'$"),
         ({"seed": True}, "^seed must be a whole number, at least 0; got True$"),
     ],
 )

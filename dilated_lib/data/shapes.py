@@ -5,8 +5,11 @@ colour is the class of the whole shape. So the label of a pixel depends on a cue
 known distance, and on nothing nearer: who does not see the outline can only guess.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -35,6 +38,10 @@ class Shapes(Dataset[tuple[Tensor, Tensor]]):
     every colour: picture i shows scene i // 7 in colour i % 7. Without the outline all
     seven are alike, so whoever does not see it is right on one in seven at most.
 
+    ``split`` is "train" or "test". Every fourth rectangle that can be drawn belongs to
+    the test split and all others to the training split, so no scene of one is a scene
+    of the other, whatever the seeds are. Within a split a rectangle may occur twice.
+
     Nothing is stored. Scene n is drawn when asked for, by a generator of its own,
     seeded with (``seed``, n): it depends neither on the order of asking nor on
     ``scenes``.
@@ -51,7 +58,13 @@ class Shapes(Dataset[tuple[Tensor, Tensor]]):
     void = 255
 
     def __init__(
-        self, scenes: int, *, size: int = 36, nearest: int = 0, seed: int = 0
+        self,
+        scenes: int,
+        *,
+        size: int = 36,
+        nearest: int = 0,
+        seed: int = 0,
+        split: Literal["train", "test"] = "train",
     ) -> None:
         for name, value, least in (
             ("scenes", scenes, 1),
@@ -63,7 +76,10 @@ class Shapes(Dataset[tuple[Tensor, Tensor]]):
                 raise ValueError(
                     f"{name} must be a whole number, at least {least}; got {value!r}"
                 )
+        if split not in ("train", "test"):
+            raise ValueError(f"split must be train or test, got {split!r}")
         self.scenes, self.size, self.nearest, self.seed = scenes, size, nearest, seed
+        self.split = split
 
     def __len__(self) -> int:
         return self.scenes * len(self.colours)
@@ -87,9 +103,17 @@ class Shapes(Dataset[tuple[Tensor, Tensor]]):
         """
         if not 0 <= scene < self.scenes:
             raise IndexError(f"scene {scene} of {self.scenes}")
-        draw = np.random.default_rng((self.seed, scene))
-        half = draw.integers(self.size // 4, self.size // 2, 2)  # of height and width
-        middle = draw.integers(half, self.size - half)
+        half, middle = self._rectangle(scene)
         rows, columns = half[:, None] - abs(np.arange(self.size) - middle[:, None])
         distances = np.minimum(rows[:, None], columns)
         return torch.from_numpy(distances.clip(-1))
+
+    def _rectangle(self, scene: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Half the height and width of a scene's rectangle, and its middle."""
+        draw = np.random.default_rng((self.seed, scene))
+        while True:  # until the rectangle is one of this split
+            half = draw.integers(self.size // 4, self.size // 2, 2)
+            middle = draw.integers(half, self.size - half)
+            for_testing = (half.sum() + middle.sum()) % 4 == 0
+            if for_testing == (self.split == "test"):
+                return half, middle
