@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dilated_lib import convolution as convolution
     from dilated_lib import data as data
     from dilated_lib import dense as dense
+    from dilated_lib import drives as drives
     from dilated_lib import experiments as experiments
     from dilated_lib import explorer as explorer
     from dilated_lib import fidelity as fidelity
@@ -130,6 +131,7 @@ _MODULES = (
     "convolution",
     "data",
     "dense",
+    "drives",
     "experiments",
     "explorer",
     "fidelity",

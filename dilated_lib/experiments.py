@@ -118,7 +118,8 @@ def heads(
     The front end stays as it is. Its logits are stored: of the training pictures and
     their mirror images, of val and of test. On these the basic context module is
     trained as it is, without its layer of dilation 16, without any dilation, and with
-    1 × 1 kernels only. The first record is of the front end alone.
+    1 × 1 kernels only. The first record is of the front end alone. Scores are those of
+    a split, and of each drive in it.
 
     Args:
         out: The file of records to write.
@@ -150,8 +151,7 @@ def heads(
 
     def keep(name: str, seed: int, module: nn.Module, **metrics: Any) -> None:
         for split in ("val", "test"):
-            found = on_logits.score(module, stored[split], classes)
-            metrics[split] = asdict(found)
+            metrics[split] = asdict(on_logits.score(module, stored[split], classes))
         done.append(
             Record(
                 experiment=f"heads/{name}",

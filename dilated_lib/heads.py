@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 from dilated_lib.data.labelled import VOID, Sample
 from dilated_lib.data.transforms import CropWithMargin
-from dilated_lib.metric import Scores, scores
+from dilated_lib.drives import DriveMeter, SplitScores
 from dilated_lib.networks import DilatedNetwork
 from dilated_lib.reach import descend
 from dilated_lib.segment import upsampled
@@ -28,10 +27,11 @@ __all__ = ["Logits", "fit", "score", "store"]
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits (N, C, h, w) of a front end, and labels (N, 8h, 8w), uint8."""
+    """Logits (N, C, h, w) of a front end, labels (N, 8h, 8w), uint8, and file names."""
 
     maps: Tensor
     labels: Tensor
+    names: tuple[str, ...]
 
 
 def store(
@@ -56,7 +56,7 @@ def store(
     """
     if network.scale != 1:
         raise ValueError(f"the network's scale must be 1, got {network.scale}")
-    maps, answers = [], []
+    maps, answers, names = [], [], []
     mean = torch.tensor(network.mean)[:, None, None]
     margin = int(network.sizes[0].margin)
     network.eval()
@@ -74,7 +74,8 @@ def store(
             with torch.no_grad():
                 maps.append(network.front(image.flip(0)[None] - mean))
             answers.append(labels)
-    return Logits(torch.cat(maps), torch.stack(answers))
+            names.append(data.name(index))  # type: ignore[attr-defined]
+    return Logits(torch.cat(maps), torch.stack(answers), tuple(names))
 
 
 def fit(
@@ -95,7 +96,7 @@ def fit(
     falls once (``OneCycleLR``). Void does not count. Raises ValueError without maps.
 
     >>> draw = torch.Generator().manual_seed(0)
-    >>> data = Logits(torch.zeros(2, 3, 4, 5), torch.zeros(2, 32, 40))
+    >>> data = Logits(torch.zeros(2, 3, 4, 5), torch.zeros(2, 32, 40), ("a", "b"))
     >>> len(fit(nn.Conv2d(3, 3, 1), data, steps=3, generator=draw))
     3
     """
@@ -125,20 +126,26 @@ def _batches(
         yield chosen
 
 
-def score(module: nn.Module, data: Logits, classes: tuple[str, ...]) -> Scores:
-    """Scores of a module on stored logits, at all pixels.
+def score(module: nn.Module, data: Logits, classes: tuple[str, ...]) -> SplitScores:
+    """Scores of a module on stored logits, at all pixels, and those of each drive.
 
     Its logits are interpolated, cell i at 8i + 3.5 (``upsampling="half_pixel"``).
 
     >>> maps = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 3)
-    >>> roads = Logits(maps, torch.zeros(1, 16, 24, dtype=torch.uint8))
-    >>> score(nn.Identity(), roads, ("road", "sky")).miou
-    100.0
+    >>> labels = torch.zeros(1, 16, 24, dtype=torch.uint8)
+    >>> roads = Logits(maps, labels, ("morning_1.png",))
+    >>> found = score(nn.Identity(), roads, ("road", "sky"))
+    >>> found.miou, [*found.drives]
+    (100.0, ['morning'])
     """
-    meter = MulticlassJaccardIndex(len(classes), average=None, ignore_index=VOID)
-    parts = (one.split(8) for one in (data.maps, data.labels))  # type: ignore[no-untyped-call]
-    for logits, labels in zip(*parts, strict=True):
+    meter = DriveMeter(classes)
+    for start in range(0, len(data.maps), 8):
+        batch = slice(start, start + 8)
         with torch.no_grad():
-            shares = upsampled(module(logits), "half_pixel", 8)
-        meter.update(shares.argmax(1), labels.long())
-    return scores(meter, classes)
+            logits = upsampled(module(data.maps[batch]), "half_pixel", 8)
+        each = zip(
+            data.names[batch], logits.argmax(1), data.labels[batch].long(), strict=True
+        )
+        for name, predicted, labels in each:
+            meter.update(name, predicted, labels)
+    return meter.compute()

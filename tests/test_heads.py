@@ -24,6 +24,11 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def as_stored(maps, labels):
+    """Logits with labels, each picture a drive of its own."""
+    return heads.Logits(maps, labels, tuple(f"drive{n}_0" for n in range(len(maps))))
+
+
 def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=seeded(seed))
 
@@ -33,6 +38,7 @@ def test_stored_are_the_front_ends_logits_of_a_picture_and_its_mirror_image():
     stored = heads.store(network, data, mirrored=True)
     assert stored.maps.shape == (4, 11, 8, 12) and not stored.maps.requires_grad
     assert stored.labels.shape == (4, 64, 96) and stored.labels.dtype == torch.uint8
+    assert stored.names == tuple(data.name(index) for index in (0, 0, 1, 1))
     mean = torch.tensor(network.mean)[:, None, None]
     for index in range(2):
         picture, labels = data[index]
@@ -63,7 +69,7 @@ def test_a_module_learns_from_the_pixel_next_to_the_centre_of_a_cell():
     labels = torch.full((6, 40, 56), VOID, dtype=torch.uint8)
     labels[:, 4::8, 4::8] = maps.argmax(1).to(torch.uint8)
     module = nn.Conv2d(4, 4, 1)
-    data = heads.Logits(maps, labels)
+    data = as_stored(maps, labels)
     losses = heads.fit(
         module, data, steps=300, batch=3, learning_rate=0.1, generator=seeded()
     )
@@ -75,7 +81,7 @@ def test_a_module_learns_from_the_pixel_next_to_the_centre_of_a_cell():
 
 def test_weights_of_classes_count():
     """Of two classes that cannot be told apart, the heavier one is said."""
-    data = heads.Logits(torch.zeros(1, 2, 4, 4), torch.zeros(1, 32, 32).byte())
+    data = as_stored(torch.zeros(1, 2, 4, 4), torch.zeros(1, 32, 32).byte())
     data.labels[:, 16:] = 1
     for heavy in (0, 1):
         weights = torch.tensor([1.0, 1.0])
@@ -87,7 +93,7 @@ def test_weights_of_classes_count():
 
 
 def test_training_depends_on_its_generator_alone():
-    data = heads.Logits(drawn(9, 3, 4, 4), torch.randint(3, (9, 32, 32)))
+    data = as_stored(drawn(9, 3, 4, 4), torch.randint(3, (9, 32, 32)))
     ends = []
     for seed in (0, 0, 1):
         module = dl.ContextModule(3, dilations=(1, 2))
@@ -126,8 +132,12 @@ def test_void_does_not_count_and_a_batch_is_as_good_as_one():
     with torch.no_grad():
         grown = F.interpolate(maps, scale_factor=8, mode="bilinear").argmax(1)
     right = (grown == labels)[:, 5:].float().mean().item()
-    found = heads.score(nn.Identity(), heads.Logits(maps, labels), CLASSES)
+    found = heads.score(nn.Identity(), as_stored(maps, labels), CLASSES)
     assert found.accuracy == pytest.approx(100 * right, abs=0.01)
+    for number, drive in enumerate(found.drives.values()):
+        right = (grown == labels)[number, 5:].float().mean().item()
+        assert drive.accuracy == pytest.approx(100 * right, abs=0.01)
+    assert number == 10 and drive.pictures == 1
 
 
 @pytest.fixture
@@ -194,7 +204,7 @@ def test_a_network_that_enlarges_its_pictures_is_refused():
 
 
 def test_no_maps_are_refused():
-    nothing = heads.Logits(torch.zeros(0, 3, 4, 5), torch.zeros(0, 32, 40))
+    nothing = as_stored(torch.zeros(0, 3, 4, 5), torch.zeros(0, 32, 40))
     with pytest.raises(ValueError, match=r"maps to train on, got .*\[0, 3, 4, 5\]"):
         heads.fit(nn.Conv2d(3, 3, 1), nothing, steps=3, generator=seeded())
 
