@@ -10,17 +10,20 @@ import subprocess
 import sys
 import tomllib
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 URL = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# one chapter by default, all of them where WHEEL_NOTEBOOKS=all
-WANTED = "*" if os.environ.get("WHEEL_NOTEBOOKS") == "all" else "05_*"
-NOTEBOOKS = sorted((ROOT / "notebooks").glob(f"{WANTED}.ipynb"))
+# One chapter by default, in an environment that borrows packages from this one. Where
+# WHEEL_NOTEBOOKS=all, every chapter, and every package is fetched and installed.
+ALL = os.environ.get("WHEEL_NOTEBOOKS") == "all"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb" if ALL else "05_*.ipynb"))
 PREINSTALLED = ("torch", "torchvision")
 RUN = """
 import sys, nbformat
@@ -57,13 +60,54 @@ def python(folder):
     """An interpreter with torch and a kernel, and without the library."""
     if given := os.environ.get("WHEEL_PYTHON"):  # Colab's image: `make test-colab`
         return Path(shutil.which(given))
-    here = call(sys.executable, "-m", "pip", "freeze", "--exclude-editable")
-    (folder / "constraints.txt").write_text(here)
-    venv.create(folder / "venv", with_pip=True)
+    venv.create(folder / "venv", with_pip=ALL)
     fresh = folder / "venv" / "bin" / "python"
-    pip = (fresh, "-m", "pip", "--quiet", "install", "-c", folder / "constraints.txt")
-    call(*pip, *PREINSTALLED, "ipykernel", "nbclient")
+    if ALL:
+        here = call(sys.executable, "-m", "pip", "freeze", "--exclude-editable")
+        (folder / "constraints.txt").write_text(here)
+        pip = (fresh, "-m", "pip", "-q", "install", "-c", folder / "constraints.txt")
+        call(*pip, *PREINSTALLED, "ipykernel", "nbclient")
+    else:
+        lend(fresh, folder / "lent")
     return fresh
+
+
+def lend(python, folder):
+    """Show an interpreter what torch, a kernel and the library's metadata ask for.
+
+    ``folder`` gets a link to each of these packages in this environment. It is none of
+    the interpreter's own folders, so that its pip takes no package away from there.
+    """
+    extras = PROJECT["optional-dependencies"]
+    declared = [*PROJECT["dependencies"], *extras["notebooks"], *extras["train"]]
+    builds = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    tools = ["pip", "setuptools", *builds["requires"], "ipykernel", "nbclient"]
+    folder.mkdir()
+    for one in closure(map(Requirement, [*PREINSTALLED, *declared, *tools])):
+        for top in {file.parts[0] for file in one.files} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(one.locate_file(top))
+    asked = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    (Path(call(python, "-c", asked)) / "lent.pth").write_text(f"{folder}\n")
+
+
+def closure(requirements):
+    """The distributions of this environment that fulfil requirements, and theirs."""
+    found, open_ = {}, [*requirements]
+    while open_:
+        one = open_.pop()
+        extras = {"", *one.extras}
+        if (one.name, *sorted(extras)) in found or one.name == PROJECT["name"]:
+            continue
+        there = metadata.distribution(one.name)
+        found[one.name, *sorted(extras)] = there
+        for line in there.requires or ():
+            other = Requirement(line)
+            if other.marker is None or any(
+                other.marker.evaluate({"extra": extra}) for extra in extras
+            ):
+                open_.append(other)
+    return found.values()
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +125,11 @@ def environment(folder):
     call(*git, "-C", copy, "commit", "-q", "-m", "as it is")
     call(*git, "-C", copy, "tag", f"v{PROJECT['version']}")
     pinned = folder / "constraints.txt"
+    offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}  # the 0 says yes
     return {
         **os.environ,
         **({"PIP_CONSTRAINT": str(pinned)} if pinned.exists() else {}),
+        **(offline if (folder / "lent").exists() else {}),
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.file://{copy}.insteadOf",
         "GIT_CONFIG_VALUE_0": URL,
