@@ -1,21 +1,20 @@
 """What the context module changes: which pixels, and whether rightly."""
 
 import time
+from collections import Counter
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchmetrics.classification import MulticlassJaccardIndex
 from tqdm import tqdm
 
 from dilated_lib.architecture import open_network, small_network
 from dilated_lib.data.labelled import VOID, Sample
 from dilated_lib.data.sets import open_data
-from dilated_lib.metric import scores
+from dilated_lib.drives import DriveMeter, drive_of
 from dilated_lib.networks import DilatedNetwork
 from dilated_lib.records import Record, device_name, write
 from dilated_lib.segment import probabilities
@@ -43,19 +42,19 @@ def without_context(network: DilatedNetwork) -> DilatedNetwork:
     )
 
 
-def changes(
-    out: Path, *, data: str, split: str, weights: Path | None, every: int
-) -> None:
+def changes(out: Path, *, data: str, weights: Path | None, every: int) -> None:
     """Compare a network with its own front end, pixel by pixel, into a record.
 
-    It has the scores on the split, without and with the context module, and the
-    accuracy of each picture; how many pixels changed, and whether from wrong to right
-    or the other way round; and label maps, thinned out to ``every`` row and column, of
-    the best and the worst picture. Without ``weights`` it is the small network.
+    For val, and for test where there is one, it has the scores without and with the
+    context module, those of each drive too; which percentage of the labelled pixels
+    changed, and whether from wrong to right or the other way round, in the split and in
+    each drive; the accuracy on each picture; and label maps of the best and the worst
+    picture, thinned out to ``every`` row and column. Without ``weights`` it is the
+    small network.
 
     Raises ValueError for a data set of other classes, and as ``open_data``.
 
-    >>> changes(Path("c.json"), data="shapes", split="val", weights=None, every=4)
+    >>> changes(Path("c.json"), data="shapes", weights=None, every=4)
     Traceback (most recent call last):
     ValueError: the network's classes are ...; those of shapes are ground, ...
     """
@@ -63,74 +62,97 @@ def changes(
     network = open_network(weights)[0] if weights else small_network()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)
-    answers = [
-        partial(probabilities, one) for one in (without_context(network), network)
-    ]
-    pictures: list[dict[str, Any]] = []
-    maps: list[list[Tensor]] = []
-    totals = dict.fromkeys(("wrong to right", "right to wrong", "wrong to wrong"), 0)
-    labelled = 0
-    classes = tuple(network.palette)
-    meters = [
-        MulticlassJaccardIndex(len(classes), average=None, ignore_index=VOID)
-        for _ in answers
-    ]
     files = open_data(data)
-    files.require_classes(classes)
-    samples: Dataset[Sample] = files.split(split)
-    for index in tqdm(range(len(samples)), "pictures"):  # type: ignore[arg-type]
-        picture, labels = samples[index]
-        truth = labels.long()
-        front, both = (
-            answer(picture[None].to(device))[0].argmax(0).cpu() for answer in answers
-        )
-        for meter, one in zip(meters, (front, both), strict=True):
-            meter.update(one, truth)
-        known = truth != VOID
-        right = [(one == truth) & known for one in (front, both)]
-        other = (front != both) & known
-        totals["wrong to right"] += int((other & right[1]).sum())
-        totals["right to wrong"] += int((other & right[0]).sum())
-        totals["wrong to wrong"] += int((other & ~right[0] & ~right[1]).sum())
-        labelled += int(known.sum())
-        pictures.append(
-            {
-                "name": Path(samples.name(index)).stem,  # type: ignore[attr-defined]
-                "accuracy": [
-                    round(100 * (one.sum() / known.sum()).item(), 2) for one in right
-                ],
-            }
-        )
-        maps.append([one[::every, ::every].clone() for one in (truth, front, both)])
-    order = sorted(range(len(maps)), key=lambda one: pictures[one]["accuracy"][1])
-    shown = {
-        kind: {
-            "name": pictures[index]["name"],
-            **{
-                name: _rows(one)
-                for name, one in zip(
-                    ("labels", "front", "context"), maps[index], strict=True
-                )
-            },
-        }
-        for kind, index in (("worst", order[0]), ("best", order[-1]))
-    }
+    files.require_classes(tuple(network.palette))
     done = Record(
         experiment=f"changes/{data}",
         seed=0,
-        config={"data": data, "split": split, "every": every},
+        config={"data": data, "every": every},
         metrics={
-            "scores": [asdict(scores(meter, classes)) for meter in meters],
-            "pictures": pictures,
-            "changed": {
-                name: round(100 * count / labelled, 3) for name, count in totals.items()
-            },
-            "maps": shown,
+            split: _compare(network, files.split(split), device=device, every=every)
+            for split in ("val", "test")
+            if split in files.splits
         },
         seconds=round(time.perf_counter() - begin, 1),
         device=device_name(device),
     )
     write(out, [done])
+
+
+def _compare(
+    network: DilatedNetwork,
+    samples: Dataset[Sample],
+    *,
+    device: torch.device,
+    every: int,
+) -> dict[str, Any]:
+    answers = {"front": without_context(network), "context": network}
+    meters = {name: DriveMeter(tuple(network.palette)) for name in answers}
+    counts: dict[str, Counter[str]] = {}
+    pictures: list[dict[str, Any]] = []
+    maps: list[dict[str, list[str]]] = []
+    for index in tqdm(range(len(samples)), "pictures"):  # type: ignore[arg-type]
+        picture, labels = samples[index]
+        file = samples.name(index)  # type: ignore[attr-defined]
+        truth = labels.long()
+        known = truth != VOID
+        if not known.any():
+            continue
+        found = {
+            name: probabilities(one, picture[None].to(device))[0].argmax(0).cpu()
+            for name, one in answers.items()
+        }
+        for name, predicted in found.items():
+            meters[name].update(file, predicted, truth)
+        right = {name: (one == truth) & known for name, one in found.items()}
+        counts.setdefault(drive_of(file), Counter()).update(_count(found, right, known))
+        share = {name: int(one.sum()) / int(known.sum()) for name, one in right.items()}
+        pictures.append(
+            {
+                "name": Path(file).stem,
+                "accuracy": [round(100 * share[name], 2) for name in answers],
+            }
+        )
+        thin = {"labels": truth, **found}
+        maps.append({name: _rows(one[::every, ::every]) for name, one in thin.items()})
+    whole: Counter[str] = Counter()
+    for one in counts.values():
+        whole.update(one)
+    order = sorted(range(len(maps)), key=lambda one: pictures[one]["accuracy"][1])
+    return {
+        **{name: asdict(meter.compute()) for name, meter in meters.items()},
+        "changed": _percent(whole),
+        "changed_by_drive": {name: _percent(one) for name, one in counts.items()},
+        "pictures": pictures,
+        "maps": {
+            kind: {"name": pictures[index]["name"], **maps[index]}
+            for kind, index in (("worst", order[0]), ("best", order[-1]))
+        },
+    }
+
+
+def _count(
+    found: dict[str, Tensor], right: dict[str, Tensor], known: Tensor
+) -> dict[str, int]:
+    """The labelled pixels of a picture, and those that changed, by kind."""
+    other = (found["front"] != found["context"]) & known
+    wrong = ~right["front"] & ~right["context"]
+    return {
+        "labelled": int(known.sum()),
+        "wrong to right": int((other & right["context"]).sum()),
+        "right to wrong": int((other & right["front"]).sum()),
+        "wrong to wrong": int((other & wrong).sum()),
+    }
+
+
+def _percent(counts: Counter[str]) -> dict[str, float]:
+    """Of the labelled pixels; three digits after the point."""
+    whole = counts["labelled"]
+    return {
+        name: round(100 * count / whole, 3)
+        for name, count in counts.items()
+        if name != "labelled"
+    }
 
 
 def _rows(labels: Tensor) -> list[str]:

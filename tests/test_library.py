@@ -22,7 +22,7 @@ ARROWS = {
     },
     "arithmetic": {"layers"},
     "caffe": set(),
-    "changes": {"architecture", "data", "metric", "networks", "records", "segment"},
+    "changes": {"architecture", "data", "drives", "networks", "records", "segment"},
     "checkpoints": set(),
     "commands": {
         *("architecture", "arithmetic", "changes", "comparisons", "data"),

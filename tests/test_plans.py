@@ -1,16 +1,13 @@
-"""The plan of runs, and what is measured besides: throughput, changes."""
+"""The plan of runs, and what is measured besides: throughput."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from training_runs import TINY
 
 import dilated_lib as dl
-from dilated_lib.changes import changes, label_map, without_context
 from dilated_lib.plans import TIERS, Planned, execute, planned
 from dilated_lib.speed import Timing
 from dilated_lib.throughput import throughput
@@ -100,47 +97,3 @@ def test_throughput_counts_operations_and_compares(tmp_path, monkeypatch):
         ceiling = 2 * 128**3 / 27 / 1e9  # of a product that takes 27 ms
         assert found["ceiling"] == pytest.approx(ceiling, abs=1e-4)
         assert found["median_ms"] == 24
-
-
-def test_changes_are_counted_pixel_by_pixel(tmp_path):
-    for name in ("pictures", "labels"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-    names = [*dl.palettes.CAMVID]
-    (tmp_path / "data" / "classes.txt").write_text("\n".join(names))
-    draw = np.random.default_rng(0)
-    for number in range(5):
-        pixels = draw.integers(0, 255, (24, 32, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "data" / "pictures" / f"{number}.png")
-        ids = draw.integers(0, 11, (24, 32), np.uint8)
-        ids[0] = 255
-        Image.fromarray(ids).save(tmp_path / "data" / "labels" / f"{number}.png")
-    out = tmp_path / "changes.json"
-    data = str(tmp_path / "data")
-    changes(out, data=data, split="val", weights=None, every=1)
-    found = json.loads(out.read_text())[0]["metrics"]
-    network = dl.architecture.small_network()
-    picture, labels = dl.open_data(data).split("val")[0]
-    known = labels != 255
-    front, both = (
-        dl.segment.probabilities(one, picture[None])[0].argmax(0)
-        for one in (without_context(network), network)
-    )
-    repaired = (front != both) & (both == labels) & known
-    share = 100 * repaired.sum() / known.sum()
-    assert found["changed"]["wrong to right"] == pytest.approx(share.item(), abs=1e-3)
-    for one, score in zip(
-        (without_context(network), network), found["scores"], strict=True
-    ):
-        wanted = dl.metric.evaluate(
-            lambda images, one=one: dl.segment.probabilities(one, images),
-            dl.open_data(data).split("val"),
-            tuple(network.palette),
-        )
-        assert score == asdict(wanted)
-    stored = found["maps"]["worst"]
-    assert torch.equal(label_map(stored["labels"]), labels.long())
-    assert torch.equal(label_map(stored["context"]), both)
-    accuracy = 100 * ((both == labels) & known).sum() / known.sum()
-    assert found["pictures"][0]["accuracy"][1] == pytest.approx(
-        accuracy.item(), abs=0.01
-    )

@@ -102,23 +102,23 @@ def changes(
     /,
     *,
     data: str = "camvid",
-    split: str = "val",
     weights: Path | None = None,
     every: int = 4,
 ) -> None:
     """Compare a network with its own front end, pixel by pixel; chapter 13 shows it.
 
+    On val and on test, as a whole and drive by drive.
+
     Args:
         out: The file of records to write.
         data: The data set.
-        split: Its split.
         weights: A network that was trained jointly; the small one by default.
         every: Keep every so many rows and columns of the label maps.
     """
     from dilated_lib import changes as module
 
     with one_sentence():
-        module.changes(out, data=data, split=split, weights=weights, every=every)
+        module.changes(out, data=data, weights=weights, every=every)
 
 
 def throughput(
@@ -148,7 +148,8 @@ def speed(
     out: Path = Path("book/results/speed_cpu.json"),
     /,
     *,
-    seconds: float = 2.0,
+    seconds: float = 0.5,
+    rounds: int = 3,
     data: str | None = None,
     small: bool = False,
 ) -> None:
@@ -156,7 +157,8 @@ def speed(
 
     Args:
         out: The file of records to write.
-        seconds: How long to time each of the things compared.
+        seconds: How long to time each of the things compared, in each round.
+        rounds: How often to measure all of it; the records have medians and ranges.
         data: A data set; count on how many of its validation pixels bfloat16 changes
             the small network's label.
         small: Narrow layers and networks, to see that it runs.
@@ -164,4 +166,4 @@ def speed(
     from dilated_lib import comparisons
 
     with one_sentence():
-        comparisons.speed(out, seconds=seconds, data=data, small=small)
+        comparisons.speed(out, seconds=seconds, rounds=rounds, data=data, small=small)

@@ -1,0 +1,143 @@
+"""What the context module changes, pixel by pixel and drive by drive."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dilated_lib as dl
+from dilated_lib.changes import changes, label_map, without_context
+
+# the third picture of test has no label, so nothing can be said of it
+SPLITS = {"train": ["a_0"], "val": ["b_0"], "test": ["a_1", "c_0", "c_1"]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Noise with labels of CamVid's classes, from three drives; the folder."""
+    folder = tmp_path_factory.mktemp("data")
+    for kind in ("pictures", "labels"):
+        (folder / kind).mkdir()
+    (folder / "classes.txt").write_text("\n".join(dl.palettes.CAMVID))
+    draw = np.random.default_rng(0)
+    for split, names in SPLITS.items():
+        (folder / f"{split}.txt").write_text("\n".join(names))
+        for name in names:
+            pixels = draw.integers(0, 255, (24, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "pictures" / f"{name}.png")
+            ids = draw.integers(0, 11, (24, 32), np.uint8)
+            ids[: 24 if name == "c_1" else 1] = 255
+            Image.fromarray(ids).save(folder / "labels" / f"{name}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A network whose context module changes many labels: it is far from identity."""
+    kind = dl.architecture.Architecture(
+        palette=dict(dl.palettes.CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
+    )
+    network = kind.build()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for one in network.parameters():
+            one.normal_(0, 0.3, generator=draw)
+    path = tmp_path_factory.mktemp("network") / "wild.safetensors"
+    dl.save_network(network, kind, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def answers(weights):
+    network, _ = dl.open_network(weights)
+    return {"front": without_context(network), "context": network}
+
+
+@pytest.fixture(scope="module")
+def recorded(data, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "changes.json"
+    changes(out, data=data, weights=weights, every=1)
+    return json.loads(out.read_text())[0]["metrics"]
+
+
+def predicted(network, picture):
+    return dl.segment.probabilities(network, picture[None])[0].argmax(0)
+
+
+def test_scores_are_those_of_each_split_without_and_with_the_module(
+    recorded, data, answers
+):
+    assert [*recorded] == ["val", "test"]
+    for split, found in recorded.items():
+        for name, network in answers.items():
+            wanted = dl.evaluate(
+                lambda images, one=network: dl.segment.probabilities(one, images),
+                dl.open_data(data).split(split),
+                tuple(network.palette),
+            )
+            score = dict(found[name])
+            drives = score.pop("drives")
+            assert score == asdict(wanted)
+            assert [*drives] == (["b"] if split == "val" else ["a", "c"])
+            assert all(one["pictures"] == 1 for one in drives.values())
+
+
+def test_changes_are_counted_pixel_by_pixel_in_a_split_and_in_each_drive(
+    recorded, data, answers
+):
+    whole = torch.zeros(4)
+    kinds = ("wrong to right", "right to wrong", "wrong to wrong")
+    samples = dl.open_data(data).split("test")
+    for drive, index in (("a", 0), ("c", 1)):
+        picture, labels = samples[index]
+        known = labels != 255
+        front, both = (predicted(one, picture) for one in answers.values())
+        other = (front != both) & known
+        counted = [
+            (other & (both == labels)).sum(),
+            (other & (front == labels)).sum(),
+            (other & (both != labels) & (front != labels)).sum(),
+        ]
+        whole += torch.stack([*counted, known.sum()])
+        found = recorded["test"]["changed_by_drive"][drive]
+        for kind, count in zip(kinds, counted, strict=True):
+            share = 100 * count / known.sum()
+            assert found[kind] == pytest.approx(share.item(), abs=1e-3)
+    assert [*recorded["test"]["changed_by_drive"]] == ["a", "c"]
+    for kind, count in zip(kinds, whole, strict=False):
+        share = 100 * count / whole[-1]
+        assert recorded["test"]["changed"][kind] == pytest.approx(
+            share.item(), abs=1e-3
+        )
+    assert whole[:3].min() > 0  # there are pixels of every kind
+
+
+def test_pictures_have_their_accuracy_and_the_best_and_the_worst_their_maps(
+    recorded, data, answers
+):
+    samples = dl.open_data(data).split("test")
+    pictures = recorded["test"]["pictures"]
+    assert [one["name"] for one in pictures] == ["a_1", "c_0"]
+    for index, one in enumerate(pictures):
+        picture, labels = samples[index]
+        known = labels != 255
+        maps = {name: predicted(network, picture) for name, network in answers.items()}
+        for found, answer in zip(one["accuracy"], maps.values(), strict=True):
+            wanted = 100 * (answer == labels)[known].float().mean().item()
+            assert found == pytest.approx(wanted, abs=0.01)
+        kinds = [
+            kind
+            for kind, stored in recorded["test"]["maps"].items()
+            if stored["name"] == one["name"]
+        ]
+        assert len(kinds) == 1
+        stored = recorded["test"]["maps"][kinds[0]]
+        assert torch.equal(label_map(stored["labels"]), labels.long())
+        for name, answer in maps.items():
+            assert torch.equal(label_map(stored[name]), answer)
+    accuracy = {one["name"]: one["accuracy"][1] for one in pictures}
+    stored = recorded["test"]["maps"]
+    assert accuracy[stored["worst"]["name"]] <= accuracy[stored["best"]["name"]]
