@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import asdict
 from itertools import product
+from math import inf
 from pathlib import Path
+from statistics import median
 from typing import Any, get_args
 
 import torch
@@ -21,7 +22,7 @@ from dilated_lib.fidelity import gradient_errors, same_labels
 from dilated_lib.inference import has_bfloat16, quick
 from dilated_lib.networks import dilation8_pascal_voc
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.speed import measure
+from dilated_lib.speed import Timing, measure
 
 __all__ = ["speed"]
 
@@ -32,52 +33,94 @@ LAYOUTS = {
 }
 
 
-def speed(out: Path, *, seconds: float, data: str | None, small: bool) -> None:
+def speed(
+    out: Path, *, seconds: float, rounds: int, data: str | None, small: bool
+) -> None:
     """Measure what chapter 07 shows, on a GPU if there is one, into records.
 
-    Each record has the times of things measured side by side, and their ratio to the
+    Each record has the times of things measured side by side, and their ratios to the
     first of them: forward, and forward and backward together where the experiment's
-    name ends in "training". With ``data``, a data set with the small network's classes,
-    it also counts on how many validation pixels ``quick`` changes the label. ``small``
-    takes narrow layers and networks, to see that it runs.
+    name ends in "training". All experiments are measured one after the other, and that
+    is done ``rounds`` times, so that minutes lie between the measurements of one thing.
+    A record has the median over the rounds, and the ratio of every round. In a round
+    each thing is timed for about ``seconds``. With ``data``, a data set with the small
+    network's classes, it also counts on how many validation pixels ``quick`` changes
+    the label. ``small`` takes narrow layers and networks, to see that it runs.
+
+    Raises ValueError for less than one round, for seconds that are not above 0 and
+    finite, and for data that cannot be opened.
     """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    if not 0 < seconds < inf:
+        raise ValueError(f"seconds must be a number above 0, got {seconds}")
+    pictures = None if data is None else open_data(data).split("val")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     done: list[Record] = []
 
-    def keep(name: str, config: dict[str, Any], metrics: dict[str, Any]) -> None:
-        wall = round(time.perf_counter() - begin, 1)
+    def keep(
+        name: str, config: dict[str, Any], metrics: dict[str, Any], wall: float
+    ) -> None:
         done.append(
             Record(
                 experiment=f"speed/{name}",
                 seed=0,
                 config=config,
                 metrics=metrics,
-                seconds=wall,
+                seconds=round(wall, 1),
                 device=device_name(device),
             )
         )
-        write(out, done)
 
     with torch.no_grad():
-        begin = time.perf_counter()
-        for experiment, config, functions in _experiments(device, small):
-            timings = measure(functions, seconds=seconds)
-            first = next(iter(timings.values())).median_ms
-            rows = {
-                name: asdict(one) | {"ratio": round(one.median_ms / first, 3)}
-                for name, one in timings.items()
-            }
-            keep(experiment, config, rows)
-            begin = time.perf_counter()
+        series = [_timed(device, seconds, small) for _ in range(rounds)]
+        for same in zip(*series, strict=True):
+            name, config, _, _ = same[0]
+            rows = _over_rounds([timings for _, _, timings, _ in same])
+            wall = sum(one[-1] for one in same)
+            keep(name, config | {"rounds": rounds}, rows, wall)
         if device.type == "cuda" or has_bfloat16():
             config = {"channels": (21, 21), "side": 64, "dtype": "bfloat16"}
-            keep("gradients", config, gradient_errors(device, DILATIONS))
             begin = time.perf_counter()
-        if data is not None:
-            shares = same_labels(open_data(data).split("val"), 4 if small else None)
+            errors = gradient_errors(device, DILATIONS)
+            keep("gradients", config, errors, time.perf_counter() - begin)
+        if pictures is not None:
+            begin = time.perf_counter()
+            shares = same_labels(pictures, 4 if small else None)
             config = {"data": data, "split": "val", "pictures": len(shares)}
             metrics = {"same": round(sum(shares) / len(shares), 3)}
-            keep("labels", config, metrics | {"worst": round(min(shares), 3)})
+            metrics["worst"] = round(min(shares), 3)
+            keep("labels", config, metrics, time.perf_counter() - begin)
+    write(out, done)
+
+
+def _timed(
+    device: torch.device, seconds: float, small: bool
+) -> list[tuple[str, dict[str, Any], dict[str, Timing], float]]:
+    """One round: of each experiment the name, the config, the times, and its own."""
+    found = []
+    begin = time.perf_counter()
+    for name, config, functions in _experiments(device, small):
+        timings = measure(functions, seconds=seconds, turns=2)  # there are more rounds
+        end = time.perf_counter()
+        found.append((name, config, timings, end - begin))
+        begin = end
+    return found
+
+
+def _over_rounds(rounds: list[dict[str, Timing]]) -> dict[str, dict[str, Any]]:
+    """Medians over the rounds, and each round's ratio to the first of the things."""
+    first, *_ = rounds[0]
+    rows = {}
+    for name in rounds[0]:
+        ratios = [one[name].median_ms / one[first].median_ms for one in rounds]
+        rows[name] = {
+            "median_ms": round(median(one[name].median_ms for one in rounds), 4),
+            "spread_ms": round(median(one[name].spread_ms for one in rounds), 4),
+            "ratio": round(median(ratios), 3),
+            "ratios": [round(ratio, 3) for ratio in ratios],
+        }
+    return rows
 
 
 Experiment = tuple[str, dict[str, Any], dict[str, Callable[[], object]]]

@@ -23,9 +23,13 @@ def gradient_errors(
 ) -> dict[str, dict[str, float | str]]:
     """By dilation, how far the gradients of the weights are from float64's.
 
-    Of a layer from 21 to 21 channels in bfloat16, channels last, torch's and the
-    library's: the largest error in terms of the largest gradient. torch's may end the
-    process, so each has one of its own.
+    The layer has 21 to 21 channels, in bfloat16, channels last; it is torch's, and the
+    library's. An error is the largest difference, relative to the largest gradient.
+
+    On some CPUs torch's layer reads memory that is not its own there, see
+    :class:`~dilated_lib.conv2d.DilatedConv2d`. What comes out is then undefined: a
+    number, "nan" or "inf", or "process ended", for which each has a process of its own.
+    So of torch's errors beyond dilation 1 there is nothing to rely on.
 
     >>> gradient_errors(torch.device("cpu"), ())
     {'torch': {}, 'library': {}}

@@ -78,13 +78,16 @@ class Timing:
 
 
 def measure(
-    functions: Mapping[str, Callable[[], object]], *, seconds: float = 1.0
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float = 1.0,
+    turns: int = 5,
 ) -> dict[str, Timing]:
     """Time functions side by side: each is called for about so many seconds in all.
 
-    They take turns in five rounds, after a warm-up, so that what else the machine does
-    meets them alike. GPU work is waited for. Compare the ratios, not the times, with
-    another run's.
+    After a warm-up they are called by turns, each ``turns`` times for a part of the
+    seconds, so that what else the machine does meets them alike. ``turns`` is at least
+    2. GPU work is waited for. Compare the ratios, not the times, with another run's.
 
     >>> times = measure({"sum": lambda: torch.ones(9).sum()}, seconds=0.05)
     >>> times["sum"].median_ms > 0
@@ -97,14 +100,14 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
         function()
-    for _ in range(5):
+    for _ in range(turns):
         for name, function in functions.items():
             timer = Timer(
                 "function()",
                 globals={"function": function},
                 num_threads=torch.get_num_threads(),
             )
-            times[name] += timer.blocked_autorange(min_run_time=seconds / 5).times
+            times[name] += timer.blocked_autorange(min_run_time=seconds / turns).times
     return {name: _timing(found) for name, found in times.items()}
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dilated_lib as dl
-from dilated_lib import comparisons, inference, speed
+from dilated_lib import comparisons, fidelity, inference, speed
 from dilated_lib.architecture import small_network
 
 
@@ -57,6 +57,7 @@ def test_times_are_told_apart():
     found = speed.measure(
         {"short": lambda: time.sleep(0.002), "long": lambda: time.sleep(0.006)},
         seconds=0.2,
+        turns=2,
     )
     assert list(found) == ["short", "long"]
     assert found["short"].median_ms >= 2
@@ -148,10 +149,38 @@ def test_without_the_question_there_is_no_bfloat16(monkeypatch):
     assert inference.has_bfloat16() is False
 
 
-def test_the_command_writes_ratios_to_the_first(tmp_path, monkeypatch):
+@pytest.fixture
+def timings(monkeypatch):
+    """What the command measures, in order: each thing runs once, and times are drawn.
+
+    The times themselves are tested above, and would only take long here.
+    """
+    taken, draw = [], random.Random(0)
+
+    def once(functions, *, seconds, turns):
+        assert seconds == 0.5 and turns > 1
+        for function in functions.values():
+            function()
+        taken.append(
+            {n: speed.Timing(draw.uniform(1, 9), draw.random()) for n in functions}
+        )
+        return taken[-1]
+
+    monkeypatch.setattr(comparisons, "measure", once)
     monkeypatch.setattr(comparisons, "DILATIONS", (1, 2))
+    return taken
+
+
+def test_the_librarys_gradients_are_right_where_torchs_may_be_anything():
+    errors = fidelity.gradient_errors(torch.device("cpu"), (2,))
+    assert [*errors] == ["torch", "library"] and [*errors["torch"]] == ["2"]
+    assert errors["library"]["2"] < 0.01  # eight bits of mantissa
+
+
+def test_the_command_records_medians_over_rounds(tmp_path, timings, monkeypatch):
+    monkeypatch.setattr(comparisons, "gradient_errors", lambda *_: {"library": {}})
     out = tmp_path / "speed.json"
-    comparisons.speed(out, seconds=0.001, data="shapes", small=True)
+    comparisons.speed(out, seconds=0.5, rounds=3, data="shapes", small=True)
     rows = json.loads(out.read_text())
     names = [row["experiment"] for row in rows]
     assert set(names) == {
@@ -161,14 +190,42 @@ def test_the_command_writes_ratios_to_the_first(tmp_path, monkeypatch):
         *("speed/dilation/training", "speed/detours/training", "speed/cliff"),
         *(["speed/gradients"] if inference.has_bfloat16() else []),
     }
-    gradients = rows.pop(-2)["metrics"] if inference.has_bfloat16() else {}
-    for found in gradients.values():
-        assert [*found] == ["1", "2"] and found["1"] < 0.01
-    for row in rows[:-1]:
-        times = [*row["metrics"].values()]
-        assert times[0]["ratio"] == 1
-        for one in times:
-            expected = one["median_ms"] / times[0]["median_ms"]
-            assert one["ratio"] == pytest.approx(expected, abs=0.002)
-    assert rows[-1]["config"]["pictures"] == 4
-    assert 90 < rows[-1]["metrics"]["worst"] <= rows[-1]["metrics"]["same"] <= 100
+    labels = rows.pop()
+    assert labels["config"]["pictures"] == 4
+    assert 90 < labels["metrics"]["worst"] <= labels["metrics"]["same"] <= 100
+    if inference.has_bfloat16():
+        assert rows.pop()["metrics"] == {"library": {}}
+
+    assert len(timings) == 3 * len(rows)
+    for n, row in enumerate(rows):
+        rounds = timings[n :: len(rows)]  # each round is the whole series
+        assert row["config"]["rounds"] == 3
+        assert [*row["metrics"]] == [*rounds[0]]
+        first = next(iter(rounds[0]))
+        for name, one in row["metrics"].items():
+            times = sorted(found[name].median_ms for found in rounds)
+            ratios = [
+                found[name].median_ms / found[first].median_ms for found in rounds
+            ]
+            assert one["median_ms"] == pytest.approx(times[1], abs=1e-4)
+            assert one["ratios"] == pytest.approx(ratios, abs=1e-3)
+            assert one["ratio"] == pytest.approx(sorted(ratios)[1], abs=1e-3)
+            assert 0 < one["spread_ms"] < 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rounds": 0}, "rounds must be at least 1, got 0"),
+        ({"seconds": 0.0}, "seconds must be a number above 0, got 0"),
+        ({"seconds": float("nan")}, "seconds must be a number above 0, got nan"),
+        ({"data": "nowhere"}, "data must be one of"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_it_is(
+    tmp_path, timings, wrong, message
+):
+    asked = {"seconds": 0.5, "rounds": 1, "data": None, "small": True} | wrong
+    with pytest.raises(ValueError, match=message):
+        comparisons.speed(tmp_path / "speed.json", **asked)
+    assert timings == [] and not any(tmp_path.iterdir())
