@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dilated_lib import convolution as convolution
     from dilated_lib import data as data
     from dilated_lib import dense as dense
+    from dilated_lib import differences as differences
     from dilated_lib import drives as drives
     from dilated_lib import experiments as experiments
     from dilated_lib import explorer as explorer
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from dilated_lib.convolution import dilate as dilate
     from dilated_lib.data.sets import open_data as open_data
     from dilated_lib.dense import remove_stride_ as remove_stride_
+    from dilated_lib.differences import difference as difference
     from dilated_lib.explorer import Explorer as Explorer
     from dilated_lib.inference import quick as quick
     from dilated_lib.metric import evaluate as evaluate
@@ -98,6 +100,7 @@ _HOME = {
     "dilate": "convolution",
     "open_data": "data.sets",
     "remove_stride_": "dense",
+    "difference": "differences",
     "Explorer": "explorer",
     "quick": "inference",
     "evaluate": "metric",
@@ -131,6 +134,7 @@ _MODULES = (
     "convolution",
     "data",
     "dense",
+    "differences",
     "drives",
     "experiments",
     "explorer",

@@ -38,6 +38,7 @@ ARROWS = {
     "convolution": {"arithmetic"},
     "data": {"palettes", "pictures"},
     "dense": set(),
+    "differences": set(),
     "drives": {"data", "metric"},
     "experiments": {
         *("architecture", "arithmetic", "context", "data", "heads", "paths", "reach"),
@@ -101,6 +102,7 @@ def loaded_by(statement):
         ("import dilated_lib.arithmetic", set()),
         ("import dilated_lib as dl; dl.compose([dl.Window(3)])", set()),
         ("import dilated_lib as dl; dl.coverage([dl.Window(3)])", set()),
+        ("import dilated_lib as dl; dl.difference([1, 2], [3, 5])", set()),
         ("import dilated_lib as dl; dl.receptive_field", {"torch"}),
         ("import dilated_lib as dl; dl.dilate", {"torch"}),
         ("import dilated_lib as dl; dl.ContextModule", {"torch"}),
