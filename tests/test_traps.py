@@ -1,5 +1,6 @@
 """The mistakes of chapter 16: each is the one that it says, and the record is made."""
 
+import copy
 import json
 
 import numpy as np
@@ -8,26 +9,51 @@ import torch
 from PIL import Image
 from test_segment import picture, tiny
 from torch import nn
+from torch.nn import functional as F
 
 import dilated_lib as dl
+from dilated_lib.data.labelled import DataSet, LabelledPictures
 from dilated_lib.traps import TRAPS, measure, probabilities
 
 NETWORK = tiny(classes=11)
-PHOTO = picture(192, 200)
+NETWORK.upsampling = "half_pixel"  # as the small network's
+PHOTO = picture(192, 240)
+RIGHT = probabilities(NETWORK, PHOTO)
 
 
 def apart(one, other):
     return float((one - other).abs().max())
 
 
+def logits():
+    """What the front end says of the photograph's 24 x 30 cells."""
+    bgr = torch.tensor(np.asarray(PHOTO)[..., ::-1].copy()).permute(2, 0, 1)[None]
+    values = bgr - torch.tensor(NETWORK.mean)[:, None, None]
+    with torch.no_grad():
+        return NETWORK.front(F.pad(values, (186,) * 4, mode="reflect"))
+
+
+def answer(cells):
+    """The library's own way from a context module's logits to probabilities."""
+    with torch.no_grad():
+        return dl.segment.upsampled(cells, "half_pixel", 8)[0]
+
+
+def test_the_correct_version_is_one_tile_of_the_picture():
+    tile = (192 + 372, 240 + 372)
+    one = dl.predict(PHOTO, NETWORK, tile=tile, context="tiles").probabilities
+    assert apart(RIGHT, one) < 1e-6
+
+
 @pytest.mark.parametrize("trap", TRAPS)
 def test_a_trap_changes_the_answer_and_not_the_network(trap):
     before = {name: one.clone() for name, one in NETWORK.state_dict().items()}
-    right, wrong = probabilities(NETWORK, PHOTO), probabilities(NETWORK, PHOTO, trap)
-    assert wrong.shape == right.shape == (11, 192, 200)
-    torch.testing.assert_close(wrong.sum(0), torch.ones(192, 200))
-    assert apart(wrong, right) > 1e-4
-    assert torch.equal(right, dl.predict(PHOTO, NETWORK).probabilities)
+    pads = [getattr(layer, "padding", None) for layer in NETWORK.children()]
+    wrong = probabilities(NETWORK, PHOTO, trap)
+    assert wrong.shape == RIGHT.shape == (11, 192, 240)
+    torch.testing.assert_close(wrong.sum(0), torch.ones(192, 240))
+    assert apart(wrong, RIGHT) > 1e-4
+    assert pads == [getattr(layer, "padding", None) for layer in NETWORK.children()]
     for name, one in NETWORK.state_dict().items():
         assert torch.equal(one, before[name])
 
@@ -37,65 +63,148 @@ def test_an_unknown_trap_is_refused():
         probabilities(NETWORK, PHOTO, "rgb")
 
 
+def test_a_network_with_a_deconvolution_is_refused():
+    with pytest.raises(ValueError, match="must be those of cells"):
+        probabilities(tiny(upsample=True), PHOTO)
+
+
 def test_swapped_channels_are_a_swapped_picture_with_the_mean_swapped_too():
-    network = tiny(classes=11)
+    network = copy.deepcopy(NETWORK)
     network.mean = NETWORK.mean[::-1]
     swapped = Image.fromarray(np.asarray(PHOTO)[..., ::-1].copy())
     wrong = probabilities(NETWORK, PHOTO, "RGB instead of BGR")
-    network.conv1_1.weight.data = NETWORK.conv1_1.weight.data
-    assert apart(wrong, dl.predict(swapped, network).probabilities) < 1e-5
+    assert apart(wrong, probabilities(network, swapped)) < 1e-5
+
+
+def test_without_its_mean_a_network_is_one_whose_mean_is_zero():
+    network = copy.deepcopy(NETWORK)
+    network.mean = (0.0, 0.0, 0.0)
+    wrong = probabilities(NETWORK, PHOTO, "mean not subtracted")
+    assert torch.equal(wrong, probabilities(network, PHOTO))
+
+
+def test_zeros_reach_as_far_as_the_field_and_no_further():
+    """A cell in the middle of a large picture sees no border: nothing changes there."""
+    large, front = picture(448, 448), dl.changes.without_context(NETWORK)
+    right, wrong = (
+        probabilities(front, large, one) for one in (None, "zeros around every layer")
+    )
+    off = (right - wrong).abs().amax(0)
+    assert off[8 * 26 : 8 * 29, 8 * 26 : 8 * 29].max() < 1e-6 < off[:100].max()
 
 
 def test_the_relu_stands_between_final_and_the_context_module():
-    network = tiny(classes=11)
-    network.ctx_conv1_1.register_forward_pre_hook(lambda _, given: (given[0].relu(),))
     wrong = probabilities(NETWORK, PHOTO, "ReLU after final")
-    assert apart(wrong, dl.predict(PHOTO, network).probabilities) < 1e-6
+    assert apart(wrong, answer(NETWORK.context(logits().relu()))) < 1e-6
 
 
-def test_tiles_are_those_of_predict():
-    tiles = dl.predict(PHOTO, NETWORK, tile=(532, 532), context="tiles")
-    wrong = probabilities(NETWORK, PHOTO, "context tile by tile")
-    assert torch.equal(wrong, tiles.probabilities)
+def test_zeros_put_in_front_once_differ_near_the_border_alone():
+    """The tiny module sees 4 cells around: farther inside nothing changes."""
+    wrong = probabilities(NETWORK, PHOTO, "context padded once")
+    off = (wrong - RIGHT).abs().amax(0)
+    inside = off[8 * 5 : -8 * 5, 8 * 5 : -8 * 5]
+    assert inside.max() < 1e-6 < off.max()
+    context = dl.ContextModule(11, dilations=(1, 2, 1), padding="once")
+    for new, old in zip(
+        context.layers,
+        [layer for layer in NETWORK.context if isinstance(layer, nn.Conv2d)],
+        strict=True,
+    ):
+        new.load_state_dict(old.state_dict())
+    assert apart(wrong, answer(context(logits()))) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("trap", "tile"),
+    [("context in two tiles", (192, 120)), ("context in nine tiles", (64, 80))],
+)
+def test_tiles_are_those_of_the_released_procedure(trap, tile):
+    tile = tuple(side + 372 for side in tile)
+    tiles = dl.predict(PHOTO, NETWORK, tile=tile, context="tiles").probabilities
+    assert apart(probabilities(NETWORK, PHOTO, trap), tiles) < 1e-6
+
+
+@pytest.mark.parametrize("own", ["half_pixel", "released"])
+def test_shifted_cells_are_those_of_the_other_convention(own):
+    network = copy.deepcopy(NETWORK)
+    network.upsampling = own
+    other = {"half_pixel": "released", "released": "half_pixel"}[own]
+    wrong = probabilities(network, PHOTO, "cells 3.5 pixels off")
+    network.upsampling = other
+    assert torch.equal(wrong, probabilities(network, PHOTO))
+
+
+@pytest.mark.parametrize("own", ["half_pixel", "released"])
+def test_aligned_corners_put_the_last_cell_at_the_last_pixel(own):
+    network = copy.deepcopy(NETWORK)
+    network.upsampling = own
+    wrong = probabilities(network, PHOTO, "align_corners=True")
+    with torch.no_grad():
+        cells = NETWORK.context(logits()).softmax(1)[0]
+    assert apart(wrong[:, -1, -1], cells[:, -1, -1]) < 1e-6
+    assert apart(wrong[:, 0, 0], cells[:, 0, 0]) < 1e-6
 
 
 @pytest.mark.parametrize("size", [(192, 203), (184, 200)])
 def test_a_picture_of_another_size_is_refused(size):
-    with pytest.raises(ValueError, match=r"multiples of 8 above 186, got \("):
+    with pytest.raises(ValueError, match=r"multiples of 8 above 186, got \d+ x \d+"):
         probabilities(NETWORK, Image.new("RGB", size))
 
 
-def test_the_command_fits_the_network_and_records_every_trap(tmp_path, monkeypatch):
-    """With pictures whose left half is sky and whose right half is road."""
-    monkeypatch.setattr("dilated_lib.traps.dilation8_camvid", lambda *_, **__: NETWORK)
-    ids = np.full((192, 208), 3, np.uint8)
-    ids[:, :104] = 0
-    ids[:8] = 11  # void
-    colours = np.where(ids == 0, 250, 20).astype(np.uint8)
-    for split in ("train", "val"):
-        for folder, pixels in ((split, colours), (f"{split}annot", ids)):
-            (tmp_path / folder).mkdir()
-            for number in range(3):
-                Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
-    out, keep = tmp_path / "traps.json", tmp_path / "net.safetensors"
-    measure(tmp_path, out, train=2, val=2, keep=keep)
-    done = json.loads(out.read_text())
-    assert [one["experiment"] for one in done] == [
-        f"traps/{n}" for n in ("none", *TRAPS)
-    ]
-    right = done[0]["metrics"]
-    assert right["changed"] == 0 and right["val"]["accuracy"] > 80  # two classes, found
-    assert len(right["labels"]) == 48 and {*map(len, right["labels"])} == {52}
-    assert (
-        right["labels"][20][:10] == 10 * "2" and right["labels"][20][-10:] == 10 * "5"
+@pytest.fixture
+def streets(tmp_path, monkeypatch):
+    """Three pictures in val and two in test, labelled by the network, a row of void."""
+    files = {}
+    for split, drives in (("val", "aaa"), ("test", "ab")):
+        (tmp_path / split).mkdir()
+        for number, drive in enumerate(drives):
+            image = picture(192, 192)
+            labels = probabilities(NETWORK, image).argmax(0).byte().numpy()
+            labels[0] = 255
+            labels[96:] = (labels[96:] + (split == "test")) % 11  # half of test wrong
+            pair = [
+                tmp_path / split / f"{drive}_{number}{end}.png" for end in ("", "l")
+            ]
+            image.save(pair[0])
+            Image.fromarray(labels).save(pair[1])
+            files.setdefault(split, []).append(tuple(pair))
+    data = DataSet(
+        "streets",
+        NETWORK.palette,
+        NETWORK.mean,
+        {
+            split: lambda pairs=pairs: LabelledPictures(pairs, [*NETWORK.palette])
+            for split, pairs in files.items()
+        },
     )
-    assert dl.load(tiny(classes=11), keep).missing == ()
+    monkeypatch.setattr("dilated_lib.traps.small_network", lambda: NETWORK)
+    monkeypatch.setattr("dilated_lib.traps.open_data", lambda _: data)
+    return data
 
 
-def test_every_layer_may_be_changed_by_name():
-    """A VOC network calls its last front layer otherwise."""
-    with torch.device("meta"):
-        network = dl.networks.dilation8_pascal_voc(fc_channels=4)
-    TRAPS["ReLU after final"](network, PHOTO)
-    place = [*network._modules].index("fc-final")
-    assert isinstance([*network.children()][place], nn.Sequential)
+def test_every_version_is_measured_on_both_splits_and_each_drive(streets, tmp_path):
+    out = tmp_path / "traps.json"
+    measure(out)
+    done = {one["experiment"]: one["metrics"] for one in json.loads(out.read_text())}
+    assert [*done] == [f"traps/{name}" for name in ("none", *TRAPS)]
+    right = done["traps/none"]
+    assert right["val"]["accuracy"] == right["val"]["miou"] == 100
+    assert right["val"]["changed"] == right["test"]["changed"] == 0
+    assert 49 < right["test"]["accuracy"] < 51  # the row of void does not count
+    assert {name: one["pictures"] for name, one in right["test"]["drives"].items()} == {
+        "a": 1,
+        "b": 1,
+    }
+    assert right["picture"] == "a_1"
+    with Image.open(tmp_path / "val" / "a_1l.png") as labels:
+        wanted = np.asarray(labels)[4::4, ::4].tolist()
+    assert [[int(one, 16) for one in row] for row in right["labels"][1:]] == wanted
+    wrong = done["traps/mean not subtracted"]["val"]  # the row of void changes, too
+    assert wrong["accuracy"] < 99
+    assert wrong["changed"] == pytest.approx(100 - wrong["accuracy"], abs=1)
+
+
+def test_a_data_set_of_other_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the network's classes are building"):
+        measure(tmp_path / "traps.json", data="shapes")
+    assert not [*tmp_path.iterdir()]
