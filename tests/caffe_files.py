@@ -45,6 +45,7 @@ def write(path, blobs, *, old=False, kind="Convolution", double=False):
                 blob.num, blob.channels, blob.height, blob.width = sides
             else:
                 blob.shape.dim.extend(array.shape)
-            (blob.double_data if double else blob.data).extend(array.ravel())
+            numbers = blob.double_data if double else blob.data
+            numbers.extend(array.ravel().tolist())  # three times as fast as an array
     path.write_bytes(net.SerializeToString())
     return path

@@ -221,7 +221,8 @@ def test_the_paper_is_the_default():
         ({"num_classes": 2, "fc_channels": 1.5}, "fc_channels.*got 1.5"),
         ({"num_classes": 2, "channel_order": "BGR"}, "bgr or rgb, got 'BGR'"),
         (
-            {"num_classes": 2, "weights": "imagenet", "batch_norm": True},
+            {"num_classes": 2, "weights": "imagenet", "batch_norm": True}
+            | {"fc_channels": 8, "width": 4},
             "training from scratch",
         ),
     ],
