@@ -2,11 +2,8 @@
 
 import errno
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -17,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from training_runs import RECIPE, TINY
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from training_runs import RECIPE, TINY, launch, process
 
 import dilated_lib as dl
 from dilated_lib.checkpoints import latest, write_checkpoint
@@ -29,15 +27,6 @@ from dilated_lib.weights import read_weights
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*num_workers.*", "ignore:.*is_cuda_available.*"
 )
-RUN = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-import training_runs
-from dilated_lib.training import train
-changes = eval(sys.argv[2])
-train(replace(training_runs.TINY, **changes), Path(sys.argv[1]))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -45,18 +34,6 @@ def quiet():
     """Deterministic algorithms, which a run switches on, are for that run."""
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def process(out, **changes):
-    """A run in a process of its own; what it says goes into a file beside ``out``."""
-    paths = [str(Path(__file__).parent), str(Path(dl.__file__).parents[1])]
-    with out.with_suffix(".log").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", RUN, str(out), repr(changes)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            stdout=log,
-            stderr=log,
-        )
 
 
 def weights(out):
@@ -173,46 +150,38 @@ def newest(out):
 
 def test_processes_that_read_pictures_change_no_bit(tmp_path):
     for workers in (0, 2):
-        run = process(tmp_path / str(workers), steps=4, workers=workers)
-        assert run.wait() == 0, (tmp_path / f"{workers}.log").read_text()
+        begun = process(tmp_path / str(workers), steps=4, workers=workers)
+        ended(begun, tmp_path / f"{workers}.log")
     assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
+
+
+def ended(begun, log):
+    begun.join()
+    assert begun.exitcode == 0, log.read_text()
 
 
 def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bits(tmp_path):
     changes = {"steps": 30, "checkpoint_every": 1}
-    whole, out = process(tmp_path / "whole", **changes), tmp_path / "killed"
-    assert whole.wait() == 0, (tmp_path / "whole.log").read_text()
+    out, log = tmp_path / "killed", tmp_path / "killed.log"
+    ended(process(tmp_path / "whole", **changes), tmp_path / "whole.log")
     draw = random.Random(0)
     for kill in range(3):
-        run = process(out, **changes)
+        begun = process(out, **changes)
         while newest(out) < 8 * kill + 2:
-            assert run.poll() is None, (tmp_path / "killed.log").read_text()
+            assert begun.is_alive(), log.read_text()
             time.sleep(0.005)  # until it has got on
         time.sleep(draw.uniform(0, 0.05))  # in the middle of something
-        run.kill()
-        assert run.wait() == -signal.SIGKILL
-    last = process(out, **changes)
-    assert last.wait() == 0, (tmp_path / "killed.log").read_text()
+        begun.kill()
+        begun.join()
+        assert begun.exitcode == -signal.SIGKILL
+    ended(process(out, **changes), log)
     assert same(weights(tmp_path / "whole"), weights(out))
 
 
 def test_two_processes_train_as_one(tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
     recipe = replace(RECIPE, dropout=0.0, optimizer="sgd", learning_rate=1e-3)
     one = dl.train(replace(TINY, recipe=recipe, batch=4), tmp_path / "one")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    paths = [str(Path(__file__).parent), str(Path(dl.__file__).parents[1])]
-    other = "dropout=0.0, optimizer='sgd', learning_rate=1e-3"
-    changes = f"{{'batch': 4, 'recipe': replace(training_runs.RECIPE, {other})}}"
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script), str(tmp_path / "two"), changes],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    launch(2, tmp_path / "two", recipe=recipe, batch=4)
     two = Record(**json.loads((tmp_path / "two" / "record.json").read_text())[0])
     assert two.metrics["loss"] == pytest.approx(one.metrics["loss"], abs=1e-4)
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -425,20 +394,10 @@ def test_the_rate_warms_up_and_falls_to_zero():
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    paths = [str(Path(__file__).parent), str(Path(dl.__file__).parents[1])]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script), str(tmp_path / "run"), "{'batch': 3}"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (
-        done.returncode and "a batch of 3 does not divide into 2 parts" in done.stderr
-    )
+    with pytest.raises(ChildFailedError) as caught:
+        launch(2, tmp_path / "run", batch=3)
+    for failure in caught.value.failures.values():
+        assert "a batch of 3 does not divide into 2 parts" in str(failure.message)
 
 
 def test_the_log_has_losses_scores_and_label_maps(tmp_path):
