@@ -174,6 +174,20 @@ def test_the_command_records_the_front_end_and_each_module(streets, tmp_path):
         assert found[0]["metrics"][split] == asdict(wanted)
 
 
+def test_one_seed_draws_one_start_and_one_order_for_layers_of_the_same_shapes():
+    """So basic and no dilation may be compared in pairs; the others may not."""
+    starts, orders = {}, {}
+    for name in ("basic", "no dilation", "no dilation 16"):
+        generator = seeded()
+        module = dl.ContextModule(11, dilations=experiments.HEADS[name][1])
+        module.reset_parameters(generator=generator)
+        starts[name] = [*module.parameters()]
+        orders[name] = torch.cat([*heads._batches(734, 8, 50, generator)]).tolist()
+    for one, other in zip(starts["basic"], starts["no dilation"], strict=True):
+        assert torch.equal(one, other)
+    assert orders["basic"] == orders["no dilation"] != orders["no dilation 16"]
+
+
 def test_the_front_end_may_be_that_of_another_network(streets, tmp_path):
     kind = dl.architecture.Architecture(
         palette=dict(dl.palettes.CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
