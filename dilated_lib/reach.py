@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dilated_lib.context import ContextModule, identity_
 from dilated_lib.data.shapes import Shapes
 
-__all__ = ["Maps", "accuracies", "descend", "fit", "front_end"]
+__all__ = ["Maps", "accuracies", "deepened", "descend", "fit", "front_end"]
 
 _TWINS = len(Shapes.colours)  # pictures of one scene, next to each other
 
@@ -121,6 +122,31 @@ def front_end(data: Maps, *, generator: torch.Generator) -> nn.Conv2d:
         nn.init.zeros_(parameter)
     fit(layer, data, steps=150, learning_rate=0.3, generator=generator)
     return layer
+
+
+def deepened(
+    module: ContextModule,
+    layers: int,
+    *,
+    generator: torch.Generator | None = None,
+) -> nn.Sequential:
+    """A context module with 1 × 1 layers behind it: deeper, but it sees no further.
+
+    A ReLU stands in front of each of the ``layers``, and they start as the identity,
+    like the module's own. The network is then as deep as a module with ``layers`` more
+    dilations, and its receptive field is that of ``module``. It is the control for such
+    a module: where it succeeds and the module fails, depth cannot be the reason.
+
+    >>> network = deepened(ContextModule(8, dilations=(1, 2)), 4)
+    >>> len([layer for layer in network.modules() if isinstance(layer, nn.Conv2d)])
+    7
+    """
+    network = nn.Sequential(module)
+    for _ in range(layers):
+        layer = nn.Conv2d(module.num_classes, module.num_classes, 1)
+        identity_(layer, module.num_classes, generator=generator)
+        network.extend([nn.ReLU(), layer])
+    return network
 
 
 def accuracies(module: nn.Module, data: Maps, *, farthest: int) -> list[float]:

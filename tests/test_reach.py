@@ -13,7 +13,8 @@ from torch import nn
 import dilated_lib as dl
 from dilated_lib import records
 from dilated_lib.data.shapes import Shapes
-from dilated_lib.reach import Maps, accuracies, fit, front_end
+from dilated_lib.experiments import STACKS, reach
+from dilated_lib.reach import Maps, accuracies, deepened, fit, front_end
 from dilated_lib.records import Record
 
 
@@ -79,6 +80,26 @@ def test_void_pixels_do_not_count():
     # all that is left is background
     assert (layer(data.maps).argmax(1)[data.labels == 0] == 0).all()
     assert layer.bias[0] > layer.bias[1:].max()
+
+
+def test_the_control_is_as_deep_as_nine_layers_and_sees_what_five_see():
+    nine = dl.ContextModule(8, dilations=(1,) * 9)
+    five = dl.ContextModule(8, dilations=(1, 1, 2, 4, 1))
+    network = deepened(five, 4, generator=seeded())
+    convs, relus = (
+        sum(isinstance(part, kind) for part in network.modules())
+        for kind in (nn.Conv2d, nn.ReLU)
+    )
+    assert convs == len(nine.layers) == 10
+    assert relus == 4  # and five inside the module
+    sizes = [axis.size for axis in dl.receptive_field(network, (8, 36, 36))]
+    assert sizes == [19, 19] == [dl.compose(five.windows).size] * 2
+    # the new layers start as the identity: only their ReLU changes anything
+    with torch.no_grad():
+        logits = torch.randn(2, 8, 9, 9, generator=seeded())
+        assert (network(logits) - five(logits).relu()).abs().max() < 0.5
+    again = deepened(five, 4, generator=seeded())
+    assert torch.equal(again[-1].weight, network[-1].weight)
 
 
 def test_accuracies_are_shares_of_pixels_at_one_distance():
@@ -154,7 +175,8 @@ def test_the_books_records_have_seeds_and_a_clean_commit():
         assert run.command == "python -m dilated_lib reach"
         assert len(run.commit) == 40
         assert run.seconds > 0
-    assert len(seeds) == 7
+    assert list(seeds) == [f"reach/{name}" for name in STACKS]
+    assert len(seeds) == 8
     assert all(sorted(group) == [0, 1, 2, 3, 4] for group in seeds.values())
 
 
@@ -171,21 +193,42 @@ def command(*arguments):
 
 
 def test_the_command_writes_a_record_for_each_module_and_seed(tmp_path):
-    out = tmp_path / "reach.json"
-    few = ("--seeds", "1", "--steps", "2", "--scenes", "2")
-    done = command("reach", str(out), *few)
-    assert done.returncode == 0, done.stderr
-    runs = json.loads(out.read_text())
-    assert [run["experiment"] for run in runs][:2] == [
-        "reach/1,1,1,1,1",
-        "reach/1,1,2,2,1",
+    out = tmp_path / "results" / "reach.json"
+    reach(out, seeds=2, steps=2, scenes=2, test_scenes=8)
+    runs = [Record(**run) for run in json.loads(out.read_text())]
+    assert [(run.experiment, run.seed) for run in runs] == [
+        (f"reach/{name}", seed) for name in STACKS for seed in (0, 1)
     ]
-    assert len(runs) == 7
     for run in runs:
-        assert run["config"]["steps"] == 2
-        assert len(run["metrics"]["accuracy_by_distance"]) == 21
-        sides = sum(int(d) for d in run["experiment"][6:].split(","))
-        assert run["metrics"]["receptive_field"] == 2 * sides + 1
+        assert run.config["steps"] == 2
+        assert run.config["scenes"] == 2
+        correct = run.metrics["accuracy_by_distance"]
+        assert len(correct) == 21
+        dilations, _ = STACKS[run.experiment.removeprefix("reach/")]
+        assert run.experiment.startswith("reach/" + ",".join(map(str, dilations)))
+        edge = sum(dilations)
+        assert run.metrics["receptive_field"] == 2 * edge + 1
+        assert max(correct[edge + 1 :]) <= 14.29
+    # the seed decides, and the 1 × 1 layers are there
+    losses = {(run.experiment, run.seed): run.metrics["loss"] for run in runs}
+    assert losses["reach/1,1,2,4,1", 0] != losses["reach/1,1,2,4,1", 1]
+    assert losses["reach/1,1,2,4,1", 0] != losses["reach/1,1,2,4,1 + four 1x1", 0]
+
+
+def test_the_command_measures_on_scenes_that_it_did_not_train_on(monkeypatch, tmp_path):
+    made = []
+
+    def keep(scenes, **others):
+        made.append(Shapes(scenes, **others))
+        return made[-1]
+
+    monkeypatch.setattr("dilated_lib.experiments.Shapes", keep)
+    keep.classes = Shapes.classes
+    reach(tmp_path / "reach.json", seeds=0, scenes=2, test_scenes=3)
+    assert [(shapes.scenes, shapes.split) for shapes in made] == [
+        (2, "train"),
+        (3, "test"),
+    ]
 
 
 def test_the_command_explains_itself_and_refuses_what_it_does_not_know():
