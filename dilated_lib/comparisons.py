@@ -71,6 +71,7 @@ def speed(
                 device=device_name(device),
             )
         )
+        write(out, done)
 
     with torch.no_grad():
         series = [_timed(device, seconds, small) for _ in range(rounds)]
@@ -91,7 +92,6 @@ def speed(
             metrics = {"same": round(sum(shares) / len(shares), 3)}
             metrics["worst"] = round(min(shares), 3)
             keep("labels", config, metrics, time.perf_counter() - begin)
-    write(out, done)
 
 
 def _timed(
