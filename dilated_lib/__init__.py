@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from dilated_lib import speed as speed
     from dilated_lib import stages as stages
     from dilated_lib import start as start
+    from dilated_lib import starts as starts
     from dilated_lib import throughput as throughput
     from dilated_lib import tracing as tracing
     from dilated_lib import training as training
@@ -159,6 +160,7 @@ _MODULES = (
     "speed",
     "stages",
     "start",
+    "starts",
     "tracing",
     "throughput",
     "training",

@@ -5,7 +5,7 @@ from typing import Any
 
 import tyro
 
-from dilated_lib import commands, traps
+from dilated_lib import commands, starts, traps
 from dilated_lib.commands._errors import one_sentence
 from dilated_lib.experiments import erf, heads, reach
 
@@ -22,6 +22,7 @@ if __name__ == "__main__":
         "erf": told(erf),
         "heads": told(heads),
         "reach": told(reach),
+        "starts": told(starts.measure),
         "traps": told(traps.measure),
         "changes": commands.changes,
         "throughput": commands.throughput,

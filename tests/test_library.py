@@ -73,6 +73,7 @@ ARROWS = {
         *("architecture", "data", "networks", "peers", "recipes", "stages", "vgg"),
         "weights",
     },
+    "starts": {"architecture", "context", "data", "heads", "reach", "records"},
     "tracing": {"arithmetic", "layers"},
     "throughput": {
         *("data", "plans", "recipes", "records", "speed", "stages", "start"),
@@ -84,7 +85,7 @@ ARROWS = {
     },
     "vgg": {"conv2d", "weights"},
     "weights": {"caffe"},
-    "__main__": {"commands", "experiments", "traps"},
+    "__main__": {"commands", "experiments", "starts", "traps"},
 }
 MODULES = [path.relative_to(HOME) for path in HOME.rglob("*.py")]
 
