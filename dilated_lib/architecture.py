@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from dilated_lib.context import ContextModule
 from dilated_lib.networks import DilatedNetwork, Upsampling, Weights
 from dilated_lib.palettes import Colour
 from dilated_lib.records import results
-from dilated_lib.vgg import front_end
+from dilated_lib.vgg import Padding, front_end
 from dilated_lib.weights import load, save
 
 __all__ = ["Architecture", "open_network", "save_network", "small_network"]
@@ -27,9 +28,10 @@ class Architecture:
     """A front end and a context module, and how pictures enter and labels leave.
 
     ``palette`` has a colour (RGB) for the name of each class, and ``mean`` is (B, G,
-    R). ``width``, ``fc_channels`` and ``batch_norm`` are the front end's, ``dilations``
-    the context module's, whose padding is "each". ``scale`` and ``upsampling`` are
-    those of :func:`~dilated_lib.segment.probabilities`.
+    R). ``padding``, ``width``, ``fc_channels`` and ``batch_norm`` are the front end's,
+    ``dilations`` the context module's, which pads zeros in each layer. ``scale`` and
+    ``upsampling`` are those of :func:`~dilated_lib.segment.probabilities`. A file that
+    does not mention ``padding`` has a front end without it.
 
     >>> two = {"road": (128, 64, 128), "sky": (128, 128, 128)}
     >>> narrow = Architecture(palette=two, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)
@@ -39,6 +41,7 @@ class Architecture:
 
     palette: dict[str, Colour]
     mean: tuple[float, float, float]
+    padding: Padding = "none"
     width: int = 64
     fc_channels: int = 4096
     batch_norm: bool = False
@@ -56,6 +59,7 @@ class Architecture:
         front = front_end(
             classes,
             weights,
+            padding=self.padding,
             fc_channels=self.fc_channels,
             width=self.width,
             batch_norm=self.batch_norm,
@@ -91,7 +95,13 @@ def save_network(
     True
     """
     with torch.device("meta"):
-        wanted = architecture.build().state_dict()
+        built = architecture.build()
+    if _pads(built) != _pads(network):
+        raise ValueError(
+            "the architecture is another network's: its front end's padding is "
+            f"{architecture.padding!r}"
+        )
+    wanted = built.state_dict()
     for name, one in network.state_dict().items():
         if name not in wanted or wanted.pop(name).shape != one.shape:
             raise ValueError(
@@ -101,6 +111,12 @@ def save_network(
     if wanted:
         raise ValueError(f"the network lacks {next(iter(wanted))} of the architecture")
     save(network, path, metadata={_KEY: json.dumps(asdict(architecture))})
+
+
+def _pads(network: DilatedNetwork) -> list[tuple[object, str]]:
+    """How the front end's convolutions pad, which no weight tells."""
+    layers = (one for one in network.front if isinstance(one, nn.Conv2d))
+    return [(one.padding, one.padding_mode) for one in layers]
 
 
 def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:

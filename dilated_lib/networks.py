@@ -126,13 +126,21 @@ class DilatedNetwork(nn.Module):
         """Which heights and widths of inputs give whole cells of the front end."""
         return input_sizes(self.front)
 
+    @cached_property
+    def least_size(self) -> tuple[int, int]:
+        """The smallest height and width in pixels from which the front end has a cell.
+
+        A front end that pads by reflection needs more than it reflects.
+        """
+        return _least(self.front, 0), _least(self.front, 1)
+
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) → logits; see the class."""
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"images must have shape (N, 3, H, W), got {tuple(images.shape)}"
             )
-        least = [_least(self.front, axis) for axis in (0, 1)]
+        least = self.least_size
         if images.shape[2] < least[0] or images.shape[3] < least[1]:
             raise ValueError(
                 f"images must have at least {least[0]} x {least[1]} pixels, for one "
@@ -174,6 +182,8 @@ def _least(layers: nn.Module, axis: int) -> int:
                 size = max(began, (size - 2) * stride + extent + 1 - 2 * pad, 1)
             else:
                 size = max((size - 1) * stride + extent - 2 * pad, 1)
+            if getattr(layer, "padding_mode", "zeros") == "reflect":
+                size = max(size, pad + 1)  # the border itself is not repeated
     return size
 
 

@@ -1,6 +1,7 @@
 """All runs behind the book's results: in tiers, resumable, with what they cost."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,54 +9,75 @@ from pathlib import Path
 from typing import Literal
 
 from dilated_lib.architecture import open_network, save_network
+from dilated_lib.inference import has_bfloat16
 from dilated_lib.recipes import MODERN, PAPER, Config
 from dilated_lib.records import Record, write
+from dilated_lib.speed import measure
+from dilated_lib.throughput import operations, training_step
 from dilated_lib.training import train
 
-__all__ = ["TIERS", "Planned", "execute", "planned"]
+__all__ = [
+    "TIERS",
+    "Planned",
+    "carry_out",
+    "execute",
+    "next_run",
+    "planned",
+    "rate",
+    "state",
+]
 
+# each with its question; the first one is for a CPU, the others for a GPU
 TIERS = {
-    "imagenet": "CamVid from ImageNet: front end alone, + basic, + large, three seeds",
-    "together": "CamVid from ImageNet, front end and module together from the start",
-    "joint": "the first networks trained on jointly, and the front end alone as long",
-    "ablations": "heads without dilation, and without the layer of dilation 16",
-    "scratch": "CamVid from scratch: front end alone, + basic, + large, and together",
-    "peers": "torchvision's FCN and DeepLab v3 from scratch, same steps and pictures",
-    "paper": "the paper's recipe on CamVid, one seed, a quarter of its 20,000 steps",
-    "voc": "the VOC subset from ImageNet: front end alone, + basic, + large",
-    "small": "the small network that comes with the library",
+    "padded": "How good is a front end that pads zeros, trained on two CPU cores?",
+    "imagenet": "What does a context module add behind a front end from ImageNet?",
+    "together": "Is it better to train front end and module together from the start?",
+    "joint": "Does joint training help, beside the front end trained on as long?",
+    "ablations": "How much of the gain remains without dilation, or without the 16?",
+    "scratch": "What does the module add behind a front end trained from scratch?",
+    "peers": "How do FCN and DeepLab v3 do from scratch, with as many steps?",
+    "paper": "What does the paper's recipe give in a quarter of its 20,000 steps?",
+    "voc": "And on photographs of animals: front end, basic, large?",
+    "small": "The small network that comes with the library.",
 }
 _SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run: its name, tier, the minutes it takes on an H100, and what it goes on from.
+    """A run: its name, the tier whose question it serves, and what it goes on from.
 
     ``after`` names the run of the same seed whose network it starts from.
     """
 
     name: str
     tier: str
-    minutes: float
     config: Config
     after: str | None = None
+
+    @property
+    def tflop(self) -> float:
+        """TFLOP of all its training steps, without validation."""
+        return self.config.steps * operations(self.config) / 1e12
 
 
 def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planned]:
     """The runs, in order; ``weights`` are VGG-16's, as of ``front_end``.
 
-    >>> first, second, *_ = planned()
+    >>> first, second, *_ = (one for one in planned() if one.tier == "imagenet")
     >>> second.name, second.after == first.name
     ('camvid/imagenet/front + basic', True)
     """
+    for seed in _SEEDS:
+        run = replace(_PADDED, start=weights, seed=seed)
+        yield Planned("camvid/imagenet/padded front", "padded", run)
     for seed in _SEEDS:
         yield from _street(seed, "imagenet", weights)
     for seed in _SEEDS:
         for variant in ("basic", "large"):
             run = _together(replace(_front(seed), start=weights), variant)
             name = f"camvid/imagenet/front + {variant}, together"
-            yield Planned(name, "together", 4.6, run)
+            yield Planned(name, "together", run)
     for seed in _SEEDS:
         yield from _joint(seed)
     for seed in _SEEDS:
@@ -65,15 +87,15 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
             ("no dilation 16", (1, 1, 2, 4, 8, 1)),
         ):
             head = replace(_head(seed), dilations=dilations)
-            yield Planned(f"{front} + basic, {name}", "ablations", 1, head, front)
+            yield Planned(f"{front} + basic, {name}", "ablations", head, front)
     for seed in _SEEDS:
         yield from _street(seed, "scratch", None)
         run = replace(_together(_scratch(_front(seed)), "basic"), steps=6000)
-        yield Planned("camvid/scratch/front + basic, together", "scratch", 8.5, run)
+        yield Planned("camvid/scratch/front + basic, together", "scratch", run)
     for seed in _SEEDS:
         for peer in ("fcn_resnet50", "deeplabv3_resnet50"):
             run = replace(_scratch(_front(seed)), network=peer, batch_norm=False)
-            yield Planned(f"camvid/scratch/{peer}", "peers", 5, run)
+            yield Planned(f"camvid/scratch/{peer}", "peers", run)
     paper = replace(
         _front(0),
         start=weights,
@@ -83,10 +105,10 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
         cells=(32, 32),  # its crops of 628 pixels
         steps=5000,
     )
-    yield Planned("camvid/paper/front", "paper", 7, paper)
+    yield Planned("camvid/paper/front", "paper", paper)
     for seed in _SEEDS:
         yield from _voc(seed, weights)
-    yield Planned("camvid/small", "small", 8, _SMALL)
+    yield Planned("camvid/small", "small", _SMALL)
 
 
 def _front(seed: int) -> Config:
@@ -125,34 +147,34 @@ def _scratch(config: Config) -> Config:
 def _street(
     seed: int, start: str, weights: Literal["imagenet"] | Path | None
 ) -> Iterator[Planned]:
-    name, minutes = f"camvid/{start}/front", 4.5
+    name = f"camvid/{start}/front"
     run = replace(_front(seed), start=weights)
     if start == "scratch":
-        run, minutes = _scratch(run), 6
-    yield Planned(name, start, minutes, run)
+        run = _scratch(run)
+    yield Planned(name, start, run)
     for variant in ("basic", "large"):
         head = replace(_head(seed, variant), batch_norm=run.batch_norm)
-        yield Planned(f"{name} + {variant}", start, 1, head, name)
+        yield Planned(f"{name} + {variant}", start, head, name)
 
 
 def _joint(seed: int) -> Iterator[Planned]:
     front = "camvid/imagenet/front"
     recipe = replace(MODERN, trained_rate=0.5, learning_rate=2e-4)
     run = replace(_front(seed), steps=1200, recipe=recipe)
-    yield Planned("camvid/imagenet/front, on", "joint", 2.5, run, front)
+    yield Planned("camvid/imagenet/front, on", "joint", run, front)
     for variant in ("basic", "large"):
         both = replace(run, stage="joint", context=variant)
         name = f"{front} + {variant}"
-        yield Planned(f"{name}, joint", "joint", 2.5, both, name)
+        yield Planned(f"{name}, joint", "joint", both, name)
 
 
 def _voc(seed: int, weights: Literal["imagenet"] | Path) -> Iterator[Planned]:
     name = "voc_animals/imagenet/front"
     run = replace(_pictures(_front(seed)), start=weights)
-    yield Planned(name, "voc", 4, run)
+    yield Planned(name, "voc", run)
     for variant in ("basic", "large"):
         head = _pictures(_head(seed, variant))
-        yield Planned(f"{name} + {variant}", "voc", 1.5, head, name)
+        yield Planned(f"{name} + {variant}", "voc", head, name)
 
 
 def _pictures(config: Config) -> Config:
@@ -162,6 +184,27 @@ def _pictures(config: Config) -> Config:
     )
 
 
+_PADDED = Config(
+    data="camvid",
+    padding="zeros",
+    fc_channels=256,
+    recipe=replace(
+        MODERN,
+        learning_rate=3e-4,
+        weight_decay=1e-4,
+        clip=5.0,
+        dropout=0.5,
+        zoom=(0.8, 1.5),
+        rotation=0.0,
+        colour=0.2,
+    ),
+    steps=3000,
+    batch=2,
+    cells=(36, 48),
+    precision="bf16-mixed" if has_bfloat16() else "32-true",
+    checkpoint_every=100,
+    test=True,
+)
 _SMALL = Config(
     data="camvid",
     stage="joint",
@@ -211,26 +254,103 @@ def execute(
     for one in planned(weights):
         if tier not in ("all", one.tier):
             continue
-        config = one.config
-        if one.after:
-            start = _folder(runs, one.after, config.seed) / "network.safetensors"
-            config = replace(config, start=start)
-        if rehearse:
-            config = _rehearsal(config)
-        folder = _folder(runs, one.name, config.seed)
-        record = train(
-            config, folder, experiment=one.name, deadline=deadline, progress=progress
+        record = carry_out(
+            one,
+            runs=runs,
+            out=out,
+            deadline=deadline,
+            rehearse=rehearse,
+            progress=progress,
         )
         if record is None:  # out of time, or another process than the first
             return done
         done.append(record)
-        _gather(runs, out)
-        if one.tier == "small":
-            network, architecture = open_network(folder / "network.safetensors")
-            save_network(network.half(), architecture, out / "small.safetensors")
         if deadline and time.monotonic() > deadline:
             return done
     return done
+
+
+def carry_out(
+    one: Planned,
+    *,
+    runs: Path,
+    out: Path,
+    deadline: float | None = None,
+    rehearse: bool = False,
+    progress: bool = False,
+) -> Record | None:
+    """Train one run of the plan, or go on with it; its record at once into ``out``.
+
+    Returns None where the ``deadline``, of ``time.monotonic``, came first: a checkpoint
+    lies in the run's folder then. Otherwise as :func:`execute`.
+    """
+    config = one.config
+    if one.after:
+        start = _folder(runs, one.after, config.seed) / "network.safetensors"
+        config = replace(config, start=start)
+    if rehearse:
+        config = _rehearsal(config)
+    folder = _folder(runs, one.name, config.seed)
+    record = train(
+        config, folder, experiment=one.name, deadline=deadline, progress=progress
+    )
+    if record is None:
+        return None
+    _gather(runs, out)
+    if one.tier == "small":
+        network, architecture = open_network(folder / "network.safetensors")
+        save_network(network.half(), architecture, out / "small.safetensors")
+    return record
+
+
+def state(one: Planned, runs: Path) -> str:
+    """How far a run is: done, at a step, ready, or the run that it waits for.
+
+    >>> first, second, *_ = (one for one in planned() if one.tier == "imagenet")
+    >>> state(first, Path("nowhere")), state(second, Path("nowhere"))
+    ('ready', 'waits for camvid/imagenet/front')
+    """
+    folder = _folder(runs, one.name, one.config.seed)
+    if (folder / "record.json").is_file():
+        return "done"
+    if kept := sorted((folder / "checkpoints").glob("step-*.pt")):
+        step = int(re.sub(r"\D", "", kept[-1].stem))
+        return f"at step {step} of {one.config.steps}"
+    if one.after:
+        before = _folder(runs, one.after, one.config.seed)
+        if not (before / "record.json").is_file():
+            return f"waits for {one.after}"
+    return "ready"
+
+
+def next_run(
+    tier: str,
+    *,
+    runs: Path,
+    weights: Literal["imagenet"] | Path = "imagenet",
+) -> Planned | None:
+    """The first run of a tier, or of "all", that is neither done nor waiting.
+
+    One that was stopped is an earlier one, so it goes on first.
+
+    >>> next_run("padded", runs=Path("nowhere")).config.seed
+    0
+    """
+    for one in planned(weights):
+        now = state(one, runs)
+        if tier in ("all", one.tier) and now != "done" and "waits" not in now:
+            return one
+    return None
+
+
+def rate() -> float:
+    """Operations that this machine does in a second of training, measured now.
+
+    Of a step of the padded front end on one crop, for a few seconds.
+    """
+    config = replace(_PADDED, batch=1)
+    times = measure({"step": training_step(config)}, seconds=0.5)
+    return 1000 * operations(config) / times["step"].median_ms
 
 
 def _folder(runs: Path, name: str, seed: int) -> Path:

@@ -25,6 +25,7 @@ __all__ = ["Segmentation", "predict", "probabilities", "upsampled"]
 
 Context = Literal["whole", "tiles"]
 Positions = NDArray[np.intp]
+Cut = tuple[Positions, slice]  # the pixels that a tile reads, the cells that it gives
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +115,17 @@ def probabilities(
     (height, width) pixels, by default the network's ``input_size``: this is exact. Its
     logits are put together, and with ``context="whole"`` the context module runs once
     on all of them. Memory grows with the tile and, for logits and result alone, with
-    the image. It runs where the network's weights are, and its layers in their
-    precision.
+    the image: the largest map of a tile of 900 × 900 pixels takes 207 MB. It runs where
+    the network's weights are, and its layers in their precision.
 
-    ``context="tiles"`` is the released procedure: the whole network on each tile, the
-    last ones filled up by reflection, so that the context module sees zeros beyond each
-    tile and results differ near its seams.
+    A front end that pads inside needs no margin: an image is continued to whole cells
+    only, and is one tile if it is no larger than one. Else each tile reads the real
+    image around its cells as far as they see, so that padding lies at the image's own
+    border alone, and the result is that of one piece.
+
+    ``context="tiles"`` is the released procedure, of front ends without padding: the
+    whole network on each tile, the last ones filled up by reflection, so that the
+    context module sees zeros beyond each tile and results differ near its seams.
 
     ``upsampling`` goes from cells to pixels, by default as the network says.
     "released" interpolates the probabilities, cell i at pixel 8i. "deconvolution" and
@@ -131,7 +137,8 @@ def probabilities(
     whatever the network's mode, which is left as it was.
 
     Raises ValueError for images of another shape, a tile without a whole cell,
-    impossible options, and a front end that pads or whose cells are not square.
+    impossible options, and a front end whose cells are not square or whose layers pad
+    otherwise than to keep their size.
 
     Source: ``predict.py`` of fyu/dilation.
 
@@ -150,15 +157,23 @@ def probabilities(
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
     if not 0 < scale < inf:
         raise ValueError(f"scale must be a number above 0, got {scale!r}")
-    for layer in network.front.modules():
-        if any(np.ravel(getattr(layer, "padding", 0))):
-            raise ValueError(f"the front end must not pad, for exact tiles: {layer}")
     stride, other = (axis.stride for axis in network.sizes)
     step = network.upsample.stride[0] if network.upsample else stride
     if {stride, other, step} != {stride} or min(a.margin for a in network.sizes) < 0:
         raise ValueError(
             "cells must be square, see their own pixels and fit the deconvolution, got "
             f"strides {stride} and {other}, margins {[a.margin for a in network.sizes]}"
+        )
+    pads = any(axis.field.padding for axis in network.sizes)
+    if pads and any(axis.margin for axis in network.sizes):
+        raise ValueError(
+            "every layer of a front end must keep its size by padding, or none may "
+            f"pad, got margins {[axis.margin for axis in network.sizes]}"
+        )
+    if pads and context == "tiles":
+        raise ValueError(
+            "context='tiles' is the released procedure, of front ends that do not pad; "
+            "this one does: use context='whole'"
         )
     sides = network.input_size if tile is None else tile
     if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
@@ -168,11 +183,12 @@ def probabilities(
             axis.cells(side)  # the released ones may be no whole ones
     size = images.shape[2:]
     height, width = (max(1, round(side * scale)) for side in size)
-    cut = _released_cuts if context == "tiles" else _exact_cuts
+    cut = _padded_cuts if pads else _exact_cuts
+    cut = _released_cuts if context == "tiles" else cut
     rows, columns = (
-        cut(axis, length, side)
-        for axis, length, side in zip(
-            network.sizes, (height, width), sides, strict=True
+        cut(axis, length, side, least)
+        for axis, length, side, least in zip(
+            *(network.sizes, (height, width), sides, network.least_size), strict=True
         )
     )
     modes = [(module, module.training) for module in network.modules()]
@@ -196,8 +212,8 @@ def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
 
 
-def _exact_cuts(axis: InputSizes, length: int, side: int) -> list[Positions]:
-    """For each tile along an axis, the pixels of the picture that it reads."""
+def _exact_cuts(axis: InputSizes, length: int, side: int, _: int) -> list[Cut]:
+    """The tiles of a front end without padding along an axis, each with its margin."""
     most = (side - axis.size(0)) // axis.stride
     if most < 1:
         raise ValueError(
@@ -210,24 +226,56 @@ def _exact_cuts(axis: InputSizes, length: int, side: int) -> list[Positions]:
     after = axis.size(cells) - int(axis.margin) - length
     whole = np.pad(np.arange(length), (int(axis.margin), after), mode="reflect")
     return [
-        whole[axis.stride * first :][: axis.size(end - first)]
+        (whole[axis.stride * first :][: axis.size(end - first)], slice(None))
         for first, end in pairwise(ends)
     ]
 
 
-def _released_cuts(axis: InputSizes, length: int, side: int) -> list[Positions]:
-    """The same for the released tiles: all of one size, the last continued inside."""
+def _padded_cuts(axis: InputSizes, length: int, side: int, least: int) -> list[Cut]:
+    """The tiles of a front end that pads: real pixels around them, as far as it sees.
+
+    A cell sees ``field.padding`` pixels beyond its own, so it sees nothing beyond a cut
+    that is ``halo`` cells away, and nothing of the padding there.
+    """
+    stride = axis.stride
+    cells = -(-max(length, least) // stride)
+    whole = np.pad(np.arange(length), (0, stride * cells - length), mode="reflect")
+    halo = -(-axis.field.padding // stride)
+    most = side // stride
+    if cells <= most:
+        return [(whole, slice(None))]
+    own = most - 2 * halo
+    if own < 1:
+        raise ValueError(
+            f"a tile must have at least {stride * (2 * halo + 1)} pixels a side, one "
+            f"cell and what it sees around it; got {side}"
+        )
+    parts = -(-cells // own)
+    ends = [cells * part // parts for part in range(parts + 1)]
+    cuts = []
+    for first, end in pairwise(ends):
+        begin = max(0, first - halo)
+        pixels = whole[stride * begin : stride * (end + halo)]
+        cuts.append((pixels, slice(first - begin, end - begin)))
+    return cuts
+
+
+def _released_cuts(axis: InputSizes, length: int, side: int, _: int) -> list[Cut]:
+    """The released tiles: all of one size, the last continued inside."""
     margin, step = int(axis.margin), side - axis.size(0)
     whole = np.pad(np.arange(length), margin, mode="reflect")
     tiles = [whole[first:][:side] for first in range(0, length, step)]
-    return [np.pad(one, (0, side - len(one)), mode="reflect") for one in tiles]
+    return [
+        (np.pad(one, (0, side - len(one)), mode="reflect"), slice(None))
+        for one in tiles
+    ]
 
 
 def _logits(
     network: DilatedNetwork,
     images: Tensor,
-    rows: list[Positions],
-    columns: list[Positions],
+    rows: list[Cut],
+    columns: list[Cut],
     context: Context,
     upsampling: Upsampling,
     progress: bool,
@@ -237,9 +285,11 @@ def _logits(
     mean = torch.tensor(network.mean, device=weight.device)[:, None, None]
     bar = tqdm(total=len(rows) * len(columns), disable=not progress, unit="tile")
 
-    def one(down: Positions, across: Positions) -> Tensor:
-        rgb = images[:, :, torch.tensor(down)[:, None], torch.tensor(across)]
+    def one(down: Cut, across: Cut) -> Tensor:
+        pixels = torch.tensor(down[0])[:, None], torch.tensor(across[0])
+        rgb = images[:, :, pixels[0], pixels[1]]
         logits: Tensor = network.front((rgb.flip(1) - mean).to(weight))
+        logits = logits[:, :, down[1], across[1]]
         if context == "tiles":
             logits = after(logits)
         bar.update()

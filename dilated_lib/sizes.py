@@ -108,7 +108,7 @@ def input_sizes(
     >>> str(h), h.margin, h.size(4)
     ('6 + 2n', 3, 14)
     """
-    if to is None and (chain := _unpadded_chain(network)):
+    if to is None and (chain := _chain(network)):
         return chain
     height, width = (
         InputSizes(field) for field in receptive_field(network, (channels, *at), to=to)
@@ -135,27 +135,42 @@ def input_sizes(
     return height, width
 
 
-def _unpadded_chain(network: nn.Module) -> tuple[InputSizes, InputSizes] | None:
-    """The sizes of layers in a row that pad nothing, without the seconds of tracing."""
+def _chain(network: nn.Module) -> tuple[InputSizes, InputSizes] | None:
+    """The sizes of layers in a row, without the seconds of tracing.
+
+    Where they pad, all of them must keep their size at stride 1: then n · stride pixels
+    give n cells, and no layer leaves a pixel over.
+    """
     if type(network) is not nn.Sequential:
         return None
-    rows: list[Window] = []
-    columns: list[Window] = []
+    axes: tuple[list[Window], list[Window]] = ([], [])
     for layer in network:
-        if type(layer) in (nn.Conv2d, DilatedConv2d, nn.MaxPool2d):
-            if layer.padding not in (0, (0, 0)):
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            if type(layer) not in (nn.Conv2d, DilatedConv2d, nn.MaxPool2d):
                 return None
-            pairs = zip(
-                *(
-                    value if isinstance(value, tuple) else (value, value)
-                    for value in (layer.kernel_size, layer.stride, layer.dilation)
-                ),
-                strict=True,
-            )
-            for axis, (kernel, stride, dilation) in zip(
-                (rows, columns), pairs, strict=True
-            ):
-                axis.append(Window(kernel, stride, dilation=dilation))
+            if isinstance(layer.padding, str):
+                return None
+            for axis, windows in enumerate(axes):
+                kernel, stride, dilation, padding = (
+                    int(value[axis] if isinstance(value, tuple) else value)
+                    for value in (
+                        *(layer.kernel_size, layer.stride),
+                        *(layer.dilation, layer.padding),
+                    )
+                )
+                windows.append(
+                    Window(kernel, stride, dilation=dilation, padding=padding)
+                )
         elif type(layer) not in (nn.ReLU, nn.BatchNorm2d, nn.Dropout):
             return None
-    return InputSizes(compose(rows)), InputSizes(compose(columns))
+    for windows in axes:
+        pads = any(any(one.pads) for one in windows)
+        if pads and not all(map(_keeps_size, windows)):
+            return None
+    return InputSizes(compose(axes[0])), InputSizes(compose(axes[1]))
+
+
+def _keeps_size(window: Window) -> bool:
+    """Does a layer turn n · stride positions into n, whatever n is?"""
+    before, after = window.pads
+    return before == after and window.extent - 2 * before == window.stride

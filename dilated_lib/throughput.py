@@ -1,125 +1,170 @@
-"""How fast a training step is: beside the matrix product, and beside a peer."""
+"""How fast a training step is: beside the matrix product, and beside another step."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from dilated_lib.data.labelled import DataSet
 from dilated_lib.data.sets import open_data
-from dilated_lib.plans import planned
+from dilated_lib.palettes import CAMVID, PASCAL_VOC
 from dilated_lib.recipes import Config
 from dilated_lib.records import Record, device_name, write
 from dilated_lib.speed import measure
-from dilated_lib.stages import Stage
+from dilated_lib.stages import Stage, layout
 from dilated_lib.start import build_network, build_optimizer
 
-__all__ = ["throughput"]
+__all__ = ["operations", "throughput", "training_step"]
 
 
 def throughput(
-    out: Path, *, batch: int, cells: tuple[int, int], compiled: bool, small: bool
+    out: Path, configs: Mapping[str, Config], *, compiled: bool = False, side: int
 ) -> None:
-    """Time training steps: the front end's, with the plan's widths, and DeepLab v3's.
+    """Time a training step of each of several runs, side by side, into records.
 
-    On made-up crops that lie on the device: forward, backward and AdamW, in bfloat16
-    where autocast uses it. Operations are counted by torch (a multiplication and an
-    addition are two), and the ceiling, a product of large square matrices, is measured
-    in the same run. The peer gets the pixels that are labelled, without the margin.
-    ``small`` takes narrow networks and small matrices.
+    On made-up crops that lie on the device: forward, backward, clipping and AdamW, in
+    the precision of each run. Operations are counted by torch (a multiplication and an
+    addition are two). The ceiling is measured in the same rounds: the product of two
+    square matrices with ``side`` rows, in bfloat16, or in float32 where the runs are.
+    ``ratio`` is the step's rate over the ceiling, ``relative`` its time over that of
+    the first run's step.
 
     >>> from tempfile import TemporaryDirectory
     >>> from unittest.mock import patch
     >>> from dilated_lib.speed import Timing
-    >>> times = {"product": Timing(2.0, 0.1), "step": Timing(5.0, 0.1)}  # made up
+    >>> times = {"product": Timing(2.0, 0.1), "tiny": Timing(5.0, 0.1)}  # made up
     >>> clock = patch("dilated_lib.throughput.measure", return_value=times)
+    >>> tiny = Config(data="shapes", width=4, fc_channels=8, batch=2, cells=(2, 2))
     >>> with TemporaryDirectory() as folder, clock:
     ...     file = Path(folder) / "steps.json"
-    ...     throughput(file, batch=2, cells=(2, 2), compiled=False, small=True)
+    ...     throughput(file, {"tiny": tiny}, side=128)
     ...     file.read_text().count('"images_per_second": 400.0')  # 2 in 5 ms
-    2
+    1
     """
     torch.backends.cudnn.benchmark = True  # as in training
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    fabric = Fabric(accelerator=device, devices=1, precision="bf16-mixed")
-    side = 128 if small else 8192
-    left, right = (
-        torch.randn(side, side, device=fabric.device, dtype=torch.bfloat16)
-        for _ in range(2)
-    )
-    product = measure({"product": lambda: left @ right}, seconds=2)["product"]
-    ceiling = 2 * side**3 / product.median_ms / 1e9
+    steps, counted = {}, {}
+    for name, config in configs.items():
+        steps[name] = training_step(config, compiled=compiled)
+        counted[name] = operations(config)
+    first = next(iter(configs.values()))
+    kind = torch.float32 if first.precision == "32-true" else torch.bfloat16
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    left, right = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+    begin = time.perf_counter()
+    times = measure({"product": lambda: left @ right, **steps}, seconds=2)
+    seconds = round((time.perf_counter() - begin) / len(times), 1)
+    ceiling = 2 * side**3 / times["product"].median_ms / 1e9
     done: list[Record] = []
-    for one in planned():
-        wanted = one.name in (
-            "camvid/imagenet/front",
-            "camvid/scratch/deeplabv3_resnet50",
-        )
-        if one.config.seed or not wanted:
-            continue
-        config = replace(one.config, start=None, batch=batch, cells=cells)
-        if small:
-            config = replace(config, width=4, fc_channels=8)
-        step, operations = _step(config, fabric, compiled)
-        begin = time.perf_counter()
-        timing = measure({"step": step}, seconds=2)["step"]
-        rate = operations / timing.median_ms / 1e9
+    for name, config in configs.items():
+        rate = counted[name] / times[name].median_ms / 1e9
+        labelled = config.batch * 64 * config.cells[0] * config.cells[1]
         metrics: dict[str, Any] = {
-            **asdict(timing),
-            "images_per_second": round(1000 * batch / timing.median_ms, 2),
+            **asdict(times[name]),
+            "images_per_second": round(1000 * config.batch / times[name].median_ms, 2),
+            "labelled_pixels": labelled,
+            "tera_operations": round(counted[name] / 1e12, 4),
             "tera_operations_per_second": round(rate, 4),
             "ceiling": round(ceiling, 4),
             "ratio": round(rate / ceiling, 3),
+            "relative": round(
+                times[name].median_ms / times[next(iter(configs))].median_ms, 3
+            ),
         }
-        if fabric.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(fabric.device)
+        if device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(device)
             metrics["peak_gib"] = round(peak / 2**30, 2)
-            torch.cuda.reset_peak_memory_stats(fabric.device)
         done.append(
             Record(
-                experiment="speed/" + one.name.removeprefix("camvid/"),
+                experiment=f"speed/step/{name}",
                 seed=0,
-                config={"batch": batch, "cells": cells, "compiled": compiled},
+                config={
+                    "batch": config.batch,
+                    "cells": config.cells,
+                    "padding": config.padding,
+                    "precision": config.precision,
+                    "compiled": compiled,
+                    "product": side,
+                },
                 metrics=metrics,
-                seconds=round(time.perf_counter() - begin, 1),
-                device=device_name(fabric.device),
+                seconds=seconds,
+                device=device_name(device),
             )
         )
-        write(out, done)
+    write(out, done)
 
 
-def _step(
-    config: Config, fabric: Fabric, compiled: bool
-) -> tuple[Callable[[], None], int]:
-    """A step of training, and how many operations it takes."""
-    data = open_data("shapes")
-    network, _, _ = build_network(config, data)
-    stage = Stage(network, config.recipe).to(memory_format=torch.channels_last)
+def training_step(config: Config, *, compiled: bool = False) -> Callable[[], None]:
+    """One step of a run on made-up crops: forward, backward, clipping, optimizer.
+
+    The crops have the size, the margin and the number of the run's; the weights are
+    drawn.
+
+    >>> step = training_step(Config(data="shapes", width=4, fc_channels=8, batch=1))
+    >>> step()
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fabric = Fabric(accelerator=device, devices=1, precision=config.precision)
+    stage = _stage(config)
+    stage = stage.to(memory_format=layout(fabric.device, config.precision))
     if compiled:
         stage.compile()
-    module, optimizer = fabric.setup(stage, build_optimizer(network, config, set()))
-    margin = 372 if config.network == "dilated" else 0
-    labelled = [8 * side for side in config.cells]
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randint(
-        256, (config.batch, 3, *(side + margin for side in labelled)), generator=draw
+    module, optimizer = fabric.setup(
+        stage, build_optimizer(stage.network, config, set())
     )
-    images = fabric.to_device(images.float())
-    labels = torch.randint(
-        len(data.palette), (config.batch, *labelled), generator=draw, dtype=torch.uint8
-    )
-    labels = fabric.to_device(labels)
+    images, labels = _crops(config, fabric.device)
 
     def step() -> None:
         optimizer.zero_grad()
         fabric.backward(module(images, labels) / stage.weight(labels))
+        if config.recipe.clip is not None:
+            fabric.clip_gradients(module, optimizer, max_norm=config.recipe.clip)
         optimizer.step()
 
+    return step
+
+
+def operations(config: Config) -> int:
+    """Arithmetic operations of one training step; nothing is computed.
+
+    >>> step = Config(data="shapes", width=4, fc_channels=8, batch=1, cells=(2, 2))
+    >>> operations(replace(step, batch=2)) / operations(step)
+    2.0
+    """
+    device = torch.device("meta")
+    with device:
+        stage = _stage(config)
     counter = FlopCounterMode(display=False)
     with counter:
-        step()
-    return step, counter.get_total_flops()
+        stage(*_crops(config, device)).backward()
+    return int(counter.get_total_flops())
+
+
+def _stage(config: Config) -> Stage:
+    """The run's network with its loss, with weights as they are drawn."""
+    frozen = config.stage == "context"
+    drawn = replace(config, start=None, stage="joint" if frozen else config.stage)
+    network, _, _ = build_network(drawn, _classes(config))
+    return Stage(network, config.recipe, frozen=frozen)
+
+
+def _classes(config: Config) -> DataSet:
+    """A data set with the classes of the run's, which need not be on this machine."""
+    made_up = open_data("shapes")
+    palette = {"camvid": CAMVID, "voc2012": PASCAL_VOC, "voc_animals": PASCAL_VOC}
+    return replace(made_up, palette=palette.get(config.data, made_up.palette))
+
+
+def _crops(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images and labels as a step of the run gets them, of made-up values."""
+    classes = len(_classes(config).palette)
+    margin = 372 if config.network == "dilated" and config.padding == "none" else 0
+    sides = [8 * count for count in config.cells]
+    images = torch.rand(config.batch, 3, *(side + margin for side in sides))
+    labels = torch.randint(classes, (config.batch, *sides), dtype=torch.uint8)
+    return (255 * images).to(device), labels.to(device)

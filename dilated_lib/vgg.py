@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from dilated_lib.conv2d import DilatedConv2d
 from dilated_lib.weights import converted, fits, read_weights
 
-__all__ = ["fill", "front_end", "fully_convolutional"]
+__all__ = ["Padding", "fill", "front_end", "fully_convolutional"]
+
+Padding = Literal["none", "zeros", "reflect"]
 
 # convolutions of each stage, and their channels
 _STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -26,6 +28,7 @@ def front_end(
     num_classes: int,
     weights: Literal["imagenet"] | Path | None = None,
     *,
+    padding: Padding = "none",
     channel_order: Literal["bgr", "rgb"] = "bgr",
     fc_channels: int = 4096,
     width: int = 64,
@@ -37,6 +40,13 @@ def front_end(
     removed and what follows dilated, by 2 (conv5) and by 4 (fc6). Nothing is padded,
     pooling rounds up as in Caffe, a ReLU follows each convolution but the last, and fc6
     and fc7 have dropout. The layers have their released names, conv1_1 … fc7, final.
+
+    With ``padding`` "zeros" or "reflect" every convolution pads its input by half of
+    what its kernel spans, so that images (N, 3, 8h, 8w) give logits (N, C, h, w), from
+    the same weights. A unit more than 24 cells from the border computes the same as
+    without padding. Reflection needs at least 13 cells along each axis, since fc6
+    mirrors 12 of them. No margin of the picture is read, which makes a training step
+    about four times cheaper for the same labelled pixels.
 
     ``weights`` fills the 13 convolutions, and fc6 and fc7 if they are there and have
     the width of these: "imagenet" downloads torchvision's ``IMAGENET1K_FEATURES`` and
@@ -68,9 +78,13 @@ def front_end(
     ):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
-    if channel_order not in ("bgr", "rgb"):
-        raise ValueError(f"channel_order must be bgr or rgb, got {channel_order!r}")
-    layers = OrderedDict(_layers(num_classes, fc_channels, width, batch_norm))
+    for name, choice, known in (
+        ("channel_order", channel_order, ("bgr", "rgb")),
+        ("padding", padding, get_args(Padding)),
+    ):
+        if choice not in known:
+            raise ValueError(f"{name} must be {' or '.join(known)}, got {choice!r}")
+    layers = OrderedDict(_layers(num_classes, fc_channels, width, batch_norm, padding))
     network = nn.Sequential(layers)
     for name, layer in layers.items():
         if isinstance(layer, nn.Conv2d):
@@ -118,14 +132,25 @@ def fill(
 
 
 def _layers(
-    num_classes: int, fc_channels: int, width: int, batch_norm: bool
+    num_classes: int, fc_channels: int, width: int, batch_norm: bool, padding: Padding
 ) -> Iterator[tuple[str, nn.Module]]:
     def convolution(
         name: str, inputs: int, outputs: int, kernel_size: int, dilation: int = 1
     ) -> Iterator[tuple[str, nn.Module]]:
         number = name.removeprefix("conv").removeprefix("fc")
         kind = nn.Conv2d if dilation == 1 else DilatedConv2d
-        yield name, kind(inputs, outputs, kernel_size, dilation=dilation)
+        same = dilation * (kernel_size - 1) // 2  # keeps the size at stride 1
+        yield (
+            name,
+            kind(
+                inputs,
+                outputs,
+                kernel_size,
+                dilation=dilation,
+                padding=0 if padding == "none" else same,
+                padding_mode="reflect" if padding == "reflect" and same else "zeros",
+            ),
+        )
         if batch_norm:
             yield f"bn{number}", nn.BatchNorm2d(outputs)
         yield f"relu{number}", nn.ReLU(inplace=True)

@@ -25,7 +25,7 @@ SMALL = {
 }
 ALL = [
     SMALL,
-    SMALL | {"context": "none"},
+    SMALL | {"context": "none", "padding": "zeros"},
     SMALL | {"context": "large", "dilations": (1, 2), "width": 2},
     SMALL
     | {
@@ -180,6 +180,27 @@ def test_weights_of_another_network_than_the_file_says_are_refused(tmp_path):
     network.final.weight.data[0] = torch.nan
     save_network(network, made()[1], path)
     assert said(path).startswith("final.weight of net.safetensors must be finite")
+
+
+def test_a_file_that_does_not_mention_padding_has_none(tmp_path):
+    with safe_open(results() / "small.safetensors", "pt") as file:
+        assert "padding" not in json.loads(file.metadata()["dilated_lib"])
+    network, architecture = open_network(results() / "small.safetensors")
+    assert architecture.padding == "none" and network.sizes[0].margin == 186
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+def test_how_a_front_end_pads_is_part_of_its_file(padding, tmp_path):
+    network, architecture = made(padding=padding)
+    save_network(network, architecture, tmp_path / "net.safetensors")
+    found, same = open_network(tmp_path / "net.safetensors")
+    assert same.padding == padding and found.sizes[0].margin == 0
+    image = torch.rand(1, 3, 104, 112)
+    assert torch.equal(network.eval()(image), found(image))
+    plain, other = made()
+    for one, kind in ((plain, architecture), (network, other)):
+        with pytest.raises(ValueError, match=f"padding is '{kind.padding}'"):
+            save_network(one, kind, tmp_path / "wrong.safetensors")
 
 
 def test_an_architecture_of_another_network_is_not_saved(tmp_path):

@@ -56,7 +56,10 @@ ARROWS = {
     "paths": {"arithmetic"},
     "peers": set(),
     "pictures": set(),
-    "plans": {"architecture", "recipes", "records", "training"},
+    "plans": {
+        *("architecture", "inference", "recipes", "records", "speed", "throughput"),
+        "training",
+    },
     "plot": {"arithmetic", "paths"},
     "reach": {"data"},
     "recipes": set(),
@@ -76,7 +79,7 @@ ARROWS = {
     "starts": {"architecture", "context", "data", "heads", "reach", "records"},
     "tracing": {"arithmetic", "layers"},
     "throughput": {
-        *("data", "plans", "recipes", "records", "speed", "stages", "start"),
+        *("data", "palettes", "recipes", "records", "speed", "stages", "start"),
     },
     "training": {"data", "recipes", "records", "run"},
     "traps": {

@@ -18,10 +18,11 @@ from dilated_lib.commands import segment
 RNG = np.random.default_rng(0)
 
 
-def tiny(upsample=False, classes=4, padding="each"):
+def tiny(upsample=False, classes=4, padding="each", front="none"):
     """A front end with VGG's layers, but two channels: its geometry, in no time."""
     torch.manual_seed(0)
-    layers = OrderedDict(dl.front_end(classes, fc_channels=2).named_children())
+    built = dl.front_end(classes, padding=front, fc_channels=2)
+    layers = OrderedDict(built.named_children())
     for name, layer in layers.items():
         if isinstance(layer, nn.Conv2d):
             layers[name] = nn.Conv2d(
@@ -29,6 +30,8 @@ def tiny(upsample=False, classes=4, padding="each"):
                 classes if name == "final" else 2,
                 layer.kernel_size,
                 dilation=layer.dilation,
+                padding=layer.padding,
+                padding_mode=layer.padding_mode,
             )
             nn.init.kaiming_normal_(layers[name].weight, nonlinearity="relu")
     network = dl.DilatedNetwork(
@@ -283,10 +286,51 @@ def test_images_that_are_none_are_refused(shape):
         dl.segment.probabilities(TINY, torch.zeros(shape))
 
 
-def test_a_front_end_that_pads_has_no_exact_tiles():
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+@pytest.mark.parametrize(
+    ("size", "tiles"), [((1, 203), 1), ((430, 398), 14), ((417, 811), 14 * 7)]
+)
+def test_tiles_of_a_front_end_that_pads_give_what_the_whole_gives(padding, size, tiles):
+    """At odd sizes, with tiles that end inside the picture and at its border."""
+    network, sides = tiny(front=padding).double(), []
+    network.conv1_1.register_forward_hook(lambda _, args, __: sides.append(args[0]))
+    image = picture(*size)
+    whole = dl.predict(image, network, tile=(900, 900)).probabilities
+    least = 97 if padding == "reflect" else 1
+    continued = [8 * -(-max(side, least) // 8) for side in size]
+    assert [tuple(one.shape[2:]) for one in sides] == [tuple(continued)]
+    sides.clear()
+    tiled = dl.predict(image, network, tile=(416, 504)).probabilities
+    torch.testing.assert_close(tiled, whole, atol=1e-6, rtol=0)
+    assert len(sides) == tiles
+    assert all(one.shape[2] <= 416 and one.shape[3] <= 504 for one in sides)
+
+
+def test_a_padded_front_end_continues_a_picture_by_reflection_to_whole_cells():
+    network, image = tiny(front="zeros"), picture(43, 61)
+    pixels = np.pad(np.asarray(image), ((0, 5), (0, 3), (0, 0)), mode="reflect")
+    bgr = torch.tensor(pixels[..., ::-1].copy()).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        logits = network(bgr - torch.tensor(network.mean)[:, None, None])
+    found = dl.predict(image, network, upsampling="half_pixel").probabilities
+    grown = nn.functional.interpolate(logits, scale_factor=8, mode="bilinear")
+    torch.testing.assert_close(found, grown.softmax(1)[0, :, :43, :61])
+
+
+def test_a_tile_without_room_for_what_a_padded_cell_sees_is_refused():
+    with pytest.raises(ValueError, match=r"at least 392 pixels a side, .* got 391"):
+        dl.predict(picture(500, 500), tiny(front="zeros"), tile=(391, 900))
+
+
+def test_the_released_tiles_are_of_front_ends_that_do_not_pad():
+    with pytest.raises(ValueError, match="front ends that do not pad"):
+        dl.predict(picture(8, 8), tiny(front="zeros"), context="tiles")
+
+
+def test_a_front_end_that_pads_in_one_layer_only_is_refused():
     network = tiny()
     network.conv5_3.padding = (2, 2)
-    with pytest.raises(ValueError, match="must not pad"):
+    with pytest.raises(ValueError, match=r"every layer .* or none may pad"):
         dl.predict(picture(8, 8), network)
 
 

@@ -148,9 +148,21 @@ def test_what_has_no_whole_sizes_says_why(network, message):
         ],
         [nn.Conv2d(3, 2, (3, 5), (2, 1), dilation=(1, 3)), nn.MaxPool2d((2, 3), 2)],
         [nn.MaxPool2d(2, 2, ceil_mode=True), nn.Conv2d(3, 1, 2), nn.BatchNorm2d(1)],
+        [
+            nn.Conv2d(3, 2, 3, padding=1, padding_mode="reflect"),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.Conv2d(2, 2, (3, 7), padding=(4, 12), dilation=4),
+        ],
     ],
 )
-def test_an_unpadded_chain_needs_no_tracing_and_has_the_traced_sizes(layers):
+def test_a_plain_chain_needs_no_tracing_and_has_the_traced_sizes(layers, monkeypatch):
     chain = nn.Sequential(*layers)
     traced = dl.input_sizes(nn.Sequential(chain, nn.Identity()))  # no flat chain
+    monkeypatch.setattr("dilated_lib.sizes.receptive_field", None)
     assert dl.input_sizes(chain) == traced
+
+
+def test_a_chain_that_pads_to_other_sizes_is_traced():
+    chain = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(2, 2, 5, padding=1))
+    height, _ = dl.input_sizes(chain)
+    assert (str(height), height.margin) == ("2 + 1n", 1)

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ import dilated_lib as dl
 from dilated_lib.checkpoints import latest, write_checkpoint
 from dilated_lib.recipes import PAPER
 from dilated_lib.records import Record
+from dilated_lib.run import Run
 from dilated_lib.start import check_start, learning_rate
 from dilated_lib.weights import read_weights
 
@@ -196,6 +198,38 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     dl.train(TINY, tmp_path)
     with pytest.raises(ValueError, match="holds another run, with other steps"):
         dl.train(replace(TINY, steps=7), tmp_path)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+def test_a_front_end_that_pads_trains_on_crops_without_a_margin(padding, tmp_path):
+    cells = (13, 14)  # as few as reflection allows
+    config = replace(TINY, padding=padding, cells=cells, steps=2, pictures=2)
+    read = []
+    with patch.object(Run, "update", autospec=True) as update:
+        update.side_effect = lambda run, images, labels: (
+            read.append((images.shape, labels.shape)) or torch.tensor(1.0)
+        )
+        done = dl.train(config, tmp_path)
+    assert read == [((2, 3, 104, 112), (2, 104, 112))] * 2
+    assert done.config["padding"] == padding
+    network, architecture = dl.open_network(tmp_path / "network.safetensors")
+    assert architecture.padding == padding and network.sizes[0].margin == 0
+
+
+def test_a_run_of_before_front_ends_could_pad_goes_on(tmp_path):
+    """Its checkpoint and its record do not mention padding: it had none."""
+    dl.train(TINY, tmp_path, deadline=0)
+    (file,) = (tmp_path / "checkpoints").iterdir()
+    state = torch.load(file, weights_only=True)
+    del state["config"]["padding"]
+    torch.save(state, file)
+    with pytest.raises(ValueError, match="holds another run, with other padding"):
+        dl.train(replace(TINY, padding="zeros"), tmp_path)
+    done = dl.train(TINY, tmp_path)
+    rows = json.loads((tmp_path / "record.json").read_text())
+    del rows[0]["config"]["padding"]
+    (tmp_path / "record.json").write_text(json.dumps(rows))
+    assert dl.train(TINY, tmp_path).metrics == done.metrics
 
 
 def test_a_truncated_checkpoint_is_named_and_the_one_before_it_works(tmp_path):

@@ -13,6 +13,7 @@ from torch import nn
 from torchvision import models
 
 import dilated_lib as dl
+from dilated_lib.architecture import Architecture
 from dilated_lib.vgg import _CONVOLUTIONS
 
 
@@ -110,6 +111,52 @@ def test_weights_of_a_file_compute_what_they_did(vgg, suffix, channel_order, tmp
     found = stage_five(front, bgr)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     assert wanted.std() > 0.1
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+def test_a_padded_front_end_computes_the_same_far_from_the_border(padding):
+    """In float64, from the same weights: cells that see the picture alone agree."""
+    torch.manual_seed(1)
+    narrow = {"fc_channels": 8, "width": 4}
+    plain = dl.front_end(5, **narrow).double().eval()
+    nn.init.normal_(plain.final.weight)
+    padded = dl.front_end(5, padding=padding, **narrow).double().eval()
+    padded.load_state_dict(plain.state_dict())
+    picture = 50 * torch.randn(1, 3, 8 * 56, 8 * 54, dtype=torch.double)
+    with torch.no_grad():
+        found = padded(picture)
+        # cell i begins to see at 8i - 186: the first one of a crop from pixel 6 is 24
+        wanted = plain(picture[:, :, 6 : 6 + 372 + 8 * 8, 6 : 6 + 372 + 8 * 6])
+    assert found.shape == (1, 5, 56, 54) and wanted.shape == (1, 5, 8, 6)
+    error = (found[:, :, 24:32, 24:30] - wanted).abs().max()
+    assert error < 1e-9 < wanted.std()
+    beyond = (found[:, :, 16:24, 24:30] - wanted).abs().max()
+    assert beyond > 1e-3  # other cells are other cells
+
+
+def test_reflection_is_not_padding_with_zeros():
+    fronts = [dl.front_end(2, padding=one, fc_channels=4, width=4) for one in
+              ("zeros", "reflect")]  # fmt: skip
+    fronts[1].load_state_dict(fronts[0].state_dict())
+    nn.init.normal_(fronts[0].final.weight)
+    fronts[1].final.weight.data.copy_(fronts[0].final.weight)
+    picture = torch.full((1, 3, 104, 112), 100.0)
+    with torch.no_grad():
+        zeros, mirrored = (front.eval()(picture) for front in fronts)
+    assert mirrored.std((2, 3)).max() < 1e-4 * mirrored.abs().max()  # no border seen
+    assert zeros.std((2, 3)).max() > 1e-2 * zeros.abs().max()
+
+
+def test_reflection_needs_thirteen_cells_and_says_so():
+    sky = {"sky": (128, 128, 128)}
+    kind = Architecture(
+        palette=sky, mean=(0.0, 0.0, 0.0), padding="reflect", width=4, fc_channels=4
+    )
+    network = kind.build()
+    assert network.least_size == (97, 97)  # 12 cells and one pixel of the next
+    assert network(torch.zeros(1, 3, 104, 104)).shape == (1, 1, 13, 13)
+    with pytest.raises(ValueError, match=r"at least 97 x 97 pixels, .* \(96, 104\)"):
+        network(torch.zeros(1, 3, 96, 104))
 
 
 def test_imagenet_weights_are_downloaded_checked_and_flipped(

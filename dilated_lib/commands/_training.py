@@ -1,5 +1,7 @@
 """Training: a run, and the plan of all that the book reports."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +58,7 @@ def plan(
     tier: str | None = None,
     /,
     *,
+    next: bool = False,  # noqa: A002  # the option's name
     weights: Literal["imagenet"] | Path = "imagenet",
     runs: Path = Path("runs"),
     out: Path = Path("book/results"),
@@ -63,14 +66,17 @@ def plan(
     rehearse: bool = False,
     progress: bool = True,
 ) -> None:
-    """Train what the book reports, tier by tier; without a tier, list it and its cost.
+    """Train what the book reports; without a tier, list every run and its cost.
 
-    A run that is done is not done again, and one that was stopped goes on.
+    The list has each tier's question, and for each run the TFLOP of its training, the
+    hours that they take at this machine's rate, which is measured for the list, and how
+    far it is. A run that is done is not done again, and one that was stopped goes on.
 
     Args:
         tier: Which part of the plan, or all.
+        next: Only the next run that waits for nothing, of the tier or of all.
         weights: VGG-16's convolutions for BGR pixels; imagenet downloads torchvision's.
-        runs: The folder of runs, with their checkpoints.
+        runs: The folder of runs, with their checkpoints and networks.
         out: The folder of records.
         minutes: Stop after so many minutes, with a checkpoint; 0 for no limit.
         rehearse: A narrow network, eight pictures and two steps for each run, to see
@@ -79,13 +85,25 @@ def plan(
     """
     from dilated_lib import plans
 
-    if tier is None:
-        for name, what in plans.TIERS.items():
-            rows = [one for one in plans.planned() if one.tier == name]
-            minutes = sum(one.minutes for one in rows)
-            print(f"{name:10} {len(rows):3} runs {minutes:5.0f} min on an H100  {what}")
-        return
+    if tier is None and not next:
+        return _list(runs)
     with one_sentence():
+        if next:
+            one = plans.next_run(tier or "all", runs=runs, weights=weights)
+            if one is None:
+                return print("nothing is left to do")
+            print(f"{one.name}, seed {one.config.seed}: {plans.state(one, runs)}")
+            deadline = time.monotonic() + 60 * minutes if minutes else None
+            plans.carry_out(
+                one,
+                runs=runs,
+                out=out,
+                deadline=deadline,
+                rehearse=rehearse,
+                progress=progress,
+            )
+            return print(f"now: {plans.state(one, runs)}")
+        assert tier is not None
         plans.execute(
             tier,
             weights=weights,
@@ -95,6 +113,25 @@ def plan(
             rehearse=rehearse,
             progress=progress,
         )
+
+
+def _list(runs: Path) -> None:
+    """Every run of the plan: TFLOP, hours on this machine, state."""
+    from dilated_lib import plans
+
+    rate = plans.rate()
+    print(f"{rate / 1e12:.2f} TFLOP/s in a training step of the padded front end, here")
+    print(f"{'run':46}{'seed':>5}{'TFLOP':>9}{'hours':>8}  state")
+    question, costs = "", {}
+    for one in plans.planned():
+        if question != plans.TIERS[one.tier]:
+            question = plans.TIERS[one.tier]
+            print(f"\n{one.tier}: {question}")
+        if one.name not in costs:
+            costs[one.name] = one.tflop
+        cost, hours = costs[one.name], 1e12 * costs[one.name] / rate / 3600
+        row = f"{one.name:46}{one.config.seed:>5}{cost:>9.0f}{hours:>8.1f}"
+        print(f"{row}  {plans.state(one, runs)}")
 
 
 def changes(
@@ -125,23 +162,30 @@ def throughput(
     out: Path = Path("book/results/throughput.json"),
     /,
     *,
-    batch: int = 8,
-    cells: tuple[int, int] = (66, 66),
     compiled: bool = False,
-    small: bool = False,
 ) -> None:
-    """Time training steps beside a matrix product and a peer; write records.
+    """Time training steps of the plan beside a matrix product; write records.
+
+    On a CPU the front end that pads zeros, and the one that reads a margin, for as many
+    labelled pixels. On a GPU the front end from ImageNet and DeepLab v3.
 
     Args:
         out: The file of records to write.
-        batch: Crops in a step.
-        cells: Height and width of a crop in cells of 8 pixels.
         compiled: Compile the networks with torch.compile.
-        small: Narrow networks and small matrices, to see that it runs.
     """
+    import torch
+
+    from dilated_lib import plans
     from dilated_lib import throughput as module
 
-    module.throughput(out, batch=batch, cells=cells, compiled=compiled, small=small)
+    gpu = torch.cuda.is_available()
+    runs = {one.name: one.config for one in plans.planned()}
+    names = ("imagenet/front", "scratch/deeplabv3_resnet50")
+    configs = {name: runs[f"camvid/{name}"] for name in names}
+    if not gpu:
+        zeros = runs["camvid/imagenet/padded front"]
+        configs = {"zeros": zeros, "margin": replace(zeros, padding="none")}
+    module.throughput(out, configs, compiled=compiled, side=8192 if gpu else 4096)
 
 
 def speed(
