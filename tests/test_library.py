@@ -61,7 +61,7 @@ ARROWS = {
         "training",
     },
     "plot": {"arithmetic", "paths"},
-    "reach": {"data"},
+    "reach": {"context", "data"},
     "recipes": set(),
     "records": set(),
     "run": {
