@@ -141,3 +141,14 @@ def test_pictures_have_their_accuracy_and_the_best_and_the_worst_their_maps(
     accuracy = {one["name"]: one["accuracy"][1] for one in pictures}
     stored = recorded["test"]["maps"]
     assert accuracy[stored["worst"]["name"]] <= accuracy[stored["best"]["name"]]
+
+
+def test_the_books_record_has_both_splits_and_their_three_drives():
+    (record,) = dl.records.read("changes")
+    assert record.command == "python -m dilated_lib changes"
+    assert len(record.commit) == 40
+    found = {split: one["front"]["drives"] for split, one in record.metrics.items()}
+    assert {split: [*drives] for split, drives in found.items()} == {
+        "val": ["0016E5"],
+        "test": ["0001TP", "Seq05VD"],
+    }
