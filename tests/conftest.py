@@ -1,5 +1,6 @@
 import os
 
+import pytest
 from hypothesis import settings
 
 # the same examples in every run; `make mutants` takes fewer
@@ -8,10 +9,22 @@ settings.register_profile("fast", max_examples=30, deadline=None, derandomize=Tr
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "book"))
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick", action="store_true", help="only the first test of each file"
+    )
+
+
+@pytest.hookimpl(trylast=True)  # what is weekly is gone by then
+def pytest_collection_modifyitems(config, items):
     """The longest files first: no test is left for one process alone at the end.
 
     Each stays in one process, so that what it sets up is set up once.
     """
-    longest = ("test_torchvision.py", "test_wheel.py", "test_training.py")
+    longest = ("test_training.py", "test_wheel.py", "test_torchvision.py")
     items.sort(key=lambda item: item.path.name not in longest)
+    if config.getoption("quick"):
+        first = {}
+        for item in items:
+            first.setdefault(item.path, item)
+        items[:] = first.values()
