@@ -11,6 +11,11 @@ PINNED := tests/test_repository.py::test_the_environment_holds_what_the_lock_fil
 UNPINNED := PYTEST_ADDOPTS="--deselect $(PINNED)" $(MAKE) unit notebooks-test
 # a process for each core, and whoever has nothing to do takes over tests
 SPREAD := -n auto --dist worksteal
+NBVAL := -n auto --dist loadfile --nbval --nbval-current-env
+# the notebooks that train, and the instruction sets that one machine can be held to
+TRAINING = $(shell grep -l '"parameters"' $(NOTEBOOKS))
+SSE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 
 # Notebooks run the same way wherever their outputs are written or compared.
 export OMP_NUM_THREADS := 1
@@ -20,9 +25,9 @@ export PYTHONHASHSEED := 0
 # any other back end than the notebook's own drops the figures from the outputs
 unexport MPLBACKEND
 
-.PHONY: book test lint unit notebooks-test pages-test test-oldest test-newest \
-	test-wheel-all test-colab audit lighthouse links mutants bench survey compare \
-	train notebooks address check-address live lock clean
+.PHONY: book test quick lint unit notebooks-test pages-test test-weekly test-cpus \
+	test-oldest test-newest test-wheel-all test-colab audit lighthouse links \
+	mutants bench survey compare train notebooks address check-address live lock clean
 
 book: $(READY)
 	rm -rf _build # no page of an earlier build stays, and no reference of one hides
@@ -32,20 +37,39 @@ book: $(READY)
 test: lint unit notebooks-test book pages-test
 	@echo "All tests passed."
 
+# while you change something: one test of each module and one notebook, in a minute
+quick: lint
+	$(BIN)/pytest -q $(SPREAD) --quick tests dilated_lib --ignore tests/browser
+	$(BIN)/pytest -q $(NBVAL) notebooks/05_dilated_convolution.ipynb
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/pytest -q $(SPREAD) tests dilated_lib --ignore tests/browser
+	$(BIN)/pytest -q $(SPREAD) $(CHOICE) tests dilated_lib --ignore tests/browser
 
 notebooks-test: $(READY)
-	$(BIN)/pytest -q -n auto --dist loadfile --nbval --nbval-current-env notebooks
+	$(BIN)/pytest -q $(NBVAL) notebooks
 
+# three processes, since a browser often waits
 pages-test: $(READY) book
 	$(BIN)/python tests/browser/chromium.py
-	$(BIN)/pytest -q $(SPREAD) tests/browser
+	$(BIN)/pytest -q $(SPREAD) -n 3 $(CHOICE) tests/browser
+
+# also the tests that take minutes, which are marked weekly
+test-weekly: CHOICE := -m ""
+test-weekly: unit pages-test
+
+# does what is trained in a notebook come out right on other CPUs, and with other seeds?
+test-cpus: $(READY)
+	for threads in 1 2; do for instructions in "$(SSE)" "$(AVX2)" ""; do \
+		echo "$$threads threads, $${instructions:-all instructions}"; \
+		env OMP_NUM_THREADS=$$threads $$instructions \
+			$(BIN)/pytest -q $(NBVAL) $(TRAINING) || exit 1; \
+	done; done
+	$(BIN)/python book/margins.py
 
 # every notebook, not only one, where only torch is installed and the rest is fetched
 test-wheel-all: $(READY)
