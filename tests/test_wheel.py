@@ -126,8 +126,9 @@ def environment(folder):
     call(*git, "-C", copy, "tag", f"v{PROJECT['version']}")
     pinned = folder / "constraints.txt"
     offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}  # the 0 says yes
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     return {
-        **os.environ,
+        **inherited,
         **({"PIP_CONSTRAINT": str(pinned)} if pinned.exists() else {}),
         **(offline if (folder / "lent").exists() else {}),
         "GIT_CONFIG_COUNT": "1",
