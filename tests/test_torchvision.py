@@ -12,9 +12,9 @@ from torchvision import models
 from dilated_lib import records
 
 RECORDS = {one.experiment: one for one in records.read("torchvision")}
-# the quickest of each kind: plain, with shortcuts, with channels shuffled or normalised,
-# with dilation, squeeze-and-excitation and bilinear resizing, with a pyramid; and two
-# that are refused
+# the quickest of each kind: plain, with shortcuts, with channels shuffled or
+# normalised, with dilation, squeeze-and-excitation and bilinear resizing, with a
+# pyramid; and two that are refused
 FEW = {
     *("alexnet", "vgg11", "squeezenet1_1", "resnet18", "shufflenet_v2_x0_5"),
     *("convnext_tiny", "lraspp_mobilenet_v3_large", "retinanet_resnet50_fpn.backbone"),
