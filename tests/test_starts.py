@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dilated_lib import starts
+from dilated_lib import records, starts
 from dilated_lib.data.scenes import ShapeScenes
 from dilated_lib.data.shapes import Shapes
 from dilated_lib.heads import Logits
@@ -228,3 +228,24 @@ def test_the_small_networks_cells_are_counted_on_val_and_test(monkeypatch):
     after = found["test"]["max(x, 0)"]["accuracy"]
     assert after == pytest.approx(share, abs=0.01)
     assert found["test"]["front end"] == found["val"]["front end"]
+
+
+def test_the_books_record_has_every_training_on_a_clean_commit():
+    runs = records.read("starts")
+    small, *rest = runs
+    assert small.experiment == "starts/small network"
+    assert {run.command for run in runs} == {
+        "python -m dilated_lib starts --data camvid"
+    }
+    assert {len(run.commit) for run in runs} == {40}
+    assert {split: one["cells"] for split, one in small.metrics.items()} == {
+        "val": 101 * 45 * 60,
+        "test": 233 * 45 * 60,
+    }
+    seeds = {}
+    for run in rest:
+        which = run.experiment, run.config["steps"], run.config["learning_rate"]
+        seeds.setdefault(which, []).append(run.seed)
+    assert all(each == [0, 1, 2, 3, 4] for each in seeds.values())
+    grid = len(starts.STARTS) * (len(starts.LEARNING_RATES) + 1)
+    assert len(seeds) == 2 * (1 + grid)
