@@ -97,6 +97,18 @@ def table(chapter: str) -> str:
 
     ``chapter`` is its number, such as "09". A row has the bound, the range of the
     number over all seeds and settings of the CPU, and its range without any training.
+
+    >>> from unittest.mock import patch
+    >>> values = {"AVX2, threads: 1": [0.95, 0.97]}
+    >>> row = {"chapter": "09", "claim": "accuracy", "above": 0.9, "below": None}
+    >>> row = {"config": row, "metrics": {"values": values, "untrained": [0.14]}}
+    >>> from dilated_lib.records import Record
+    >>> rest = {"experiment": "made up", "seed": 0, "seconds": 1.0, "device": "CPU"}
+    >>> with patch("dilated_lib.claims.read", return_value=[Record(**rest, **row)]):
+    ...     print(table("09"))
+    claim     bound       trained     untrained
+    accuracy  > 0.9  0.95 to 0.97  0.14 to 0.14
+    trained: 2 runs, five seeds a setting of the CPU
     """
     rows = [["claim", "bound", "trained", "untrained"]]
     runs = 0

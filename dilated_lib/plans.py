@@ -245,7 +245,7 @@ def execute(
 
     >>> execute("gpu", runs=Path("runs"), out=Path("results"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: tier must be all or one of imagenet, together, ..., got 'gpu'
+    ValueError: tier must be all or one of padded, imagenet, ..., got 'gpu'
     """
     if tier not in ("all", *TIERS):
         raise ValueError(f"tier must be all or one of {', '.join(TIERS)}, got {tier!r}")
@@ -283,6 +283,13 @@ def carry_out(
 
     Returns None where the ``deadline``, of ``time.monotonic``, came first: a checkpoint
     lies in the run's folder then. Otherwise as :func:`execute`.
+
+    >>> from unittest.mock import patch
+    >>> one = next_run("padded", runs=Path("nowhere"))
+    >>> with patch("dilated_lib.plans.train", return_value=None) as out_of_time:
+    ...     carry_out(one, runs=Path("runs"), out=Path("results"))
+    >>> out_of_time.call_args.kwargs["experiment"]
+    'camvid/imagenet/padded front'
     """
     config = one.config
     if one.after:
@@ -347,6 +354,13 @@ def rate() -> float:
     """Operations that this machine does in a second of training, measured now.
 
     Of a step of the padded front end on one crop, for a few seconds.
+
+    >>> from unittest.mock import patch
+    >>> from dilated_lib.speed import Timing
+    >>> second = {"step": Timing(median_ms=1000.0, spread_ms=0.0)}  # made up
+    >>> with patch("dilated_lib.plans.measure", return_value=second):
+    ...     print(f"{rate() / 1e12:.2f} TFLOP/s")
+    0.32 TFLOP/s
     """
     config = replace(_PADDED, batch=1)
     times = measure({"step": training_step(config)}, seconds=0.5)

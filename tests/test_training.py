@@ -48,12 +48,20 @@ def same(one, other):
     )
 
 
-def test_a_run_leaves_a_network_and_a_record(tmp_path):
-    done = dl.train(TINY, tmp_path, experiment="shapes/tiny")
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The folder of a run of TINY, to its end."""
+    folder = tmp_path_factory.mktemp("tiny")
+    dl.train(TINY, folder, experiment="shapes/tiny")
+    return folder
+
+
+def test_a_run_leaves_a_network_and_a_record(tiny):
+    done = Record(**json.loads((tiny / "record.json").read_text())[0])
     assert done.experiment == "shapes/tiny" and done.config["cells"] == [3, 4]
     assert len(done.metrics["loss"]) == 6
     assert set(done.metrics) == {"val", "val_flip", "loss", "waited"}
-    network, architecture = dl.open_network(tmp_path / "network.safetensors")
+    network, architecture = dl.open_network(tiny / "network.safetensors")
     assert architecture.width == 4 and network.scale == 1
     found = dl.evaluate(
         lambda images: dl.segment.probabilities(network, images),
@@ -61,7 +69,7 @@ def test_a_run_leaves_a_network_and_a_record(tmp_path):
         tuple(architecture.palette),
     )
     assert found.miou == done.metrics["val"]["miou"]
-    assert dl.train(TINY, tmp_path) == done  # done is done
+    assert dl.train(TINY, tiny) == done  # done is done
 
 
 def test_the_test_split_is_read_only_when_asked_for(tmp_path, monkeypatch):
@@ -100,11 +108,11 @@ def test_it_learns_black_from_white(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, PAPER])
-def test_the_three_stages_go_on_from_each_other(tmp_path, recipe):
+def test_the_three_stages_go_on_from_each_other(tiny, tmp_path, recipe):
     run = replace(TINY, recipe=recipe)
-    dl.train(run, tmp_path / "front")
-    front = weights(tmp_path / "front")
-    start = tmp_path / "front" / "network.safetensors"
+    folder = tiny if run == TINY else tmp_path / "front"
+    dl.train(run, folder)
+    front, start = weights(folder), folder / "network.safetensors"
     head = replace(run, stage="context", context="basic", start=start)
     dl.train(head, tmp_path / "head")
     after = weights(tmp_path / "head")
@@ -118,27 +126,25 @@ def test_the_three_stages_go_on_from_each_other(tmp_path, recipe):
     assert not any(torch.equal(both[n], after[n]) for n in ("final.weight", "fc6.bias"))
 
 
-def test_a_stage_starts_where_the_one_before_ended(tmp_path):
-    dl.train(TINY, tmp_path / "front")
-    start = tmp_path / "front" / "network.safetensors"
+def test_a_stage_starts_where_the_one_before_ended(tiny):
+    start = tiny / "network.safetensors"
     head = replace(TINY, stage="context", context="basic", start=start)
     network, _, trained = dl.start.build_network(head, dl.open_data("shapes"))
-    front = weights(tmp_path / "front")
+    front = weights(tiny)
     assert trained == front.keys()
     assert all(torch.equal(network.state_dict()[n], front[n]) for n in front)
 
 
-def test_a_run_that_stops_and_goes_on_ends_in_the_same_bits(tmp_path):
-    dl.train(TINY, tmp_path / "whole")
+def test_a_run_that_stops_and_goes_on_ends_in_the_same_bits(tiny, tmp_path):
     late = time.monotonic()  # stops after every step
     stops = 0
     while dl.train(TINY, tmp_path / "parts", deadline=late) is None:
         stops += 1
     assert stops == 5
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert same(weights(tiny), weights(tmp_path / "parts"))
     read = [
-        json.loads((tmp_path / n / "record.json").read_text())
-        for n in ("whole", "parts")
+        json.loads((folder / "record.json").read_text())
+        for folder in (tiny, tmp_path / "parts")
     ]
     for one in read:
         assert 0 <= one[0]["metrics"].pop("waited") < 100
@@ -391,9 +397,8 @@ def test_layers_of_a_classifier_learn_slowly_where_they_fit(tmp_path):
         assert "conv1_1.bias" in trained and "final.weight" not in trained
 
 
-def test_layers_trained_before_learn_more_slowly(tmp_path):
-    dl.train(replace(TINY, steps=1), tmp_path)
-    start = tmp_path / "network.safetensors"
+def test_layers_trained_before_learn_more_slowly(tiny):
+    start = tiny / "network.safetensors"
     config = replace(TINY, start=start, stage="joint", context="basic")
     network, _, trained = dl.start.build_network(config, dl.open_data("shapes"))
     optimizer = dl.start.build_optimizer(network, config, trained)
