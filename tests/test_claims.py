@@ -89,6 +89,7 @@ def notebook(folder, *cells):
 
 LEARNS = """\
 import torch
+import dilated_lib as dl
 generator = torch.Generator().manual_seed(SEEDS[0])
 x = torch.rand(4, generator=generator).requires_grad_()
 for _ in range(50):
