@@ -12,12 +12,11 @@ from torchvision import models
 from dilated_lib import records
 
 RECORDS = {one.experiment: one for one in records.read("torchvision")}
-# the quickest of each kind: plain, with shortcuts, with channels shuffled or
-# normalised, with dilation, squeeze-and-excitation and bilinear resizing, with a
-# pyramid; and two that are refused
+# the quickest of each kind: plain, with squeeze-and-excitation, with channels shuffled
+# or normalised, with a pyramid, with dilation and resizing; and two that are refused
 FEW = {
-    *("alexnet", "vgg11", "squeezenet1_1", "resnet18", "shufflenet_v2_x0_5"),
-    *("convnext_tiny", "lraspp_mobilenet_v3_large", "retinanet_resnet50_fpn.backbone"),
+    *("alexnet", "vgg11", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5"),
+    *("convnext_tiny", "retinanet_resnet50_fpn.backbone", "fcn_resnet50"),
     *("fasterrcnn_resnet50_fpn", "raft_small"),
 }
 
