@@ -5,6 +5,7 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 from test_pages import visit
 
 import dilated_lib as dl
@@ -776,11 +777,11 @@ CHAPTERS = {
 @pytest.mark.parametrize(("chapter", "stack"), CHAPTERS.items())
 def test_a_chapter_has_the_explorer_with_its_stack(browser, address, chapter, stack):
     page, wrong = visit(browser, f"{address}/notebooks/{chapter}.html")
-    assert page.locator(".dx").count() == 1
+    expect(page.locator(".dx")).to_have_count(1)
     assert numbers(page)["receptive field"].startswith(
         f"{dl.compose(windows_of(stack)).size} ×"
     )
-    assert root(page).locator("li").count() == len(windows_of(stack)) + 1
+    expect(root(page).locator("li")).to_have_count(len(windows_of(stack)) + 1)
     dial(page, "stride").fill("2")
     assert page.evaluate("location.hash") == ""  # only on its own page
     assert wrong == []
