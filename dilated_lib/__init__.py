@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dilated_lib import architecture as architecture
-    from dilated_lib import arithmetic as arithmetic
     from dilated_lib import caffe as caffe
     from dilated_lib import changes as changes
     from dilated_lib import checkpoints as checkpoints
@@ -26,13 +25,12 @@ if TYPE_CHECKING:
     from dilated_lib import experiments as experiments
     from dilated_lib import explorer as explorer
     from dilated_lib import fidelity as fidelity
+    from dilated_lib import fields as fields
     from dilated_lib import heads as heads
     from dilated_lib import inference as inference
-    from dilated_lib import layers as layers
     from dilated_lib import metric as metric
     from dilated_lib import networks as networks
     from dilated_lib import palettes as palettes
-    from dilated_lib import paths as paths
     from dilated_lib import peers as peers
     from dilated_lib import pictures as pictures
     from dilated_lib import plans as plans
@@ -42,13 +40,11 @@ if TYPE_CHECKING:
     from dilated_lib import records as records
     from dilated_lib import run as run
     from dilated_lib import segment as segment
-    from dilated_lib import sizes as sizes
     from dilated_lib import speed as speed
     from dilated_lib import stages as stages
     from dilated_lib import start as start
     from dilated_lib import starts as starts
     from dilated_lib import throughput as throughput
-    from dilated_lib import tracing as tracing
     from dilated_lib import training as training
     from dilated_lib import traps as traps
     from dilated_lib import vgg as vgg
@@ -56,9 +52,6 @@ if TYPE_CHECKING:
     from dilated_lib.architecture import Architecture as Architecture
     from dilated_lib.architecture import open_network as open_network
     from dilated_lib.architecture import save_network as save_network
-    from dilated_lib.arithmetic import ReceptiveField as ReceptiveField
-    from dilated_lib.arithmetic import Window as Window
-    from dilated_lib.arithmetic import compose as compose
     from dilated_lib.claims import claim as claim
     from dilated_lib.context import ContextModule as ContextModule
     from dilated_lib.context import identity_ as identity_
@@ -68,18 +61,23 @@ if TYPE_CHECKING:
     from dilated_lib.dense import remove_stride_ as remove_stride_
     from dilated_lib.differences import difference as difference
     from dilated_lib.explorer import Explorer as Explorer
+    from dilated_lib.fields.arithmetic import ReceptiveField as ReceptiveField
+    from dilated_lib.fields.arithmetic import Window as Window
+    from dilated_lib.fields.arithmetic import compose as compose
+    from dilated_lib.fields.input_sizes import input_sizes as input_sizes
+    from dilated_lib.fields.paths import coverage as coverage
+    from dilated_lib.fields.paths import deviation as deviation
+    from dilated_lib.fields.paths import (
+        effective_receptive_field as effective_receptive_field,
+    )
+    from dilated_lib.fields.paths import hdc_distances as hdc_distances
+    from dilated_lib.fields.tracing import receptive_field as receptive_field
+    from dilated_lib.fields.tracing import verify as verify
     from dilated_lib.inference import quick as quick
     from dilated_lib.metric import evaluate as evaluate
     from dilated_lib.networks import DilatedNetwork as DilatedNetwork
-    from dilated_lib.paths import coverage as coverage
-    from dilated_lib.paths import deviation as deviation
-    from dilated_lib.paths import effective_receptive_field as effective_receptive_field
-    from dilated_lib.paths import hdc_distances as hdc_distances
     from dilated_lib.recipes import Config as Config
     from dilated_lib.segment import predict as predict
-    from dilated_lib.sizes import input_sizes as input_sizes
-    from dilated_lib.tracing import receptive_field as receptive_field
-    from dilated_lib.tracing import verify as verify
     from dilated_lib.training import train as train
     from dilated_lib.vgg import front_end as front_end
     from dilated_lib.vgg import fully_convolutional as fully_convolutional
@@ -91,9 +89,9 @@ _HOME = {
     "Architecture": "architecture",
     "open_network": "architecture",
     "save_network": "architecture",
-    "compose": "arithmetic",
-    "ReceptiveField": "arithmetic",
-    "Window": "arithmetic",
+    "compose": "fields.arithmetic",
+    "ReceptiveField": "fields.arithmetic",
+    "Window": "fields.arithmetic",
     "claim": "claims",
     "ContextModule": "context",
     "identity_": "context",
@@ -106,15 +104,15 @@ _HOME = {
     "quick": "inference",
     "evaluate": "metric",
     "DilatedNetwork": "networks",
-    "coverage": "paths",
-    "deviation": "paths",
-    "effective_receptive_field": "paths",
-    "hdc_distances": "paths",
+    "coverage": "fields.paths",
+    "deviation": "fields.paths",
+    "effective_receptive_field": "fields.paths",
+    "hdc_distances": "fields.paths",
     "Config": "recipes",
     "predict": "segment",
-    "input_sizes": "sizes",
-    "receptive_field": "tracing",
-    "verify": "tracing",
+    "input_sizes": "fields.input_sizes",
+    "receptive_field": "fields.tracing",
+    "verify": "fields.tracing",
     "train": "training",
     "front_end": "vgg",
     "fully_convolutional": "vgg",
@@ -123,7 +121,6 @@ _HOME = {
 }
 _MODULES = (
     "architecture",
-    "arithmetic",
     "caffe",
     "changes",
     "checkpoints",
@@ -140,13 +137,12 @@ _MODULES = (
     "experiments",
     "explorer",
     "fidelity",
+    "fields",
     "heads",
     "inference",
-    "layers",
     "metric",
     "networks",
     "palettes",
-    "paths",
     "peers",
     "pictures",
     "plans",
@@ -156,12 +152,10 @@ _MODULES = (
     "records",
     "run",
     "segment",
-    "sizes",
     "speed",
     "stages",
     "start",
     "starts",
-    "tracing",
     "throughput",
     "training",
     "traps",

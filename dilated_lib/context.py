@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dilated_lib.arithmetic import Window
 from dilated_lib.conv2d import DilatedConv2d
+from dilated_lib.fields.arithmetic import Window
 
 __all__ = ["ContextModule", "identity_"]
 

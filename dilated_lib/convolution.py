@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dilated_lib.arithmetic import Window
+from dilated_lib.fields.arithmetic import Window
 
 __all__ = ["dilate"]
 

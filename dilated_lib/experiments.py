@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from dilated_lib.arithmetic import compose
 from dilated_lib.context import ContextModule
 from dilated_lib.data.shapes import Shapes
-from dilated_lib.paths import effective_receptive_field
+from dilated_lib.fields.arithmetic import compose
+from dilated_lib.fields.paths import effective_receptive_field
+from dilated_lib.fields.tracing import receptive_field
 from dilated_lib.reach import Maps, accuracies, deepened, fit, front_end
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.tracing import receptive_field
 
 __all__ = ["erf", "heads", "reach"]
 

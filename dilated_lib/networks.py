@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dilated_lib.context import ContextModule
+from dilated_lib.fields.input_sizes import InputSizes, input_sizes
 from dilated_lib.palettes import CAMVID, CITYSCAPES, PASCAL_VOC, Colour
-from dilated_lib.sizes import InputSizes, input_sizes
 from dilated_lib.vgg import front_end
 
 __all__ = [
@@ -33,7 +33,7 @@ class DilatedNetwork(nn.Module):
 
     ``forward`` takes images (N, 3, H, W), BGR, 0 to 255, minus ``mean``, and returns
     logits of the cells (N, C, h, w), or of pixels, (N, C, 8h, 8w), with ``upsample``.
-    The softmax is not part of it. For sizes see :func:`~dilated_lib.sizes.input_sizes`.
+    The softmax is not part of it. For sizes see :func:`~dilated_lib.fields.input_sizes.input_sizes`.
 
     The layers are children under the names of the released files: those of ``front``,
     its last one called ``final``; then ``prefix`` + conv1_1, conv1_2, conv2_1, …, where

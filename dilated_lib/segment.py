@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from dilated_lib.architecture import small_network
+from dilated_lib.fields.input_sizes import InputSizes
 from dilated_lib.networks import DilatedNetwork, Upsampling, bilinear_deconvolution
 from dilated_lib.pictures import read_picture
-from dilated_lib.sizes import InputSizes
 
 __all__ = ["Segmentation", "predict", "probabilities", "upsampled"]
 

@@ -13,7 +13,7 @@ from statistics import median, quantiles
 import torch
 from torch import Tensor, nn
 
-from dilated_lib.arithmetic import Window
+from dilated_lib.fields.arithmetic import Window
 
 __all__ = ["Cost", "Timing", "activations", "cost", "measure"]
 

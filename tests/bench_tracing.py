@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from dilated_lib.tracing import _graph, _report, named_network
+from dilated_lib.fields.tracing import _graph, _report, named_network
 
 REAL = ("resnet50", "densenet201", "efficientnet_v2_l", "swin_v2_b")
 

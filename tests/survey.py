@@ -19,8 +19,8 @@ from torch import nn
 from torchvision import models
 
 import dilated_lib as dl
+from dilated_lib.fields.tracing import TracingError, named_network
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.tracing import TracingError, named_network
 
 BACKBONES = "models.detection"
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib import ReceptiveField, Window
-from dilated_lib.arithmetic import Sampling, above, join
+from dilated_lib.fields.arithmetic import Sampling, above, join
 
 small = st.integers(1, 4)
 pads = st.integers(0, 3)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import dilated_lib as dl
 from dilated_lib import Window
 from dilated_lib.explorer import Explorer, Layer
+from dilated_lib.fields.paths import ancestors
 
 # random stacks whose module is traced, a third of a second each
 MANY = (15, pytest.param(60, marks=pytest.mark.weekly))
@@ -327,7 +328,7 @@ def test_ancestors_are_where_gradients_arrive():
             )
         unit = y.shape[2] // 2
         try:
-            seen = dl.paths.ancestors(windows, unit)[0]
+            seen = ancestors(windows, unit)[0]
         except ValueError:
             seen = set()
         (gradient,) = torch.autograd.grad(y[0, 0, unit], x)

@@ -109,7 +109,7 @@ def loaded_by(*statements):
 def test_a_name_loads_only_what_it_needs():
     light = (
         "import dilated_lib as dl",
-        "import dilated_lib.arithmetic",
+        "import dilated_lib.fields.arithmetic",
         "dl.compose([dl.Window(3)])",
         "dl.coverage([dl.Window(3)])",
         "dl.Explorer()",
@@ -127,7 +127,7 @@ def test_a_name_loads_only_what_it_needs():
     assert loaded_by(*computing) == [{"torch"}] * len(computing)
 
 
-@pytest.mark.parametrize("module", ["dilated_lib", "dilated_lib.arithmetic"])
+@pytest.mark.parametrize("module", ["dilated_lib", "dilated_lib.fields.arithmetic"])
 def test_it_is_there_at_once(module):
     timed = f"import time; t = time.process_time(); import {module}; " + (
         "print(time.process_time() - t)"

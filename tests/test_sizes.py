@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 
 import dilated_lib as dl
-from dilated_lib.sizes import InputSizes
+from dilated_lib.fields.input_sizes import InputSizes
 
 LAYERS = st.lists(
     st.builds(
@@ -158,7 +158,7 @@ def test_what_has_no_whole_sizes_says_why(network, message):
 def test_a_plain_chain_needs_no_tracing_and_has_the_traced_sizes(layers, monkeypatch):
     chain = nn.Sequential(*layers)
     traced = dl.input_sizes(nn.Sequential(chain, nn.Identity()))  # no flat chain
-    monkeypatch.setattr("dilated_lib.sizes.receptive_field", None)
+    monkeypatch.setattr("dilated_lib.fields.input_sizes.receptive_field", None)
     assert dl.input_sizes(chain) == traced
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib import Window
-from dilated_lib.tracing import TracingError, _positions, _rules
+from dilated_lib.fields.tracing import TracingError, _positions, _rules
 
 
 class Net(nn.Module):
@@ -637,7 +637,7 @@ def _shrunk(rule, call):
 
 
 def test_nan_alone_notices_too(monkeypatch):
-    from dilated_lib.tracing import _verify
+    from dilated_lib.fields.tracing import _verify
 
     monkeypatch.setattr(_verify, "_by_gradient", lambda *_: None)
     for rule in (wrong_dilation, BROKEN["one position too many"][1]):

@@ -15,7 +15,7 @@ import traitlets
 
 from dilated_lib.explorer._layers import Layer, layers_of, read, write
 from dilated_lib.explorer._still import still
-from dilated_lib.layers import Window
+from dilated_lib.fields.windows import Window
 
 if TYPE_CHECKING:
     from torch import nn

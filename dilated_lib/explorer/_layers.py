@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dilated_lib.layers import Window
+from dilated_lib.fields.windows import Window
 
 MOST_LAYERS = 20
 _TOKEN = re.compile(

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from dilated_lib.explorer._layers import MOST_LAYERS, Layer
-from dilated_lib.layers import Window
-from dilated_lib.tracing import chain
+from dilated_lib.fields.tracing import chain
+from dilated_lib.fields.windows import Window
 
 
 def sequential(layers: Iterable[Layer], channels: int) -> nn.Sequential:

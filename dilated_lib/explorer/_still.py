@@ -3,10 +3,10 @@
 from base64 import b64encode
 from collections.abc import Sequence
 
-from dilated_lib.arithmetic import compose, place
 from dilated_lib.explorer._layers import Layer
-from dilated_lib.layers import Window
-from dilated_lib.paths import ancestors
+from dilated_lib.fields.arithmetic import compose, place
+from dilated_lib.fields.paths import ancestors
+from dilated_lib.fields.windows import Window
 
 _ROW, _CELL = 34, 16  # as on screen, in units of the picture
 _MOST_LINES = 2000

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from dilated_lib.arithmetic import Window, compose, place
-from dilated_lib.paths import ancestors
+from dilated_lib.fields.arithmetic import Window, compose, place
+from dilated_lib.fields.paths import ancestors
 from dilated_lib.plot._style import COLOURS, STYLE, WIDTH, frame, square, subplots
 
 

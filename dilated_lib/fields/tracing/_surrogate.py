@@ -11,11 +11,11 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from dilated_lib.tracing._graph import first_shape, named, operation, rule_of
-from dilated_lib.tracing._mixing import REDUCTIONS
-from dilated_lib.tracing._positions import each
-from dilated_lib.tracing._report import Fields
-from dilated_lib.tracing._rules import pointwise
+from dilated_lib.fields.tracing._graph import first_shape, named, operation, rule_of
+from dilated_lib.fields.tracing._mixing import REDUCTIONS
+from dilated_lib.fields.tracing._positions import each
+from dilated_lib.fields.tracing._report import Fields
+from dilated_lib.fields.tracing._rules import pointwise
 
 Bools = NDArray[np.bool_]
 

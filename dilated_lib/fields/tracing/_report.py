@@ -9,11 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from dilated_lib.arithmetic import ReceptiveField
-from dilated_lib.tracing._analysis import Answers, Layer, Traced, analysed, first_whole
-from dilated_lib.tracing._graph import trace
-from dilated_lib.tracing._passes import reached
-from dilated_lib.tracing._signals import Signal
+from dilated_lib.fields.arithmetic import ReceptiveField
+from dilated_lib.fields.tracing._analysis import (
+    Answers,
+    Layer,
+    Traced,
+    analysed,
+    first_whole,
+)
+from dilated_lib.fields.tracing._graph import trace
+from dilated_lib.fields.tracing._passes import reached
+from dilated_lib.fields.tracing._signals import Signal
 
 __all__ = ["Fields", "Layer", "receptive_field"]
 

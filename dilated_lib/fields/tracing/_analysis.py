@@ -10,12 +10,12 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from dilated_lib.arithmetic import ReceptiveField
-from dilated_lib.tracing._graph import Graph, follow, label, operation, path_of
-from dilated_lib.tracing._maps import Digit, Map
-from dilated_lib.tracing._passes import Seen, fields
-from dilated_lib.tracing._shapes import settle
-from dilated_lib.tracing._signals import WHOLE, Signal, TracingError, union
+from dilated_lib.fields.arithmetic import ReceptiveField
+from dilated_lib.fields.tracing._graph import Graph, follow, label, operation, path_of
+from dilated_lib.fields.tracing._maps import Digit, Map
+from dilated_lib.fields.tracing._passes import Seen, fields
+from dilated_lib.fields.tracing._shapes import settle
+from dilated_lib.fields.tracing._signals import WHOLE, Signal, TracingError, union
 
 Answers = Mapping[Signal, tuple[Seen, ...]]
 

@@ -7,12 +7,18 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 from torch._ops import OpOverload
 
-from dilated_lib.arithmetic import compose
-from dilated_lib.layers import Window
-from dilated_lib.tracing._graph import first_shape, follow, label, named, operation
-from dilated_lib.tracing._positions import convolution_windows, pool_windows
-from dilated_lib.tracing._report import receptive_field
-from dilated_lib.tracing._rules import Call
+from dilated_lib.fields.arithmetic import compose
+from dilated_lib.fields.tracing._graph import (
+    first_shape,
+    follow,
+    label,
+    named,
+    operation,
+)
+from dilated_lib.fields.tracing._positions import convolution_windows, pool_windows
+from dilated_lib.fields.tracing._report import receptive_field
+from dilated_lib.fields.tracing._rules import Call
+from dilated_lib.fields.windows import Window
 
 
 class Link(NamedTuple):

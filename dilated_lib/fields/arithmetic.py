@@ -1,6 +1,6 @@
 """Receptive-field arithmetic along one axis, in whole numbers and fractions.
 
-A layer is a :class:`~dilated_lib.layers.Window`; a stack of layers is composed into one
+A layer is a :class:`~dilated_lib.fields.windows.Window`; a stack of layers is composed into one
 :class:`ReceptiveField`. Everything is exact, and nothing here needs torch.
 
 The names follow Araujo, Norris and Sim, "Computing Receptive Fields of
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from dilated_lib.layers import Sampling, Window, whole
+from dilated_lib.fields.windows import Sampling, Window, whole
 
 __all__ = [
     "ReceptiveField",

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dilated_lib.layers import Sampling
-from dilated_lib.tracing._maps import (
+from dilated_lib.fields.tracing._maps import (
     Digit,
     Map,
     Signals,
@@ -22,9 +21,9 @@ from dilated_lib.tracing._maps import (
     same,
     without,
 )
-from dilated_lib.tracing._passes import sees_all
-from dilated_lib.tracing._shapes import flatten, interleaved, over, settle
-from dilated_lib.tracing._signals import (
+from dilated_lib.fields.tracing._passes import sees_all
+from dilated_lib.fields.tracing._shapes import flatten, interleaved, over, settle
+from dilated_lib.fields.tracing._signals import (
     WHOLE,
     Along,
     Signal,
@@ -34,6 +33,7 @@ from dilated_lib.tracing._signals import (
     unvouched,
     vouched,
 )
+from dilated_lib.fields.windows import Sampling
 
 
 def mix(m: Map, dims: Iterable[int], name: str) -> Map:

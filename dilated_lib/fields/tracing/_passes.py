@@ -16,15 +16,15 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from dilated_lib.arithmetic import ReceptiveField, above, join
-from dilated_lib.layers import Sampling, Window
-from dilated_lib.tracing._signals import (
+from dilated_lib.fields.arithmetic import ReceptiveField, above, join
+from dilated_lib.fields.tracing._signals import (
     SAME,
     Along,
     Border,
     Signal,
     TracingError,
 )
+from dilated_lib.fields.windows import Sampling, Window
 
 # where its first corner lies, and which
 Set = tuple[tuple[int, ...], NDArray[np.bool_]]

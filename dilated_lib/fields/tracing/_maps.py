@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dilated_lib.tracing._passes import filled_by
-from dilated_lib.tracing._signals import SAME, WHOLE, Along, Signal
+from dilated_lib.fields.tracing._passes import filled_by
+from dilated_lib.fields.tracing._signals import SAME, WHOLE, Along, Signal
 
 Signals = NDArray[Any]  # of Signal, or None where nothing depends on the input
 

@@ -15,12 +15,14 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from dilated_lib.tracing import _mixing as _mixing  # enters its rules, and so do:
-from dilated_lib.tracing import _places as _places
-from dilated_lib.tracing import _positions as _positions
-from dilated_lib.tracing._maps import Digit, Map, one_of, same
-from dilated_lib.tracing._rules import RULES, Call, Rule, maps_in, pointwise
-from dilated_lib.tracing._signals import Signal, TracingError
+from dilated_lib.fields.tracing import (
+    _mixing as _mixing,  # enters its rules, and so do:
+)
+from dilated_lib.fields.tracing import _places as _places
+from dilated_lib.fields.tracing import _positions as _positions
+from dilated_lib.fields.tracing._maps import Digit, Map, one_of, same
+from dilated_lib.fields.tracing._rules import RULES, Call, Rule, maps_in, pointwise
+from dilated_lib.fields.tracing._signals import Signal, TracingError
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from math import inf
 
 from torch import nn
 
-from dilated_lib.arithmetic import ReceptiveField, compose
 from dilated_lib.conv2d import DilatedConv2d
-from dilated_lib.layers import Window, whole
-from dilated_lib.tracing import receptive_field
+from dilated_lib.fields.arithmetic import ReceptiveField, compose
+from dilated_lib.fields.tracing import receptive_field
+from dilated_lib.fields.windows import Window, whole
 
 __all__ = ["InputSizes", "input_sizes"]
 
@@ -101,7 +101,7 @@ def input_sizes(
 
     Raises ValueError where the cells are not alike, where a cell sees the whole axis,
     and where a side is padded more than the other; TracingError as
-    :func:`~dilated_lib.tracing.receptive_field` does.
+    :func:`~dilated_lib.fields.tracing.receptive_field` does.
 
     >>> vgg = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3))
     >>> h, w = input_sizes(vgg)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dilated_lib.tracing._joins import cat, join
-from dilated_lib.tracing._maps import Map
-from dilated_lib.tracing._shapes import permute, reshape
-from dilated_lib.tracing._signals import TracingError
+from dilated_lib.fields.tracing._joins import cat, join
+from dilated_lib.fields.tracing._maps import Map
+from dilated_lib.fields.tracing._shapes import permute, reshape
+from dilated_lib.fields.tracing._signals import TracingError
 
 
 @dataclass(frozen=True)

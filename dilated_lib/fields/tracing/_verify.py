@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dilated_lib.tracing._graph import by_place
-from dilated_lib.tracing._report import Fields, receptive_field
-from dilated_lib.tracing._surrogate import Bools, Surrogate, values_of
+from dilated_lib.fields.tracing._graph import by_place
+from dilated_lib.fields.tracing._report import Fields, receptive_field
+from dilated_lib.fields.tracing._surrogate import Bools, Surrogate, values_of
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dilated_lib.layers import Sampling
-from dilated_lib.tracing._maps import (
+from dilated_lib.fields.tracing._maps import (
     Digit,
     Map,
     Signals,
@@ -16,7 +15,7 @@ from dilated_lib.tracing._maps import (
     replace_dim,
     same,
 )
-from dilated_lib.tracing._signals import (
+from dilated_lib.fields.tracing._signals import (
     SAME,
     Along,
     Signal,
@@ -24,6 +23,7 @@ from dilated_lib.tracing._signals import (
     union,
     vouched,
 )
+from dilated_lib.fields.windows import Sampling
 
 
 def permute(m: Map, order: Sequence[int]) -> Map:

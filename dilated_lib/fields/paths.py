@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dilated_lib.arithmetic import Window, compose
+from dilated_lib.fields.arithmetic import Window, compose
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

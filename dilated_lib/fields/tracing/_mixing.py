@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from dilated_lib.tracing._joins import join, mix
-from dilated_lib.tracing._maps import Map, axes_of, replace_dim, same
-from dilated_lib.tracing._rules import Call, rule
-from dilated_lib.tracing._shapes import permute, reshape
-from dilated_lib.tracing._signals import TracingError
+from dilated_lib.fields.tracing._joins import join, mix
+from dilated_lib.fields.tracing._maps import Map, axes_of, replace_dim, same
+from dilated_lib.fields.tracing._rules import Call, rule
+from dilated_lib.fields.tracing._shapes import permute, reshape
+from dilated_lib.fields.tracing._signals import TracingError
 
 
 def normalise(call: Call, m: Map, dims: Sequence[int]) -> Map:

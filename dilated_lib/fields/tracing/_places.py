@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dilated_lib.layers import Sampling
-from dilated_lib.tracing._joins import cat, join
-from dilated_lib.tracing._maps import (
+from dilated_lib.fields.tracing._joins import cat, join
+from dilated_lib.fields.tracing._maps import (
     Digit,
     Map,
     axes_of,
@@ -19,9 +18,10 @@ from dilated_lib.tracing._maps import (
     read,
     replace_dim,
 )
-from dilated_lib.tracing._rules import Call, rule
-from dilated_lib.tracing._shapes import flatten, over
-from dilated_lib.tracing._signals import SAME, Along, TracingError
+from dilated_lib.fields.tracing._rules import Call, rule
+from dilated_lib.fields.tracing._shapes import flatten, over
+from dilated_lib.fields.tracing._signals import SAME, Along, TracingError
+from dilated_lib.fields.windows import Sampling
 
 
 def take(m: Map, dim: int, places: Any) -> Map:

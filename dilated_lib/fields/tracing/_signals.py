@@ -10,7 +10,7 @@ from fractions import Fraction
 from itertools import count
 from typing import Literal
 
-from dilated_lib.layers import Sampling, Window
+from dilated_lib.fields.windows import Sampling, Window
 
 Border = Literal["blank", "reflect", "replicate", "circular"]
 

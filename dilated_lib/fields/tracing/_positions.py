@@ -6,12 +6,12 @@ from math import floor, gcd
 
 import torch
 
-from dilated_lib.layers import Sampling, Window
-from dilated_lib.tracing._joins import cat, mix
-from dilated_lib.tracing._maps import Map, axes_of, replace_dim, same
-from dilated_lib.tracing._rules import Call, rule
-from dilated_lib.tracing._shapes import over, permute, reshape
-from dilated_lib.tracing._signals import SAME, Along, Border, TracingError
+from dilated_lib.fields.tracing._joins import cat, mix
+from dilated_lib.fields.tracing._maps import Map, axes_of, replace_dim, same
+from dilated_lib.fields.tracing._rules import Call, rule
+from dilated_lib.fields.tracing._shapes import over, permute, reshape
+from dilated_lib.fields.tracing._signals import SAME, Along, Border, TracingError
+from dilated_lib.fields.windows import Sampling, Window
 
 
 @rule(

@@ -11,11 +11,11 @@ answers by ``_analysis``, and ``_verify`` asks the real network; ``_chain`` read
 a chain back as windows.
 """
 
-from dilated_lib.tracing._chain import Link, chain
-from dilated_lib.tracing._named import named_network
-from dilated_lib.tracing._report import Fields, Layer, receptive_field
-from dilated_lib.tracing._signals import TracingError
-from dilated_lib.tracing._verify import Disagreement, verify
+from dilated_lib.fields.tracing._chain import Link, chain
+from dilated_lib.fields.tracing._named import named_network
+from dilated_lib.fields.tracing._report import Fields, Layer, receptive_field
+from dilated_lib.fields.tracing._signals import TracingError
+from dilated_lib.fields.tracing._verify import Disagreement, verify
 
 __all__ = [
     "Disagreement",
