@@ -16,11 +16,9 @@ if TYPE_CHECKING:
     from dilated_lib import commands as commands
     from dilated_lib import comparisons as comparisons
     from dilated_lib import context as context
-    from dilated_lib import conv2d as conv2d
-    from dilated_lib import convolution as convolution
     from dilated_lib import data as data
-    from dilated_lib import dense as dense
     from dilated_lib import differences as differences
+    from dilated_lib import dilation as dilation
     from dilated_lib import drives as drives
     from dilated_lib import experiments as experiments
     from dilated_lib import explorer as explorer
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
     from dilated_lib import records as records
     from dilated_lib import run as run
     from dilated_lib import segment as segment
-    from dilated_lib import speed as speed
     from dilated_lib import stages as stages
     from dilated_lib import start as start
     from dilated_lib import starts as starts
@@ -55,11 +52,11 @@ if TYPE_CHECKING:
     from dilated_lib.claims import claim as claim
     from dilated_lib.context import ContextModule as ContextModule
     from dilated_lib.context import identity_ as identity_
-    from dilated_lib.conv2d import DilatedConv2d as DilatedConv2d
-    from dilated_lib.convolution import dilate as dilate
     from dilated_lib.data.sets import open_data as open_data
-    from dilated_lib.dense import remove_stride_ as remove_stride_
     from dilated_lib.differences import difference as difference
+    from dilated_lib.dilation.five_ways import dilate as dilate
+    from dilated_lib.dilation.layer import DilatedConv2d as DilatedConv2d
+    from dilated_lib.dilation.remove_stride import remove_stride_ as remove_stride_
     from dilated_lib.explorer import Explorer as Explorer
     from dilated_lib.fields.arithmetic import ReceptiveField as ReceptiveField
     from dilated_lib.fields.arithmetic import Window as Window
@@ -95,10 +92,10 @@ _HOME = {
     "claim": "claims",
     "ContextModule": "context",
     "identity_": "context",
-    "DilatedConv2d": "conv2d",
-    "dilate": "convolution",
+    "DilatedConv2d": "dilation.layer",
+    "dilate": "dilation.five_ways",
     "open_data": "data.sets",
-    "remove_stride_": "dense",
+    "remove_stride_": "dilation.remove_stride",
     "difference": "differences",
     "Explorer": "explorer",
     "quick": "inference",
@@ -128,11 +125,9 @@ _MODULES = (
     "commands",
     "comparisons",
     "context",
-    "conv2d",
-    "convolution",
     "data",
-    "dense",
     "differences",
+    "dilation",
     "drives",
     "experiments",
     "explorer",
@@ -152,7 +147,6 @@ _MODULES = (
     "records",
     "run",
     "segment",
-    "speed",
     "stages",
     "start",
     "starts",

@@ -15,14 +15,14 @@ from torch.nn import functional as F
 
 from dilated_lib.architecture import small_network
 from dilated_lib.context import ContextModule, Variant
-from dilated_lib.conv2d import DilatedConv2d, convolve
-from dilated_lib.convolution import dilate
 from dilated_lib.data.sets import open_data
+from dilated_lib.dilation.cost import Timing, measure
+from dilated_lib.dilation.five_ways import dilate
+from dilated_lib.dilation.layer import DilatedConv2d, convolve
 from dilated_lib.fidelity import gradient_errors, same_labels
 from dilated_lib.inference import has_bfloat16, quick
 from dilated_lib.networks import dilation8_pascal_voc
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.speed import Timing, measure
 
 __all__ = ["speed"]
 

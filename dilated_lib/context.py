@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dilated_lib.conv2d import DilatedConv2d
+from dilated_lib.dilation.layer import DilatedConv2d
 from dilated_lib.fields.arithmetic import Window
 
 __all__ = ["ContextModule", "identity_"]

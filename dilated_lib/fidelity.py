@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dilated_lib.architecture import small_network
-from dilated_lib.conv2d import DilatedConv2d
 from dilated_lib.data.labelled import Sample
+from dilated_lib.dilation.layer import DilatedConv2d
 from dilated_lib.inference import quick
 from dilated_lib.segment import probabilities
 
@@ -27,7 +27,7 @@ def gradient_errors(
     library's. An error is the largest difference, relative to the largest gradient.
 
     On some CPUs torch's layer reads memory that is not its own there, see
-    :class:`~dilated_lib.conv2d.DilatedConv2d`. What comes out is then undefined: a
+    :class:`~dilated_lib.dilation.layer.DilatedConv2d`. What comes out is then undefined: a
     number, "nan" or "inf", or "process ended", for which each has a process of its own.
     So of torch's errors beyond dilation 1 there is nothing to rely on.
 

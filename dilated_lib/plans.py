@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from dilated_lib.architecture import open_network, save_network
+from dilated_lib.dilation.cost import measure
 from dilated_lib.inference import has_bfloat16
 from dilated_lib.recipes import MODERN, PAPER, Config
 from dilated_lib.records import Record, write
-from dilated_lib.speed import measure
 from dilated_lib.throughput import operations, training_step
 from dilated_lib.training import train
 
@@ -356,7 +356,7 @@ def rate() -> float:
     Of a step of the padded front end on one crop, for a few seconds.
 
     >>> from unittest.mock import patch
-    >>> from dilated_lib.speed import Timing
+    >>> from dilated_lib.dilation.cost import Timing
     >>> second = {"step": Timing(median_ms=1000.0, spread_ms=0.0)}  # made up
     >>> with patch("dilated_lib.plans.measure", return_value=second):
     ...     print(f"{rate() / 1e12:.2f} TFLOP/s")

@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dilated_lib.data.labelled import DataSet
 from dilated_lib.data.sets import open_data
+from dilated_lib.dilation.cost import measure
 from dilated_lib.palettes import CAMVID, PASCAL_VOC
 from dilated_lib.recipes import Config
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.speed import measure
 from dilated_lib.stages import Stage, layout
 from dilated_lib.start import build_network, build_optimizer
 
@@ -37,7 +37,7 @@ def throughput(
 
     >>> from tempfile import TemporaryDirectory
     >>> from unittest.mock import patch
-    >>> from dilated_lib.speed import Timing
+    >>> from dilated_lib.dilation.cost import Timing
     >>> times = {"product": Timing(2.0, 0.1), "tiny": Timing(5.0, 0.1)}  # made up
     >>> clock = patch("dilated_lib.throughput.measure", return_value=times)
     >>> tiny = Config(data="shapes", width=4, fc_channels=8, batch=2, cells=(2, 2))

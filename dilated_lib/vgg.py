@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dilated_lib.conv2d import DilatedConv2d
+from dilated_lib.dilation.layer import DilatedConv2d
 from dilated_lib.weights import converted, fits, read_weights
 
 __all__ = ["Padding", "fill", "front_end", "fully_convolutional"]

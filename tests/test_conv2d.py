@@ -11,8 +11,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 import dilated_lib as dl
-from dilated_lib import conv2d
-from dilated_lib.conv2d import DilatedConv2d, convolve
+from dilated_lib.dilation import layer
+from dilated_lib.dilation.layer import DilatedConv2d, convolve
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_on_a_cpu_dilated_products_have_channels_in_sixteens(monkeypatch, option
 
 def test_by_autocast_what_is_filled_is_in_half(monkeypatch):
     """Not filled in float32, and turned into half afterwards: twice the bytes."""
-    seen, filled = [], conv2d._filled
+    seen, filled = [], layer._filled
 
     def seeing(x, weight, bias, multiple):
         seen.extend((x.dtype, weight.dtype, bias.dtype))
@@ -260,7 +260,7 @@ def test_half_is_the_precision_of_the_product(monkeypatch, device, dtype, mixed,
     monkeypatch.setattr(torch, "is_autocast_enabled", enabled)
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: mixed)
     kind = device.split(":")[0]
-    assert conv2d._half(Somewhere(device, dtype)) == (kind, half)
+    assert layer._half(Somewhere(device, dtype)) == (kind, half)
     known = kind in ("cuda", "cpu") and dtype != torch.float64
     assert asked == ([kind] if known else [])
 

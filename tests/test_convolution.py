@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import dilated_lib as dl
-from dilated_lib.convolution import _METHODS
+from dilated_lib.dilation.five_ways import _METHODS
 
 METHODS = ("loops", "inflate", "unfold", "shift", "space_to_batch")
 each_method = pytest.mark.parametrize("method", METHODS)

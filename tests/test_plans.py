@@ -10,8 +10,8 @@ from training_runs import TINY
 
 import dilated_lib as dl
 from dilated_lib.commands import plan
+from dilated_lib.dilation.cost import Timing
 from dilated_lib.plans import TIERS, Planned, execute, next_run, planned, state
-from dilated_lib.speed import Timing
 from dilated_lib.start import build_network
 from dilated_lib.throughput import operations, throughput, training_step
 

@@ -12,8 +12,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dilated_lib as dl
-from dilated_lib import comparisons, fidelity, inference, speed
+from dilated_lib import comparisons, fidelity, inference
 from dilated_lib.architecture import small_network
+from dilated_lib.dilation import cost
 
 
 def test_operations_are_those_that_torch_counts():
@@ -32,29 +33,29 @@ def test_operations_are_those_that_torch_counts():
         x = torch.zeros(3, conv.in_channels, 19, 23)
         with FlopCounterMode(display=False) as counter:
             out = conv(x)
-        cost = speed.cost(conv, (19, 23), batch=3)
+        cost = cost.cost(conv, (19, 23), batch=3)
         assert cost.operations == counter.get_total_flops()
         assert cost.bytes == 4 * (x.numel() + conv.weight.numel() + out.numel())
-        assert speed.cost(conv, (19, 23), batch=3, number=2).bytes * 2 == cost.bytes
+        assert cost.cost(conv, (19, 23), batch=3, number=2).bytes * 2 == cost.bytes
 
 
 def test_the_dilation_changes_no_operation():
     costs = {
-        speed.cost(nn.Conv2d(21, 21, 3, padding=d, dilation=d), (64, 64))
+        cost.cost(nn.Conv2d(21, 21, 3, padding=d, dilation=d), (64, 64))
         for d in (1, 2, 4, 8, 16)
     }
-    assert costs == {speed.Cost(32_514_048, 704_004)}
+    assert costs == {cost.Cost(32_514_048, 704_004)}
 
 
 def test_what_has_no_cost_is_refused():
     with pytest.raises(ValueError, match="padding must be in numbers, got 'same'"):
-        speed.cost(nn.Conv2d(1, 1, 3, padding="same"), (8, 8))
+        cost.cost(nn.Conv2d(1, 1, 3, padding="same"), (8, 8))
     with pytest.raises(ValueError, match="larger than the padded input"):
-        speed.cost(nn.Conv2d(1, 1, 3, dilation=4), (8, 9))
+        cost.cost(nn.Conv2d(1, 1, 3, dilation=4), (8, 9))
 
 
 def test_times_are_told_apart():
-    found = speed.measure(
+    found = cost.measure(
         {"short": lambda: time.sleep(0.002), "long": lambda: time.sleep(0.006)},
         seconds=0.2,
         turns=2,
@@ -73,7 +74,7 @@ def test_activations_are_what_the_layers_give():
     for layer in net:
         x = layer(x)
         counted += x.numel() * (not isinstance(layer, nn.ReLU))
-    assert speed.activations(net.to("meta"), (3, 12, 14)) == counted
+    assert cost.activations(net.to("meta"), (3, 12, 14)) == counted
     assert not any(layer._forward_hooks for layer in net)
 
 
@@ -162,7 +163,7 @@ def timings(monkeypatch):
         for function in functions.values():
             function()
         taken.append(
-            {n: speed.Timing(draw.uniform(1, 9), draw.random()) for n in functions}
+            {n: cost.Timing(draw.uniform(1, 9), draw.random()) for n in functions}
         )
         return taken[-1]
 

@@ -5,7 +5,7 @@ from math import inf
 
 from torch import nn
 
-from dilated_lib.conv2d import DilatedConv2d
+from dilated_lib.dilation.layer import DilatedConv2d
 from dilated_lib.fields.arithmetic import ReceptiveField, compose
 from dilated_lib.fields.tracing import receptive_field
 from dilated_lib.fields.windows import Window, whole

@@ -16,7 +16,9 @@ PAGES = sorted(
     for folder in (".", "book", "notebooks")
     for path in (HTML / folder).glob("*.html")
 )
-PAGES.append("_modules/dilated_lib/convolution.html")  # one of the source's pages
+PAGES.append(
+    "_modules/dilated_lib/dilation/five_ways.html"
+)  # one of the source's pages
 # pages that between them show every kind of thing in the dark: words and pictures,
 # mathematics and exercises, tables, an explorer, and the reference
 DARK = {
