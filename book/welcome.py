@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import dilated_lib as dl
+from dilated_lib.data.pictures import read_picture
 
 BOOK = Path(__file__).parent
 PHOTO = BOOK / "assets" / "pagoda.jpg"
@@ -29,7 +30,7 @@ def main() -> None:
     colours = np.array([*found.palette.values()], np.uint8)
     figure = dl.plot.pictures(
         {
-            "a photograph": dl.pictures.read_picture(PHOTO),
+            "a photograph": read_picture(PHOTO),
             "a label for each pixel": colours[found.labels],
         }
     )

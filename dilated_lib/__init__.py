@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from dilated_lib import inference as inference
     from dilated_lib import metric as metric
     from dilated_lib import networks as networks
-    from dilated_lib import palettes as palettes
     from dilated_lib import peers as peers
-    from dilated_lib import pictures as pictures
     from dilated_lib import plans as plans
     from dilated_lib import plot as plot
     from dilated_lib import reach as reach
@@ -137,9 +135,7 @@ _MODULES = (
     "inference",
     "metric",
     "networks",
-    "palettes",
     "peers",
-    "pictures",
     "plans",
     "plot",
     "reach",

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import nn
 
 from dilated_lib.context import ContextModule
+from dilated_lib.data.palettes import Colour
 from dilated_lib.networks import DilatedNetwork, Upsampling, Weights
-from dilated_lib.palettes import Colour
 from dilated_lib.records import results
 from dilated_lib.vgg import Padding, front_end
 from dilated_lib.weights import load, save

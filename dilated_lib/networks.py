@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dilated_lib.context import ContextModule
+from dilated_lib.data.palettes import CAMVID, CITYSCAPES, PASCAL_VOC, Colour
 from dilated_lib.fields.input_sizes import InputSizes, input_sizes
-from dilated_lib.palettes import CAMVID, CITYSCAPES, PASCAL_VOC, Colour
 from dilated_lib.vgg import front_end
 
 __all__ = [

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from dilated_lib.architecture import small_network
+from dilated_lib.data.pictures import read_picture
 from dilated_lib.fields.input_sizes import InputSizes
 from dilated_lib.networks import DilatedNetwork, Upsampling, bilinear_deconvolution
-from dilated_lib.pictures import read_picture
 
 __all__ = ["Segmentation", "predict", "probabilities", "upsampled"]
 
@@ -71,7 +71,7 @@ def predict(
 ) -> Segmentation:
     """Segment a picture of any size: its label map and class probabilities.
 
-    The picture is read by :func:`~dilated_lib.pictures.read_picture`, and what the
+    The picture is read by :func:`~dilated_lib.data.pictures.read_picture`, and what the
     options mean says :func:`probabilities`. Without a ``network`` it is the small one
     that comes with the library, for streets, of 11 classes:
     :func:`~dilated_lib.architecture.small_network`.

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dilated_lib.data.labelled import DataSet
+from dilated_lib.data.palettes import CAMVID, PASCAL_VOC
 from dilated_lib.data.sets import open_data
 from dilated_lib.dilation.cost import measure
-from dilated_lib.palettes import CAMVID, PASCAL_VOC
 from dilated_lib.recipes import Config
 from dilated_lib.records import Record, device_name, write
 from dilated_lib.stages import Stage, layout

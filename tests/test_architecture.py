@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import dilated_lib as dl
 from dilated_lib import architecture as files
 from dilated_lib.architecture import Architecture, open_network, save_network
-from dilated_lib.palettes import CAMVID
+from dilated_lib.data.palettes import CAMVID
 from dilated_lib.records import results
 from dilated_lib.weights import save
 

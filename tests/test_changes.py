@@ -10,6 +10,7 @@ from PIL import Image
 
 import dilated_lib as dl
 from dilated_lib.changes import changes, label_map, without_context
+from dilated_lib.data.palettes import CAMVID
 
 # the third picture of test has no label, so nothing can be said of it
 SPLITS = {"train": ["a_0"], "val": ["b_0"], "test": ["a_1", "c_0", "c_1"]}
@@ -21,7 +22,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for kind in ("pictures", "labels"):
         (folder / kind).mkdir()
-    (folder / "classes.txt").write_text("\n".join(dl.palettes.CAMVID))
+    (folder / "classes.txt").write_text("\n".join(CAMVID))
     draw = np.random.default_rng(0)
     for split, names in SPLITS.items():
         (folder / f"{split}.txt").write_text("\n".join(names))
@@ -38,7 +39,7 @@ def data(tmp_path_factory):
 def weights(tmp_path_factory):
     """A network whose context module changes many labels: it is far from identity."""
     kind = dl.architecture.Architecture(
-        palette=dict(dl.palettes.CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
+        palette=dict(CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
     )
     network = kind.build()
     draw = torch.Generator().manual_seed(0)

@@ -25,9 +25,9 @@ from dilated_lib.data import sets
 from dilated_lib.data.camvid import camvid, download_camvid
 from dilated_lib.data.folder import folder
 from dilated_lib.data.labelled import DataSet, LabelledPictures, class_counts
+from dilated_lib.data.palettes import CAMVID, PASCAL_VOC, voc_colour
 from dilated_lib.data.scenes import ShapeScenes
 from dilated_lib.data.voc import voc2012, voc_layout
-from dilated_lib.palettes import CAMVID, PASCAL_VOC, voc_colour
 
 RNG = np.random.default_rng(0)
 IDS = np.array([[0, 1, 2], [2, 2, 255]], "u1")

@@ -15,6 +15,7 @@ from dilated_lib import experiments, heads
 from dilated_lib.architecture import small_network
 from dilated_lib.changes import without_context
 from dilated_lib.data.labelled import VOID
+from dilated_lib.data.palettes import CAMVID
 from dilated_lib.data.scenes import ShapeScenes
 
 CLASSES = ("ground", "disc", "square", "triangle")
@@ -149,7 +150,7 @@ def streets(tmp_path):
         for number in range(5):
             pixels = draw.integers(0, most, shape, np.uint8)
             Image.fromarray(pixels).save(tmp_path / kind / f"{number}.png")
-    (tmp_path / "classes.txt").write_text("\n".join(dl.palettes.CAMVID))
+    (tmp_path / "classes.txt").write_text("\n".join(CAMVID))
     for split, numbers in (("train", "012"), ("val", "3"), ("test", "4")):
         (tmp_path / f"{split}.txt").write_text("\n".join(numbers))
     return tmp_path
@@ -190,7 +191,7 @@ def test_one_seed_draws_one_start_and_one_order_for_layers_of_the_same_shapes():
 
 def test_the_front_end_may_be_that_of_another_network(streets, tmp_path):
     kind = dl.architecture.Architecture(
-        palette=dict(dl.palettes.CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
+        palette=dict(CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
     )
     network, path = kind.build(), tmp_path / "other.safetensors"
     dl.save_network(network, kind, path)

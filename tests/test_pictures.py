@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dilated_lib.pictures import read_picture
+from dilated_lib.data.pictures import read_picture
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 GREY = RGB[..., 0]

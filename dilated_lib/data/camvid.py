@@ -13,7 +13,7 @@ from urllib.request import urlopen
 from tqdm import tqdm
 
 from dilated_lib.data.labelled import VOID, DataSet, LabelledPictures
-from dilated_lib.palettes import CAMVID
+from dilated_lib.data.palettes import CAMVID
 
 __all__ = ["camvid", "download_camvid"]
 

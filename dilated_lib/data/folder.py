@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from dilated_lib.data.labelled import DataSet, LabelledPictures
-from dilated_lib.palettes import Colour, voc_colour
+from dilated_lib.data.palettes import Colour, voc_colour
 
 __all__ = ["folder"]
 

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from tqdm import tqdm
 
-from dilated_lib.palettes import Colour
-from dilated_lib.pictures import read_picture
+from dilated_lib.data.palettes import Colour
+from dilated_lib.data.pictures import read_picture
 
 __all__ = ["VOID", "DataSet", "LabelledPictures", "Sample", "class_counts"]
 

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from dilated_lib.data.labelled import VOID, Sample
-from dilated_lib.palettes import Colour
+from dilated_lib.data.palettes import Colour
 
 __all__ = ["ShapeScenes"]
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from dilated_lib.data.labelled import DataSet, LabelledPictures
-from dilated_lib.palettes import PASCAL_VOC
+from dilated_lib.data.palettes import PASCAL_VOC
 
 __all__ = ["voc2012", "voc_layout"]
 
