@@ -8,14 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dilated_lib import architecture as architecture
-    from dilated_lib import caffe as caffe
     from dilated_lib import changes as changes
     from dilated_lib import checkpoints as checkpoints
     from dilated_lib import claims as claims
     from dilated_lib import commands as commands
     from dilated_lib import comparisons as comparisons
-    from dilated_lib import context as context
     from dilated_lib import data as data
     from dilated_lib import differences as differences
     from dilated_lib import dilation as dilation
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
     from dilated_lib import inference as inference
     from dilated_lib import metric as metric
     from dilated_lib import networks as networks
-    from dilated_lib import peers as peers
     from dilated_lib import plans as plans
     from dilated_lib import plot as plot
     from dilated_lib import reach as reach
@@ -42,14 +38,7 @@ if TYPE_CHECKING:
     from dilated_lib import throughput as throughput
     from dilated_lib import training as training
     from dilated_lib import traps as traps
-    from dilated_lib import vgg as vgg
-    from dilated_lib import weights as weights
-    from dilated_lib.architecture import Architecture as Architecture
-    from dilated_lib.architecture import open_network as open_network
-    from dilated_lib.architecture import save_network as save_network
     from dilated_lib.claims import claim as claim
-    from dilated_lib.context import ContextModule as ContextModule
-    from dilated_lib.context import identity_ as identity_
     from dilated_lib.data.sets import open_data as open_data
     from dilated_lib.differences import difference as difference
     from dilated_lib.dilation.five_ways import dilate as dilate
@@ -70,26 +59,31 @@ if TYPE_CHECKING:
     from dilated_lib.fields.tracing import verify as verify
     from dilated_lib.inference import quick as quick
     from dilated_lib.metric import evaluate as evaluate
-    from dilated_lib.networks import DilatedNetwork as DilatedNetwork
+    from dilated_lib.networks.architecture import Architecture as Architecture
+    from dilated_lib.networks.architecture import open_network as open_network
+    from dilated_lib.networks.architecture import save_network as save_network
+    from dilated_lib.networks.context import ContextModule as ContextModule
+    from dilated_lib.networks.context import identity_ as identity_
+    from dilated_lib.networks.dilated import DilatedNetwork as DilatedNetwork
+    from dilated_lib.networks.vgg import front_end as front_end
+    from dilated_lib.networks.vgg import fully_convolutional as fully_convolutional
+    from dilated_lib.networks.weights import load as load
+    from dilated_lib.networks.weights import save as save
     from dilated_lib.recipes import Config as Config
     from dilated_lib.segment import predict as predict
     from dilated_lib.training import train as train
-    from dilated_lib.vgg import front_end as front_end
-    from dilated_lib.vgg import fully_convolutional as fully_convolutional
-    from dilated_lib.weights import load as load
-    from dilated_lib.weights import save as save
 
 
 _HOME = {
-    "Architecture": "architecture",
-    "open_network": "architecture",
-    "save_network": "architecture",
+    "Architecture": "networks.architecture",
+    "open_network": "networks.architecture",
+    "save_network": "networks.architecture",
     "compose": "fields.arithmetic",
     "ReceptiveField": "fields.arithmetic",
     "Window": "fields.arithmetic",
     "claim": "claims",
-    "ContextModule": "context",
-    "identity_": "context",
+    "ContextModule": "networks.context",
+    "identity_": "networks.context",
     "DilatedConv2d": "dilation.layer",
     "dilate": "dilation.five_ways",
     "open_data": "data.sets",
@@ -98,7 +92,7 @@ _HOME = {
     "Explorer": "explorer",
     "quick": "inference",
     "evaluate": "metric",
-    "DilatedNetwork": "networks",
+    "DilatedNetwork": "networks.dilated",
     "coverage": "fields.paths",
     "deviation": "fields.paths",
     "effective_receptive_field": "fields.paths",
@@ -109,20 +103,17 @@ _HOME = {
     "receptive_field": "fields.tracing",
     "verify": "fields.tracing",
     "train": "training",
-    "front_end": "vgg",
-    "fully_convolutional": "vgg",
-    "load": "weights",
-    "save": "weights",
+    "front_end": "networks.vgg",
+    "fully_convolutional": "networks.vgg",
+    "load": "networks.weights",
+    "save": "networks.weights",
 }
 _MODULES = (
-    "architecture",
-    "caffe",
     "changes",
     "checkpoints",
     "claims",
     "commands",
     "comparisons",
-    "context",
     "data",
     "differences",
     "dilation",
@@ -135,7 +126,6 @@ _MODULES = (
     "inference",
     "metric",
     "networks",
-    "peers",
     "plans",
     "plot",
     "reach",
@@ -149,8 +139,6 @@ _MODULES = (
     "throughput",
     "training",
     "traps",
-    "vgg",
-    "weights",
 )
 
 __all__ = [*_HOME, *_MODULES]

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dilated_lib.architecture import open_network, small_network
 from dilated_lib.data.labelled import VOID, Sample
 from dilated_lib.data.sets import open_data
 from dilated_lib.drives import DriveMeter, drive_of
-from dilated_lib.networks import DilatedNetwork
+from dilated_lib.networks.architecture import open_network, small_network
+from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.records import Record, device_name, write
 from dilated_lib.segment import probabilities
 

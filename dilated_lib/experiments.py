@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dilated_lib.context import ContextModule
 from dilated_lib.data.shapes import Shapes
 from dilated_lib.fields.arithmetic import compose
 from dilated_lib.fields.paths import effective_receptive_field
 from dilated_lib.fields.tracing import receptive_field
+from dilated_lib.networks.context import ContextModule
 from dilated_lib.reach import Maps, accuracies, deepened, fit, front_end
 from dilated_lib.records import Record, device_name, write
 
@@ -133,9 +133,9 @@ def heads(
         steps: Steps of training, eight maps each.
     """
     from dilated_lib import heads as on_logits  # the other commands start faster
-    from dilated_lib.architecture import open_network, small_network
     from dilated_lib.data.labelled import class_counts
     from dilated_lib.data.sets import open_data
+    from dilated_lib.networks.architecture import open_network, small_network
     from dilated_lib.stages import median_frequency_weights
 
     files = open_data(data)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dilated_lib.data.labelled import VOID, Sample
 from dilated_lib.data.transforms import CropWithMargin
 from dilated_lib.drives import DriveMeter, SplitScores
-from dilated_lib.networks import DilatedNetwork
+from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.reach import descend
 from dilated_lib.segment import upsampled
 
@@ -49,7 +49,7 @@ def store(
     Raises ValueError for a network that enlarges its pictures, and for a picture whose
     sides are no multiples of 8.
 
-    >>> from dilated_lib.architecture import small_network
+    >>> from dilated_lib.networks.architecture import small_network
     >>> from dilated_lib.data.scenes import ShapeScenes
     >>> store(small_network(), ShapeScenes(1), mirrored=True).maps.shape
     torch.Size([2, 11, 8, 12])

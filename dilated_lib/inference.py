@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dilated_lib.networks import DilatedNetwork
+from dilated_lib.networks.dilated import DilatedNetwork
 
 __all__ = ["has_bfloat16", "quick"]
 
@@ -21,7 +21,7 @@ def quick(network: DilatedNetwork) -> DilatedNetwork:
 
     Weights keep their names; the copy is in evaluation and is not meant for training.
 
-    >>> from dilated_lib.architecture import small_network
+    >>> from dilated_lib.networks.architecture import small_network
     >>> quick(small_network()).conv1_1.weight.dtype
     torch.float32
     """

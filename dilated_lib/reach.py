@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dilated_lib.context import ContextModule, identity_
 from dilated_lib.data.shapes import Shapes
+from dilated_lib.networks.context import ContextModule, identity_
 
 __all__ = ["Maps", "accuracies", "deepened", "descend", "fit", "front_end"]
 

@@ -14,14 +14,14 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from dilated_lib.architecture import Architecture, save_network
 from dilated_lib.checkpoints import latest, write_checkpoint
 from dilated_lib.data.labelled import DataSet, Sample, class_counts
 from dilated_lib.data.sets import open_data
 from dilated_lib.data.transforms import augmentation
 from dilated_lib.metric import evaluate
-from dilated_lib.networks import DilatedNetwork
-from dilated_lib.peers import Peer
+from dilated_lib.networks.architecture import Architecture, save_network
+from dilated_lib.networks.baselines import Peer
+from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.recipes import Config
 from dilated_lib.records import Record, device_name, write
 from dilated_lib.segment import probabilities

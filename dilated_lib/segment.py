@@ -16,10 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from dilated_lib.architecture import small_network
 from dilated_lib.data.pictures import read_picture
 from dilated_lib.fields.input_sizes import InputSizes
-from dilated_lib.networks import DilatedNetwork, Upsampling, bilinear_deconvolution
+from dilated_lib.networks.architecture import small_network
+from dilated_lib.networks.dilated import (
+    DilatedNetwork,
+    Upsampling,
+    bilinear_deconvolution,
+)
 
 __all__ = ["Segmentation", "predict", "probabilities", "upsampled"]
 
@@ -74,7 +78,7 @@ def predict(
     The picture is read by :func:`~dilated_lib.data.pictures.read_picture`, and what the
     options mean says :func:`probabilities`. Without a ``network`` it is the small one
     that comes with the library, for streets, of 11 classes:
-    :func:`~dilated_lib.architecture.small_network`.
+    :func:`~dilated_lib.networks.architecture.small_network`.
 
     Raises ValueError for an unreadable picture, and as :func:`probabilities` does.
 

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dilated_lib.data.labelled import VOID
-from dilated_lib.networks import DilatedNetwork
-from dilated_lib.peers import Peer
+from dilated_lib.networks.baselines import Peer
+from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.recipes import Recipe
 
 __all__ = ["Stage", "layout", "median_frequency_weights"]
@@ -20,7 +20,7 @@ class Stage(nn.Module):
     cross-entropies, not yet divided by :meth:`weight`, so that a batch may be spread
     over processes. ``frozen`` keeps the front end as it is, and in evaluation.
 
-    >>> from dilated_lib.architecture import Architecture
+    >>> from dilated_lib.networks.architecture import Architecture
     >>> from dilated_lib.recipes import PAPER
     >>> two = {"road": (128, 64, 128), "sky": (128, 128, 128)}
     >>> kind = Architecture(palette=two, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)

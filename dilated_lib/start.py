@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dilated_lib.architecture import Architecture
 from dilated_lib.data.labelled import DataSet
-from dilated_lib.networks import DilatedNetwork
-from dilated_lib.peers import Peer
+from dilated_lib.networks.architecture import Architecture
+from dilated_lib.networks.baselines import Peer
+from dilated_lib.networks.dilated import DilatedNetwork
+from dilated_lib.networks.vgg import fill
+from dilated_lib.networks.weights import load
 from dilated_lib.recipes import Config
 from dilated_lib.stages import Stage
-from dilated_lib.vgg import fill
-from dilated_lib.weights import load
 
 __all__ = ["build_network", "build_optimizer", "check_start", "learning_rate"]
 

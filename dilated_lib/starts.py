@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 
-from dilated_lib.context import ContextModule
 from dilated_lib.data.shapes import Shapes
+from dilated_lib.networks.context import ContextModule
 from dilated_lib.reach import Maps, descend
 from dilated_lib.records import Record, device_name, write
 
@@ -298,9 +298,11 @@ def _trained(
 
 def _small_network(data: str) -> Record:
     """Of the small network's front end: its cells, and its scores after max(x, 0)."""
-    from dilated_lib.architecture import small_network  # the shapes need none of these
     from dilated_lib.data.sets import open_data
     from dilated_lib.heads import score, store
+    from dilated_lib.networks.architecture import (
+        small_network,  # the shapes need none of these
+    )
 
     began = time.perf_counter()
     network, files = small_network(), open_data(data)

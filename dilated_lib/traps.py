@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dilated_lib.architecture import small_network
 from dilated_lib.data.labelled import Sample
 from dilated_lib.data.pictures import read_picture
 from dilated_lib.data.sets import open_data
 from dilated_lib.drives import DriveMeter
-from dilated_lib.networks import DilatedNetwork, Upsampling
+from dilated_lib.networks.architecture import small_network
+from dilated_lib.networks.dilated import DilatedNetwork, Upsampling
 from dilated_lib.records import Record, device_name, write
 from dilated_lib.segment import upsampled
 

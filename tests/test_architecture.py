@@ -10,11 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import dilated_lib as dl
-from dilated_lib import architecture as files
-from dilated_lib.architecture import Architecture, open_network, save_network
 from dilated_lib.data.palettes import CAMVID
+from dilated_lib.networks import architecture as files
+from dilated_lib.networks.architecture import Architecture, open_network, save_network
+from dilated_lib.networks.weights import save
 from dilated_lib.records import results
-from dilated_lib.weights import save
 
 PALETTE = {"flat ground": (1, 2, 3), "wall": (255, 0, 7), "Tür": (4, 5, 6)}
 SMALL = {
@@ -245,7 +245,7 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path, monkeypat
         save_file(state, beside, metadata)
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("dilated_lib.weights.save_file", full)
+    monkeypatch.setattr("dilated_lib.networks.weights.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_network(network.half(), architecture, path)
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]

@@ -11,6 +11,7 @@ from PIL import Image
 import dilated_lib as dl
 from dilated_lib.changes import changes, label_map, without_context
 from dilated_lib.data.palettes import CAMVID
+from dilated_lib.networks.architecture import Architecture
 
 # the third picture of test has no label, so nothing can be said of it
 SPLITS = {"train": ["a_0"], "val": ["b_0"], "test": ["a_1", "c_0", "c_1"]}
@@ -38,7 +39,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A network whose context module changes many labels: it is far from identity."""
-    kind = dl.architecture.Architecture(
+    kind = Architecture(
         palette=dict(CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
     )
     network = kind.build()

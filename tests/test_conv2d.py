@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import dilated_lib as dl
 from dilated_lib.dilation import layer
 from dilated_lib.dilation.layer import DilatedConv2d, convolve
+from dilated_lib.networks.architecture import Architecture
 
 
 @pytest.fixture
@@ -360,7 +361,7 @@ def test_the_context_module_is_the_same(on_gpu, monkeypatch, variant, padding):
 
 def test_a_network_trains_through_it(on_gpu):
     """ReLUs in place, as the released networks have them, write into a view."""
-    network = dl.architecture.Architecture(
+    network = Architecture(
         palette={"a": (0, 0, 0), "b": (1, 1, 1), "c": (2, 2, 2)},
         mean=(0.0, 0.0, 0.0),
         width=2,

@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 import dilated_lib as dl
-from dilated_lib.peers import Peer
+from dilated_lib.networks.architecture import Architecture
+from dilated_lib.networks.baselines import Peer
 from dilated_lib.recipes import MODERN, PAPER
 from dilated_lib.stages import Stage
 
@@ -23,7 +24,7 @@ def gpu():
 
 
 def narrow(gpu, **options):
-    kind = dl.architecture.Architecture(
+    kind = Architecture(
         palette=TWO, mean=(1.0, 2.0, 3.0), width=4, fc_channels=8, **options
     )
     with gpu:

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib import experiments, heads
-from dilated_lib.architecture import small_network
 from dilated_lib.changes import without_context
 from dilated_lib.data.labelled import VOID
 from dilated_lib.data.palettes import CAMVID
 from dilated_lib.data.scenes import ShapeScenes
+from dilated_lib.networks.architecture import Architecture, small_network
 
 CLASSES = ("ground", "disc", "square", "triangle")
 
@@ -190,7 +190,7 @@ def test_one_seed_draws_one_start_and_one_order_for_layers_of_the_same_shapes():
 
 
 def test_the_front_end_may_be_that_of_another_network(streets, tmp_path):
-    kind = dl.architecture.Architecture(
+    kind = Architecture(
         palette=dict(CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
     )
     network, path = kind.build(), tmp_path / "other.safetensors"

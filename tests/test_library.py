@@ -246,8 +246,11 @@ def without_example(things):
 def test_every_public_function_and_class_shows_an_example():
     page = (HOME.parent / "book" / "api.md").read_text()
     things = dict(documented(page))
-    assert {"dilated_lib.weights.fits", "dilated_lib.plot.bars"} < things.keys()
-    assert "dilated_lib.architecture.small_network" in things
+    assert {
+        "dilated_lib.networks.weights.fits",
+        "dilated_lib.plot.bars",
+    } < things.keys()
+    assert "dilated_lib.networks.architecture.small_network" in things
     public = [(name, getattr(dl, name)) for name in dl.__all__]
     things |= {n: one for n, one in public if is_function(one) or inspect.isclass(one)}
     lacking = [*without_example(things.items())]
@@ -286,7 +289,7 @@ def test_the_reference_names_what_it_documents():
 .. automodule:: dilated_lib.data.voc
    :members:
 
-.. automodule:: dilated_lib.weights
+.. automodule:: dilated_lib.networks.weights
    :members: fits, Loaded
 """
     found = [name.removeprefix("dilated_lib.") for name, _ in documented(page)]

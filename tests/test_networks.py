@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import dilated_lib as dl
-from dilated_lib.networks import bilinear_deconvolution
+from dilated_lib.networks.dilated import bilinear_deconvolution
+from dilated_lib.networks.weights import Loaded
 
 KINDS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -110,7 +111,7 @@ def test_opencv_computes_the_same_with_caffe_files(name, tmp_path):
         assert np.array_equal(peer.getParam(key, 0), arrays[0])
 
     read = built(name, "cpu", fc_channels=8)
-    assert dl.load(read, weights) == dl.weights.Loaded((), ())
+    assert dl.load(read, weights) == Loaded((), ())
     image = 255 * torch.rand(1, 3, *sides) - 128
     with torch.no_grad():
         logits = read(image)

@@ -11,6 +11,7 @@ from training_runs import TINY
 import dilated_lib as dl
 from dilated_lib.commands import plan
 from dilated_lib.dilation.cost import Timing
+from dilated_lib.networks.weights import read_weights
 from dilated_lib.plans import TIERS, Planned, execute, next_run, planned, state
 from dilated_lib.start import build_network
 from dilated_lib.throughput import operations, throughput, training_step
@@ -68,7 +69,7 @@ def test_a_plan_is_done_once_and_gathers_records(tmp_path, monkeypatch):
     names = [one.experiment for one in (*again, other)]
     assert [one["experiment"] for one in gathered] == sorted(names)
     network, _ = dl.open_network(out / "small.safetensors")
-    state = dl.weights.read_weights(out / "small.safetensors")
+    state = read_weights(out / "small.safetensors")
     assert state["conv1_1.weight"].dtype == torch.float16
     assert network.conv1_1.weight.dtype == torch.float32
 

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dilated_lib as dl
 from dilated_lib import comparisons, fidelity, inference
-from dilated_lib.architecture import small_network
 from dilated_lib.dilation import cost
+from dilated_lib.networks.architecture import small_network
 
 
 def test_operations_are_those_that_torch_counts():

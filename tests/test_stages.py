@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from training_runs import TINY
 
 import dilated_lib as dl
-from dilated_lib.peers import Peer
+from dilated_lib.networks.baselines import Peer
 from dilated_lib.recipes import MODERN, PAPER, Config
 from dilated_lib.run import Run
 from dilated_lib.stages import Stage, median_frequency_weights

@@ -20,11 +20,11 @@ from training_runs import RECIPE, TINY, launch, process
 
 import dilated_lib as dl
 from dilated_lib.checkpoints import latest, write_checkpoint
+from dilated_lib.networks.weights import read_weights
 from dilated_lib.recipes import PAPER
 from dilated_lib.records import Record
 from dilated_lib.run import Run
 from dilated_lib.start import check_start, learning_rate
-from dilated_lib.weights import read_weights
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*num_workers.*", "ignore:.*is_cuda_available.*"

@@ -13,8 +13,8 @@ from torch import nn
 from torchvision import models
 
 import dilated_lib as dl
-from dilated_lib.architecture import Architecture
-from dilated_lib.vgg import _CONVOLUTIONS
+from dilated_lib.networks.architecture import Architecture
+from dilated_lib.networks.vgg import _CONVOLUTIONS
 
 
 @pytest.fixture(scope="module")

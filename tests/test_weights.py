@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import dilated_lib as dl
-from dilated_lib.weights import Loaded, read_weights
+from dilated_lib.networks.dilated import bilinear_deconvolution
+from dilated_lib.networks.weights import Loaded, read_weights
 
 
 def network(classes=3, seed=0):
@@ -57,7 +58,7 @@ def test_saving_fails_without_a_trace(tmp_path, monkeypatch):
         beside.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dilated_lib.weights.save_file", full)
+    monkeypatch.setattr("dilated_lib.networks.weights.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         dl.save(network(seed=1), path)
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
@@ -158,7 +159,7 @@ def test_a_fixed_deconvolution_may_be_missing(tmp_path):
         def __init__(self):
             super().__init__()
             self.conv = nn.Conv2d(2, 2, 1)
-            self.upsample = dl.networks.bilinear_deconvolution(2, 8)
+            self.upsample = bilinear_deconvolution(2, 8)
 
     state = Net().state_dict()
     kept = state.pop("upsample.weight").clone()

@@ -6,11 +6,12 @@ from typing import Literal
 
 import torch
 
-from dilated_lib import inference, networks
-from dilated_lib.architecture import open_network, small_network
+from dilated_lib import inference
 from dilated_lib.commands._errors import one_sentence
+from dilated_lib.networks import dilated
+from dilated_lib.networks.architecture import open_network, small_network
+from dilated_lib.networks.weights import load
 from dilated_lib.segment import predict, probabilities
-from dilated_lib.weights import load
 
 __all__ = ["download", "evaluate", "segment"]
 

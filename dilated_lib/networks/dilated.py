@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dilated_lib.context import ContextModule
 from dilated_lib.data.palettes import CAMVID, CITYSCAPES, PASCAL_VOC, Colour
 from dilated_lib.fields.input_sizes import InputSizes, input_sizes
-from dilated_lib.vgg import front_end
+from dilated_lib.networks.context import ContextModule
+from dilated_lib.networks.vgg import front_end
 
 __all__ = [
     "DilatedNetwork",
@@ -222,8 +222,8 @@ def dilation8_pascal_voc(
     """Dilation8 for VOC 2012, 21 classes: the large context module, padded once.
 
     Released for tiles of 900 × 900. ``weights`` and ``fc_channels`` are the front
-    end's, see :func:`~dilated_lib.vgg.front_end`; the context module is the identity.
-    For the released weights of the whole use :func:`~dilated_lib.weights.load`.
+    end's, see :func:`~dilated_lib.networks.vgg.front_end`; the context module is the identity.
+    For the released weights of the whole use :func:`~dilated_lib.networks.weights.load`.
     The colours are VOC's own.
 
     Source: ``models/dilation8_pascal_voc_deploy.prototxt`` of fyu/dilation.

@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from dilated_lib.context import ContextModule
 from dilated_lib.data.palettes import Colour
-from dilated_lib.networks import DilatedNetwork, Upsampling, Weights
+from dilated_lib.networks.context import ContextModule
+from dilated_lib.networks.dilated import DilatedNetwork, Upsampling, Weights
+from dilated_lib.networks.vgg import Padding, front_end
+from dilated_lib.networks.weights import load, save
 from dilated_lib.records import results
-from dilated_lib.vgg import Padding, front_end
-from dilated_lib.weights import load, save
 
 __all__ = ["Architecture", "open_network", "save_network", "small_network"]
 
@@ -51,7 +51,7 @@ class Architecture:
     upsampling: Upsampling = "released"
 
     def build(self, weights: Weights = None) -> DilatedNetwork:
-        """A new network; ``weights`` are those of :func:`~dilated_lib.vgg.front_end`.
+        """A new network; ``weights`` are those of :func:`~dilated_lib.networks.vgg.front_end`.
 
         Its context module starts as the identity.
         """
@@ -84,7 +84,7 @@ def save_network(
     """Write weights and architecture as safetensors; whole or not at all.
 
     Raises ValueError for an architecture that is not the network's, and as
-    :func:`~dilated_lib.weights.save`.
+    :func:`~dilated_lib.networks.weights.save`.
 
     >>> from tempfile import TemporaryDirectory
     >>> sky = {"sky": (128, 128, 128)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dilated_lib.dilation.layer import DilatedConv2d
-from dilated_lib.weights import converted, fits, read_weights
+from dilated_lib.networks.weights import converted, fits, read_weights
 
 __all__ = ["Padding", "fill", "front_end", "fully_convolutional"]
 
@@ -63,7 +63,7 @@ def front_end(
     convolution but the last, for training from scratch. The last two take no weights.
 
     Raises ValueError for impossible arguments and for a file without these layers;
-    otherwise as :func:`~dilated_lib.weights.read_weights`.
+    otherwise as :func:`~dilated_lib.networks.weights.read_weights`.
 
     Source: Yu and Koltun, ICLR 2016, section 4; the networks of fyu/dilation.
 

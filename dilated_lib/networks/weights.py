@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dilated_lib.caffe import read_caffemodel
+from dilated_lib.networks.caffe import read_caffemodel
 
 __all__ = ["Loaded", "converted", "fits", "load", "read_weights", "save"]
 

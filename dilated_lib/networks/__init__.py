@@ -1,0 +1,20 @@
+"""The paper's networks: front end, context module, both together, and their weights.
+
+Part III of the book. Nothing here knows how a network is trained.
+"""
+
+from dilated_lib.networks.architecture import small_network
+from dilated_lib.networks.dilated import (
+    dilation7_kitti,
+    dilation8_camvid,
+    dilation8_pascal_voc,
+    dilation10_cityscapes,
+)
+
+__all__ = [
+    "dilation7_kitti",
+    "dilation8_camvid",
+    "dilation8_pascal_voc",
+    "dilation10_cityscapes",
+    "small_network",
+]
