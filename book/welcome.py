@@ -10,12 +10,13 @@ import numpy as np
 
 import dilated_lib as dl
 from dilated_lib.data.pictures import read_picture
+from dilated_lib.prediction.segmentation import Segmentation
 
 BOOK = Path(__file__).parent
 PHOTO = BOOK / "assets" / "pagoda.jpg"
 
 
-def label_map() -> dl.segment.Segmentation:
+def label_map() -> Segmentation:
     """The photograph through the small trained network."""
     return dl.predict(PHOTO)
 

@@ -22,16 +22,14 @@ if TYPE_CHECKING:
     from dilated_lib import fidelity as fidelity
     from dilated_lib import fields as fields
     from dilated_lib import heads as heads
-    from dilated_lib import inference as inference
-    from dilated_lib import metric as metric
     from dilated_lib import networks as networks
     from dilated_lib import plans as plans
     from dilated_lib import plot as plot
+    from dilated_lib import prediction as prediction
     from dilated_lib import reach as reach
     from dilated_lib import recipes as recipes
     from dilated_lib import records as records
     from dilated_lib import run as run
-    from dilated_lib import segment as segment
     from dilated_lib import stages as stages
     from dilated_lib import start as start
     from dilated_lib import starts as starts
@@ -57,8 +55,6 @@ if TYPE_CHECKING:
     from dilated_lib.fields.paths import hdc_distances as hdc_distances
     from dilated_lib.fields.tracing import receptive_field as receptive_field
     from dilated_lib.fields.tracing import verify as verify
-    from dilated_lib.inference import quick as quick
-    from dilated_lib.metric import evaluate as evaluate
     from dilated_lib.networks.architecture import Architecture as Architecture
     from dilated_lib.networks.architecture import open_network as open_network
     from dilated_lib.networks.architecture import save_network as save_network
@@ -69,8 +65,10 @@ if TYPE_CHECKING:
     from dilated_lib.networks.vgg import fully_convolutional as fully_convolutional
     from dilated_lib.networks.weights import load as load
     from dilated_lib.networks.weights import save as save
+    from dilated_lib.prediction.bfloat16 import quick as quick
+    from dilated_lib.prediction.metric import evaluate as evaluate
+    from dilated_lib.prediction.segmentation import predict as predict
     from dilated_lib.recipes import Config as Config
-    from dilated_lib.segment import predict as predict
     from dilated_lib.training import train as train
 
 
@@ -90,15 +88,15 @@ _HOME = {
     "remove_stride_": "dilation.remove_stride",
     "difference": "differences",
     "Explorer": "explorer",
-    "quick": "inference",
-    "evaluate": "metric",
+    "quick": "prediction.bfloat16",
+    "evaluate": "prediction.metric",
     "DilatedNetwork": "networks.dilated",
     "coverage": "fields.paths",
     "deviation": "fields.paths",
     "effective_receptive_field": "fields.paths",
     "hdc_distances": "fields.paths",
     "Config": "recipes",
-    "predict": "segment",
+    "predict": "prediction.segmentation",
     "input_sizes": "fields.input_sizes",
     "receptive_field": "fields.tracing",
     "verify": "fields.tracing",
@@ -123,16 +121,14 @@ _MODULES = (
     "fidelity",
     "fields",
     "heads",
-    "inference",
-    "metric",
     "networks",
     "plans",
     "plot",
+    "prediction",
     "reach",
     "recipes",
     "records",
     "run",
-    "segment",
     "stages",
     "start",
     "starts",

@@ -16,8 +16,8 @@ from dilated_lib.data.sets import open_data
 from dilated_lib.drives import DriveMeter, drive_of
 from dilated_lib.networks.architecture import open_network, small_network
 from dilated_lib.networks.dilated import DilatedNetwork
+from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.segment import probabilities
 
 __all__ = ["changes", "label_map", "without_context"]
 

@@ -18,10 +18,10 @@ from dilated_lib.dilation.cost import Timing, measure
 from dilated_lib.dilation.five_ways import dilate
 from dilated_lib.dilation.layer import DilatedConv2d, convolve
 from dilated_lib.fidelity import gradient_errors, same_labels
-from dilated_lib.inference import has_bfloat16, quick
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.context import ContextModule, Variant
 from dilated_lib.networks.dilated import dilation8_pascal_voc
+from dilated_lib.prediction.bfloat16 import has_bfloat16, quick
 from dilated_lib.records import Record, device_name, write
 
 __all__ = ["speed"]

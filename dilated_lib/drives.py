@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from dilated_lib.data.labelled import VOID
-from dilated_lib.metric import Scores, scores
+from dilated_lib.prediction.metric import Scores, scores
 
 __all__ = ["DriveMeter", "DriveScores", "SplitScores", "drive_of"]
 

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from dilated_lib.data.labelled import Sample
 from dilated_lib.dilation.layer import DilatedConv2d
-from dilated_lib.inference import quick
 from dilated_lib.networks.architecture import small_network
-from dilated_lib.segment import probabilities
+from dilated_lib.prediction.bfloat16 import quick
+from dilated_lib.prediction.segmentation import probabilities
 
 __all__ = ["gradient_errors", "same_labels"]
 

@@ -19,8 +19,8 @@ from dilated_lib.data.labelled import VOID, Sample
 from dilated_lib.data.transforms import CropWithMargin
 from dilated_lib.drives import DriveMeter, SplitScores
 from dilated_lib.networks.dilated import DilatedNetwork
+from dilated_lib.prediction.segmentation import upsampled
 from dilated_lib.reach import descend
-from dilated_lib.segment import upsampled
 
 __all__ = ["Logits", "fit", "score", "store"]
 
@@ -44,7 +44,7 @@ def store(
     """What a network's front end says of whole pictures, and of their mirror images.
 
     Each picture has its margin, by reflection, as in
-    :func:`~dilated_lib.segment.probabilities`. The network is in evaluation afterwards.
+    :func:`~dilated_lib.prediction.segmentation.probabilities`. The network is in evaluation afterwards.
 
     Raises ValueError for a network that enlarges its pictures, and for a picture whose
     sides are no multiples of 8.

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from dilated_lib.dilation.cost import measure
-from dilated_lib.inference import has_bfloat16
 from dilated_lib.networks.architecture import open_network, save_network
+from dilated_lib.prediction.bfloat16 import has_bfloat16
 from dilated_lib.recipes import MODERN, PAPER, Config
 from dilated_lib.records import Record, write
 from dilated_lib.throughput import operations, training_step

@@ -18,13 +18,13 @@ from dilated_lib.checkpoints import latest, write_checkpoint
 from dilated_lib.data.labelled import DataSet, Sample, class_counts
 from dilated_lib.data.sets import open_data
 from dilated_lib.data.transforms import augmentation
-from dilated_lib.metric import evaluate
 from dilated_lib.networks.architecture import Architecture, save_network
 from dilated_lib.networks.baselines import Peer
 from dilated_lib.networks.dilated import DilatedNetwork
+from dilated_lib.prediction.metric import evaluate
+from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.recipes import Config
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.segment import probabilities
 from dilated_lib.stages import Stage, layout, median_frequency_weights
 from dilated_lib.start import (
     build_network,

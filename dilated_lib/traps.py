@@ -20,8 +20,8 @@ from dilated_lib.data.sets import open_data
 from dilated_lib.drives import DriveMeter
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.dilated import DilatedNetwork, Upsampling
+from dilated_lib.prediction.segmentation import upsampled
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.segment import upsampled
 
 __all__ = ["TRAPS", "Procedure", "measure", "probabilities"]
 
@@ -156,7 +156,7 @@ def probabilities(
 ) -> Tensor:
     """Class probabilities (C, H, W) of a picture, with one of ``TRAPS`` or without.
 
-    Without it they are those of :func:`~dilated_lib.segment.predict` with one tile that
+    Without it they are those of :func:`~dilated_lib.prediction.segmentation.predict` with one tile that
     holds the whole picture, and with ``context="tiles"``.
 
     Raises ValueError for an unknown trap, for a network with a deconvolution, and for a

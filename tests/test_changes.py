@@ -12,6 +12,7 @@ import dilated_lib as dl
 from dilated_lib.changes import changes, label_map, without_context
 from dilated_lib.data.palettes import CAMVID
 from dilated_lib.networks.architecture import Architecture
+from dilated_lib.prediction.segmentation import probabilities
 
 # the third picture of test has no label, so nothing can be said of it
 SPLITS = {"train": ["a_0"], "val": ["b_0"], "test": ["a_1", "c_0", "c_1"]}
@@ -66,7 +67,7 @@ def recorded(data, weights, tmp_path_factory):
 
 
 def predicted(network, picture):
-    return dl.segment.probabilities(network, picture[None])[0].argmax(0)
+    return probabilities(network, picture[None])[0].argmax(0)
 
 
 def test_scores_are_those_of_each_split_without_and_with_the_module(
@@ -76,7 +77,7 @@ def test_scores_are_those_of_each_split_without_and_with_the_module(
     for split, found in recorded.items():
         for name, network in answers.items():
             wanted = dl.evaluate(
-                lambda images, one=network: dl.segment.probabilities(one, images),
+                lambda images, one=network: probabilities(one, images),
                 dl.open_data(data).split(split),
                 tuple(network.palette),
             )

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import dilated_lib as dl
 from dilated_lib.networks.architecture import Architecture
 from dilated_lib.networks.baselines import Peer
+from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.recipes import MODERN, PAPER
 from dilated_lib.stages import Stage
 
@@ -55,7 +56,7 @@ def test_probabilities_of_a_picture_that_lies_elsewhere(gpu, scale, upsampling):
     network = narrow(gpu, scale=scale, upsampling=upsampling)
     for place in (gpu, torch.device("cpu")):
         picture = torch.empty(1, 3, 48, 64, dtype=torch.uint8, device=place)
-        shares = dl.segment.probabilities(network, picture, tile=(420, 440))
+        shares = probabilities(network, picture, tile=(420, 440))
         assert shares.shape == (1, 2, 48, 64) and shares.device.type == "cuda"
 
 

@@ -17,6 +17,7 @@ from dilated_lib.data.labelled import VOID
 from dilated_lib.data.palettes import CAMVID
 from dilated_lib.data.scenes import ShapeScenes
 from dilated_lib.networks.architecture import Architecture, small_network
+from dilated_lib.prediction.segmentation import probabilities
 
 CLASSES = ("ground", "disc", "square", "triangle")
 
@@ -118,7 +119,7 @@ def test_scores_are_those_of_predictions_up_to_the_last_cell():
     found = heads.score(nn.Identity(), heads.store(network, data), (*network.palette,))
     network.upsampling = "half_pixel"
     wanted = dl.evaluate(
-        lambda images: dl.segment.probabilities(network, images),
+        lambda images: probabilities(network, images),
         data,
         (*network.palette,),
     )

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 
 from dilated_lib.data.labelled import class_counts
 from dilated_lib.data.scenes import ShapeScenes
-from dilated_lib.metric import Scores, evaluate, scores
+from dilated_lib.prediction.metric import Scores, evaluate, scores
 
 
 class Split(Dataset):

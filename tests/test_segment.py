@@ -14,6 +14,8 @@ from torch import nn
 
 import dilated_lib as dl
 from dilated_lib.commands import segment
+from dilated_lib.prediction.bfloat16 import quick
+from dilated_lib.prediction.segmentation import probabilities
 
 RNG = np.random.default_rng(0)
 
@@ -283,7 +285,7 @@ def test_impossible_options_are_refused(options, message):
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 8, 8)])
 def test_images_that_are_none_are_refused(shape):
     with pytest.raises(ValueError, match=re.escape(f"(N, 3, H, W), got {shape}")):
-        dl.segment.probabilities(TINY, torch.zeros(shape))
+        probabilities(TINY, torch.zeros(shape))
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
@@ -420,7 +422,7 @@ def test_the_command_writes_a_label_map_and_names_what_it_saw(files, capsys):
 def test_the_quick_command_computes_with_the_quick_network(files, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     made = []
-    real = dl.inference.quick
+    real = quick
     monkeypatch.setattr(dl.inference, "quick", lambda net: made.append(1) or real(net))
     run(files)
     assert made == []

@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dilated_lib as dl
-from dilated_lib import comparisons, fidelity, inference
+from dilated_lib import comparisons, fidelity
 from dilated_lib.dilation import cost
 from dilated_lib.networks.architecture import small_network
+from dilated_lib.prediction import bfloat16
 
 
 def test_operations_are_those_that_torch_counts():
@@ -142,12 +143,12 @@ def test_only_the_middle_of_the_front_end_is_in_bfloat16(monkeypatch):
 )
 def test_bfloat16_is_asked_of_the_cpu(monkeypatch, found, has):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    assert inference.has_bfloat16() is has
+    assert bfloat16.has_bfloat16() is has
 
 
 def test_without_the_question_there_is_no_bfloat16(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert inference.has_bfloat16() is False
+    assert bfloat16.has_bfloat16() is False
 
 
 @pytest.fixture
@@ -189,12 +190,12 @@ def test_the_command_records_medians_over_rounds(tmp_path, timings, monkeypatch)
         *("speed/context/basic", "speed/context/large"),
         *("speed/context/basic/training", "speed/context/large/training"),
         *("speed/dilation/training", "speed/detours/training", "speed/cliff"),
-        *(["speed/gradients"] if inference.has_bfloat16() else []),
+        *(["speed/gradients"] if bfloat16.has_bfloat16() else []),
     }
     labels = rows.pop()
     assert labels["config"]["pictures"] == 4
     assert 90 < labels["metrics"]["worst"] <= labels["metrics"]["same"] <= 100
-    if inference.has_bfloat16():
+    if bfloat16.has_bfloat16():
         assert rows.pop()["metrics"] == {"library": {}}
 
     assert len(timings) == 3 * len(rows)

@@ -21,6 +21,7 @@ from training_runs import RECIPE, TINY, launch, process
 import dilated_lib as dl
 from dilated_lib.checkpoints import latest, write_checkpoint
 from dilated_lib.networks.weights import read_weights
+from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.recipes import PAPER
 from dilated_lib.records import Record
 from dilated_lib.run import Run
@@ -64,7 +65,7 @@ def test_a_run_leaves_a_network_and_a_record(tiny):
     network, architecture = dl.open_network(tiny / "network.safetensors")
     assert architecture.width == 4 and network.scale == 1
     found = dl.evaluate(
-        lambda images: dl.segment.probabilities(network, images),
+        lambda images: probabilities(network, images),
         torch.utils.data.Subset(dl.open_data("shapes").split("val"), range(6)),
         tuple(architecture.palette),
     )

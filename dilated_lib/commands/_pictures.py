@@ -6,12 +6,12 @@ from typing import Literal
 
 import torch
 
-from dilated_lib import inference
 from dilated_lib.commands._errors import one_sentence
 from dilated_lib.networks import dilated
 from dilated_lib.networks.architecture import open_network, small_network
 from dilated_lib.networks.weights import load
-from dilated_lib.segment import predict, probabilities
+from dilated_lib.prediction import bfloat16
+from dilated_lib.prediction.segmentation import predict, probabilities
 
 __all__ = ["download", "evaluate", "segment"]
 
@@ -71,7 +71,7 @@ def segment(
         else:
             built = open_network(weights)[0] if weights else small_network()
         if quick and device == "cpu":
-            built = inference.quick(built)
+            built = bfloat16.quick(built)
         built.to(device)
         done = predict(
             image,
@@ -107,8 +107,8 @@ def evaluate(
         weights: A network of this library; the small one by default.
         flip: Average with the mirrored picture.
     """
-    from dilated_lib import metric
     from dilated_lib.data.sets import open_data
+    from dilated_lib.prediction import metric
 
     with one_sentence():
         found = open_data(data)

@@ -94,7 +94,7 @@ class CropWithMargin(v2.Transform):  # type: ignore[misc]
     A sample becomes a picture (3, 2 · margin + stride · rows, …) and labels (stride ·
     rows, stride · columns): those of the pixels that the network's cells stand for. The
     margin is taken from the picture; beyond its border it is continued by reflection,
-    as in :func:`~dilated_lib.segment.predict`. A window larger than the picture has
+    as in :func:`~dilated_lib.prediction.segmentation.predict`. A window larger than the picture has
     void labels outside.
 
     >>> from dilated_lib.data.scenes import ShapeScenes

@@ -30,7 +30,7 @@ class Architecture:
     ``palette`` has a colour (RGB) for the name of each class, and ``mean`` is (B, G,
     R). ``padding``, ``width``, ``fc_channels`` and ``batch_norm`` are the front end's,
     ``dilations`` the context module's, which pads zeros in each layer. ``scale`` and
-    ``upsampling`` are those of :func:`~dilated_lib.segment.probabilities`. A file that
+    ``upsampling`` are those of :func:`~dilated_lib.prediction.segmentation.probabilities`. A file that
     does not mention ``padding`` has a front end without it.
 
     >>> two = {"road": (128, 64, 128), "sky": (128, 128, 128)}

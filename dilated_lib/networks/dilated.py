@@ -43,7 +43,7 @@ class DilatedNetwork(nn.Module):
 
     ``palette`` has a colour (RGB) for the name of each class, in the order of the
     logits; ``mean`` is (B, G, R), and ``input_size`` the height and width of a tile in
-    pixels. :func:`~dilated_lib.segment.predict` enlarges pictures by ``scale`` first,
+    pixels. :func:`~dilated_lib.prediction.segmentation.predict` enlarges pictures by ``scale`` first,
     and goes from cells to pixels by ``upsampling``, "deconvolution" with ``upsample``.
 
     Raises ValueError where the parts do not fit together, and in ``forward`` for an
