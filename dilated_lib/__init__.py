@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dilated_lib import changes as changes
-    from dilated_lib import checkpoints as checkpoints
     from dilated_lib import claims as claims
     from dilated_lib import commands as commands
     from dilated_lib import comparisons as comparisons
@@ -27,11 +26,7 @@ if TYPE_CHECKING:
     from dilated_lib import plot as plot
     from dilated_lib import prediction as prediction
     from dilated_lib import reach as reach
-    from dilated_lib import recipes as recipes
     from dilated_lib import records as records
-    from dilated_lib import run as run
-    from dilated_lib import stages as stages
-    from dilated_lib import start as start
     from dilated_lib import starts as starts
     from dilated_lib import throughput as throughput
     from dilated_lib import training as training
@@ -68,8 +63,8 @@ if TYPE_CHECKING:
     from dilated_lib.prediction.bfloat16 import quick as quick
     from dilated_lib.prediction.metric import evaluate as evaluate
     from dilated_lib.prediction.segmentation import predict as predict
-    from dilated_lib.recipes import Config as Config
-    from dilated_lib.training import train as train
+    from dilated_lib.training.config import Config as Config
+    from dilated_lib.training.loop import train as train
 
 
 _HOME = {
@@ -95,12 +90,12 @@ _HOME = {
     "deviation": "fields.paths",
     "effective_receptive_field": "fields.paths",
     "hdc_distances": "fields.paths",
-    "Config": "recipes",
+    "Config": "training.config",
     "predict": "prediction.segmentation",
     "input_sizes": "fields.input_sizes",
     "receptive_field": "fields.tracing",
     "verify": "fields.tracing",
-    "train": "training",
+    "train": "training.loop",
     "front_end": "networks.vgg",
     "fully_convolutional": "networks.vgg",
     "load": "networks.weights",
@@ -108,7 +103,6 @@ _HOME = {
 }
 _MODULES = (
     "changes",
-    "checkpoints",
     "claims",
     "commands",
     "comparisons",
@@ -126,11 +120,7 @@ _MODULES = (
     "plot",
     "prediction",
     "reach",
-    "recipes",
     "records",
-    "run",
-    "stages",
-    "start",
     "starts",
     "throughput",
     "training",

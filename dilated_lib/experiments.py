@@ -136,7 +136,7 @@ def heads(
     from dilated_lib.data.labelled import class_counts
     from dilated_lib.data.sets import open_data
     from dilated_lib.networks.architecture import open_network, small_network
-    from dilated_lib.stages import median_frequency_weights
+    from dilated_lib.training.loss import median_frequency_weights
 
     files = open_data(data)
     source = open_network(network)[0] if network else small_network()

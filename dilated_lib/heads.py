@@ -92,7 +92,7 @@ def fit(
 
     A cell's label is that of the pixel at 8i + 4, next to the centre of what it sees.
     ``weights`` are the classes' (C,), as of
-    :func:`~dilated_lib.stages.median_frequency_weights`. The learning rate rises and
+    :func:`~dilated_lib.training.loss.median_frequency_weights`. The learning rate rises and
     falls once (``OneCycleLR``). Void does not count. Raises ValueError without maps.
 
     >>> draw = torch.Generator().manual_seed(0)

@@ -11,10 +11,10 @@ from typing import Literal
 from dilated_lib.dilation.cost import measure
 from dilated_lib.networks.architecture import open_network, save_network
 from dilated_lib.prediction.bfloat16 import has_bfloat16
-from dilated_lib.recipes import MODERN, PAPER, Config
 from dilated_lib.records import Record, write
 from dilated_lib.throughput import operations, training_step
-from dilated_lib.training import train
+from dilated_lib.training.config import MODERN, PAPER, Config
+from dilated_lib.training.loop import train
 
 __all__ = [
     "TIERS",
@@ -241,7 +241,7 @@ def execute(
     the records so far are returned. ``rehearse`` takes a narrow network, eight pictures
     and two steps for each run.
 
-    Raises ValueError for an unknown tier, else as :func:`~dilated_lib.training.train`.
+    Raises ValueError for an unknown tier, else as :func:`~dilated_lib.training.loop.train`.
 
     >>> execute("gpu", runs=Path("runs"), out=Path("results"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):

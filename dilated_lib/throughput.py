@@ -15,10 +15,10 @@ from dilated_lib.data.labelled import DataSet
 from dilated_lib.data.palettes import CAMVID, PASCAL_VOC
 from dilated_lib.data.sets import open_data
 from dilated_lib.dilation.cost import measure
-from dilated_lib.recipes import Config
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.stages import Stage, layout
-from dilated_lib.start import build_network, build_optimizer
+from dilated_lib.training.config import Config
+from dilated_lib.training.loss import Stage, layout
+from dilated_lib.training.setup import build_network, build_optimizer
 
 __all__ = ["operations", "throughput", "training_step"]
 

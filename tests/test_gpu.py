@@ -12,8 +12,8 @@ import dilated_lib as dl
 from dilated_lib.networks.architecture import Architecture
 from dilated_lib.networks.baselines import Peer
 from dilated_lib.prediction.segmentation import probabilities
-from dilated_lib.recipes import MODERN, PAPER
-from dilated_lib.stages import Stage
+from dilated_lib.training.config import MODERN, PAPER
+from dilated_lib.training.loss import Stage
 
 TWO = {"road": (128, 64, 128), "sky": (128, 128, 128)}
 

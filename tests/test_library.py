@@ -281,7 +281,7 @@ def test_a_function_without_an_example_is_named():
 
 def test_the_reference_names_what_it_documents():
     page = """
-.. automodule:: dilated_lib.stages
+.. automodule:: dilated_lib.training.loss
    :no-members:
 
 .. autofunction:: dilated_lib.records.results

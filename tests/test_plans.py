@@ -13,8 +13,8 @@ from dilated_lib.commands import plan
 from dilated_lib.dilation.cost import Timing
 from dilated_lib.networks.weights import read_weights
 from dilated_lib.plans import TIERS, Planned, execute, next_run, planned, state
-from dilated_lib.start import build_network
 from dilated_lib.throughput import operations, throughput, training_step
+from dilated_lib.training.setup import build_network
 
 
 @pytest.fixture(autouse=True)

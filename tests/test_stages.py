@@ -11,9 +11,9 @@ from training_runs import TINY
 
 import dilated_lib as dl
 from dilated_lib.networks.baselines import Peer
-from dilated_lib.recipes import MODERN, PAPER, Config
-from dilated_lib.run import Run
-from dilated_lib.stages import Stage, median_frequency_weights
+from dilated_lib.training.config import MODERN, PAPER, Config
+from dilated_lib.training.loss import Stage, median_frequency_weights
+from dilated_lib.training.run import Run
 
 CELLS = replace(MODERN, loss_at="cells", auxiliary=0.0)
 PIXELS = replace(MODERN, loss_at="pixels", auxiliary=0.0)

@@ -19,13 +19,19 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from training_runs import RECIPE, TINY, launch, process
 
 import dilated_lib as dl
-from dilated_lib.checkpoints import latest, write_checkpoint
 from dilated_lib.networks.weights import read_weights
 from dilated_lib.prediction.segmentation import probabilities
-from dilated_lib.recipes import PAPER
 from dilated_lib.records import Record
-from dilated_lib.run import Run
-from dilated_lib.start import check_start, learning_rate
+from dilated_lib.training.checkpoints import latest, write_checkpoint
+from dilated_lib.training.config import PAPER
+from dilated_lib.training.loss import Stage
+from dilated_lib.training.run import Run
+from dilated_lib.training.setup import (
+    build_network,
+    build_optimizer,
+    check_start,
+    learning_rate,
+)
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*num_workers.*", "ignore:.*is_cuda_available.*"
@@ -130,7 +136,7 @@ def test_the_three_stages_go_on_from_each_other(tiny, tmp_path, recipe):
 def test_a_stage_starts_where_the_one_before_ended(tiny):
     start = tiny / "network.safetensors"
     head = replace(TINY, stage="context", context="basic", start=start)
-    network, _, trained = dl.start.build_network(head, dl.open_data("shapes"))
+    network, _, trained = build_network(head, dl.open_data("shapes"))
     front = weights(tiny)
     assert trained == front.keys()
     assert all(torch.equal(network.state_dict()[n], front[n]) for n in front)
@@ -292,11 +298,11 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_pictures(tmp_path):
 def stage(**changes):
     config = replace(TINY, **changes)
     torch.manual_seed(0)
-    network, _, _ = dl.start.build_network(config, dl.open_data("shapes"))
+    network, _, _ = build_network(config, dl.open_data("shapes"))
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(256, (2, 3, 396, 404), generator=draw).float()
     labels = torch.randint(4, (2, 24, 32), generator=draw)
-    return dl.stages.Stage(network, config.recipe), images, labels, config
+    return Stage(network, config.recipe), images, labels, config
 
 
 @pytest.mark.parametrize(
@@ -392,7 +398,7 @@ def test_layers_of_a_classifier_learn_slowly_where_they_fit(tmp_path):
         start = tmp_path / "vgg.pt"
         config = replace(TINY, width=64, fc_channels=channels, start=str(start))
         assert config.start == start
-        network, _, trained = dl.start.build_network(config, dl.open_data("shapes"))
+        network, _, trained = build_network(config, dl.open_data("shapes"))
         assert ("fc6.weight" in trained) == ("fc7.bias" in trained) == there
         assert torch.equal(network.conv3_1.weight, weights["conv3_1.weight"])
         assert "conv1_1.bias" in trained and "final.weight" not in trained
@@ -401,8 +407,8 @@ def test_layers_of_a_classifier_learn_slowly_where_they_fit(tmp_path):
 def test_layers_trained_before_learn_more_slowly(tiny):
     start = tiny / "network.safetensors"
     config = replace(TINY, start=start, stage="joint", context="basic")
-    network, _, trained = dl.start.build_network(config, dl.open_data("shapes"))
-    optimizer = dl.start.build_optimizer(network, config, trained)
+    network, _, trained = build_network(config, dl.open_data("shapes"))
+    optimizer = build_optimizer(network, config, trained)
     rates = {
         name: group["base"]
         for name, parameter in network.named_parameters()
@@ -419,8 +425,8 @@ def test_layers_trained_before_learn_more_slowly(tiny):
 
 def test_the_paper_doubles_the_rate_of_biases():
     config = replace(TINY, recipe=PAPER)
-    network, _, trained = dl.start.build_network(config, dl.open_data("shapes"))
-    groups = dl.start.build_optimizer(network, config, trained).param_groups
+    network, _, trained = build_network(config, dl.open_data("shapes"))
+    groups = build_optimizer(network, config, trained).param_groups
     assert {g["base"]: g["weight_decay"] for g in groups} == {1e-4: 5e-4, 2e-4: 0.0}
 
 

@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from dilated_lib.recipes import MODERN, Config
-from dilated_lib.training import train
+from dilated_lib.training.config import MODERN, Config
+from dilated_lib.training.loop import train
 
 RECIPE = replace(MODERN, zoom=(0.9, 1.1), dropout=0.5, learning_rate=0.002)
 TINY = Config(

@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from dilated_lib.commands._errors import one_sentence
-from dilated_lib.recipes import MODERN, PAPER, Config
+from dilated_lib.training.config import MODERN, PAPER, Config
 
 __all__ = ["changes", "plan", "throughput", "train"]
 
@@ -44,10 +44,10 @@ def train(
         config: The recipe, and what is otherwise.
         experiment: What the record calls the run.
     """
-    from dilated_lib import training
+    from dilated_lib.training import loop
 
     with one_sentence():
-        done = training.train(config, out, experiment=experiment, progress=True)
+        done = loop.train(config, out, experiment=experiment, progress=True)
     if done:
         for split in ("val", "test"):
             if split in done.metrics:

@@ -14,7 +14,6 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from dilated_lib.checkpoints import latest, write_checkpoint
 from dilated_lib.data.labelled import DataSet, Sample, class_counts
 from dilated_lib.data.sets import open_data
 from dilated_lib.data.transforms import augmentation
@@ -23,10 +22,11 @@ from dilated_lib.networks.baselines import Peer
 from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.prediction.metric import evaluate
 from dilated_lib.prediction.segmentation import probabilities
-from dilated_lib.recipes import Config
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.stages import Stage, layout, median_frequency_weights
-from dilated_lib.start import (
+from dilated_lib.training.checkpoints import latest, write_checkpoint
+from dilated_lib.training.config import Config
+from dilated_lib.training.loss import Stage, layout, median_frequency_weights
+from dilated_lib.training.setup import (
     build_network,
     build_optimizer,
     check_start,

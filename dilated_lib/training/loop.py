@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dilated_lib.data.batches import batches
-from dilated_lib.recipes import Config
 from dilated_lib.records import Record
-from dilated_lib.run import Run, begin, require_same
+from dilated_lib.training.config import Config
+from dilated_lib.training.run import Run, begin, require_same
 
 __all__ = ["train"]
 

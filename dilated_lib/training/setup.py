@@ -12,8 +12,8 @@ from dilated_lib.networks.baselines import Peer
 from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.networks.vgg import fill
 from dilated_lib.networks.weights import load
-from dilated_lib.recipes import Config
-from dilated_lib.stages import Stage
+from dilated_lib.training.config import Config
+from dilated_lib.training.loss import Stage
 
 __all__ = ["build_network", "build_optimizer", "check_start", "learning_rate"]
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from dilated_lib.data.labelled import VOID
 from dilated_lib.networks.baselines import Peer
 from dilated_lib.networks.dilated import DilatedNetwork
-from dilated_lib.recipes import Recipe
+from dilated_lib.training.config import Recipe
 
 __all__ = ["Stage", "layout", "median_frequency_weights"]
 
@@ -21,7 +21,7 @@ class Stage(nn.Module):
     over processes. ``frozen`` keeps the front end as it is, and in evaluation.
 
     >>> from dilated_lib.networks.architecture import Architecture
-    >>> from dilated_lib.recipes import PAPER
+    >>> from dilated_lib.training.config import PAPER
     >>> two = {"road": (128, 64, 128), "sky": (128, 128, 128)}
     >>> kind = Architecture(palette=two, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)
     >>> stage, labels = Stage(kind.build(), PAPER), torch.zeros(1, 16, 24)
