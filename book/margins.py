@@ -27,7 +27,7 @@ import torch
 from IPython.core.inputtransformer2 import TransformerManager
 
 import dilated_lib as dl
-from dilated_lib.claims import Claim, collected
+from dilated_lib.experiments.claims import Claim, collected
 from dilated_lib.records import Record, device_name, write
 
 ROOT = Path(__file__).parents[1]

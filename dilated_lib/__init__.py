@@ -8,35 +8,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dilated_lib import changes as changes
-    from dilated_lib import claims as claims
     from dilated_lib import commands as commands
-    from dilated_lib import comparisons as comparisons
     from dilated_lib import data as data
-    from dilated_lib import differences as differences
     from dilated_lib import dilation as dilation
-    from dilated_lib import drives as drives
     from dilated_lib import experiments as experiments
     from dilated_lib import explorer as explorer
-    from dilated_lib import fidelity as fidelity
     from dilated_lib import fields as fields
-    from dilated_lib import heads as heads
     from dilated_lib import networks as networks
-    from dilated_lib import plans as plans
     from dilated_lib import plot as plot
     from dilated_lib import prediction as prediction
-    from dilated_lib import reach as reach
     from dilated_lib import records as records
-    from dilated_lib import starts as starts
-    from dilated_lib import throughput as throughput
     from dilated_lib import training as training
-    from dilated_lib import traps as traps
-    from dilated_lib.claims import claim as claim
     from dilated_lib.data.sets import open_data as open_data
-    from dilated_lib.differences import difference as difference
     from dilated_lib.dilation.five_ways import dilate as dilate
     from dilated_lib.dilation.layer import DilatedConv2d as DilatedConv2d
     from dilated_lib.dilation.remove_stride import remove_stride_ as remove_stride_
+    from dilated_lib.experiments.claims import claim as claim
+    from dilated_lib.experiments.differences import difference as difference
     from dilated_lib.explorer import Explorer as Explorer
     from dilated_lib.fields.arithmetic import ReceptiveField as ReceptiveField
     from dilated_lib.fields.arithmetic import Window as Window
@@ -74,14 +62,14 @@ _HOME = {
     "compose": "fields.arithmetic",
     "ReceptiveField": "fields.arithmetic",
     "Window": "fields.arithmetic",
-    "claim": "claims",
+    "claim": "experiments.claims",
     "ContextModule": "networks.context",
     "identity_": "networks.context",
     "DilatedConv2d": "dilation.layer",
     "dilate": "dilation.five_ways",
     "open_data": "data.sets",
     "remove_stride_": "dilation.remove_stride",
-    "difference": "differences",
+    "difference": "experiments.differences",
     "Explorer": "explorer",
     "quick": "prediction.bfloat16",
     "evaluate": "prediction.metric",
@@ -102,29 +90,17 @@ _HOME = {
     "save": "networks.weights",
 }
 _MODULES = (
-    "changes",
-    "claims",
     "commands",
-    "comparisons",
     "data",
-    "differences",
     "dilation",
-    "drives",
     "experiments",
     "explorer",
-    "fidelity",
     "fields",
-    "heads",
     "networks",
-    "plans",
     "plot",
     "prediction",
-    "reach",
     "records",
-    "starts",
-    "throughput",
     "training",
-    "traps",
 )
 
 __all__ = [*_HOME, *_MODULES]

@@ -5,9 +5,10 @@ from typing import Any
 
 import tyro
 
-from dilated_lib import commands, starts, traps
+from dilated_lib import commands
 from dilated_lib.commands._errors import one_sentence
-from dilated_lib.experiments import erf, heads, reach
+from dilated_lib.experiments import context_starts, traps
+from dilated_lib.experiments.context_heads import erf, heads, reach
 
 if __name__ == "__main__":
     told = one_sentence()  # as the commands tell what is wrong
@@ -22,7 +23,7 @@ if __name__ == "__main__":
         "erf": told(erf),
         "heads": told(heads),
         "reach": told(reach),
-        "starts": told(starts.measure),
+        "starts": told(context_starts.measure),
         "traps": told(traps.measure),
         "changes": commands.changes,
         "throughput": commands.throughput,

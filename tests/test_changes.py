@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import dilated_lib as dl
-from dilated_lib.changes import changes, label_map, without_context
 from dilated_lib.data.palettes import CAMVID
+from dilated_lib.experiments.context_effect import changes, label_map, without_context
 from dilated_lib.networks.architecture import Architecture
 from dilated_lib.prediction.segmentation import probabilities
 

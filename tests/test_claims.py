@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dilated_lib import records
-from dilated_lib.claims import claim, collected, table
+from dilated_lib.experiments.claims import claim, collected, table
 
 ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("margins", ROOT / "book" / "margins.py")

@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import dilated_lib as dl
-from dilated_lib import experiments, heads
-from dilated_lib.changes import without_context
 from dilated_lib.data.labelled import VOID
 from dilated_lib.data.palettes import CAMVID
 from dilated_lib.data.scenes import ShapeScenes
+from dilated_lib.experiments import context_heads, stored_logits
+from dilated_lib.experiments.context_effect import without_context
 from dilated_lib.networks.architecture import Architecture, small_network
 from dilated_lib.prediction.segmentation import probabilities
 
@@ -28,7 +28,9 @@ def seeded(seed=0):
 
 def as_stored(maps, labels):
     """Logits with labels, each picture a drive of its own."""
-    return heads.Logits(maps, labels, tuple(f"drive{n}_0" for n in range(len(maps))))
+    return stored_logits.Logits(
+        maps, labels, tuple(f"drive{n}_0" for n in range(len(maps)))
+    )
 
 
 def drawn(*shape, seed=0):
@@ -37,7 +39,7 @@ def drawn(*shape, seed=0):
 
 def test_stored_are_the_front_ends_logits_of_a_picture_and_its_mirror_image():
     network, data = small_network(), ShapeScenes(2, seed=3)
-    stored = heads.store(network, data, mirrored=True)
+    stored = stored_logits.store(network, data, mirrored=True)
     assert stored.maps.shape == (4, 11, 8, 12) and not stored.maps.requires_grad
     assert stored.labels.shape == (4, 64, 96) and stored.labels.dtype == torch.uint8
     assert stored.names == tuple(data.name(index) for index in (0, 0, 1, 1))
@@ -56,14 +58,14 @@ def test_stored_are_the_front_ends_logits_of_a_picture_and_its_mirror_image():
 
 
 def test_without_mirror_images_there_is_one_map_a_picture():
-    stored = heads.store(small_network(), ShapeScenes(2))
+    stored = stored_logits.store(small_network(), ShapeScenes(2))
     assert len(stored.maps) == len(stored.labels) == 2
 
 
 def test_a_picture_must_have_whole_cells():
     data = [(torch.zeros(3, 64, 97), torch.zeros(64, 97))]
     with pytest.raises(ValueError, match="multiples of 8, got 64 × 97 pixels"):
-        heads.store(small_network(), data)
+        stored_logits.store(small_network(), data)
 
 
 def test_a_module_learns_from_the_pixel_next_to_the_centre_of_a_cell():
@@ -72,7 +74,7 @@ def test_a_module_learns_from_the_pixel_next_to_the_centre_of_a_cell():
     labels[:, 4::8, 4::8] = maps.argmax(1).to(torch.uint8)
     module = nn.Conv2d(4, 4, 1)
     data = as_stored(maps, labels)
-    losses = heads.fit(
+    losses = stored_logits.fit(
         module, data, steps=300, batch=3, learning_rate=0.1, generator=seeded()
     )
     assert len(losses) == 300 and losses[-1] < 0.2 * losses[0]
@@ -90,7 +92,7 @@ def test_weights_of_classes_count():
         weights[heavy] = 4
         module = nn.Conv2d(2, 2, 1)
         options = {"steps": 100, "learning_rate": 0.1, "generator": seeded()}
-        heads.fit(module, data, weights=weights, **options)
+        stored_logits.fit(module, data, weights=weights, **options)
         assert (module(data.maps).argmax(1) == heavy).all()
 
 
@@ -100,13 +102,15 @@ def test_training_depends_on_its_generator_alone():
     for seed in (0, 0, 1):
         module = dl.ContextModule(3, dilations=(1, 2))
         module.reset_parameters(generator=seeded())
-        losses = heads.fit(module, data, steps=5, batch=4, generator=seeded(seed))
+        losses = stored_logits.fit(
+            module, data, steps=5, batch=4, generator=seeded(seed)
+        )
         ends.append(losses)
     assert ends[0] == ends[1] != ends[2]
 
 
 def test_all_maps_are_used_before_one_comes_again():
-    batches = [*heads._batches(10, 4, 5, seeded())]
+    batches = [*stored_logits._batches(10, 4, 5, seeded())]
     seen = torch.cat(batches)
     assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == [*range(10)]
     assert all(len(one) == 4 for one in batches)
@@ -116,7 +120,9 @@ def test_scores_are_those_of_predictions_up_to_the_last_cell():
     """``probabilities`` has one cell more to interpolate towards, at two borders."""
     network = without_context(small_network())
     data = ShapeScenes(3)
-    found = heads.score(nn.Identity(), heads.store(network, data), (*network.palette,))
+    found = stored_logits.score(
+        nn.Identity(), stored_logits.store(network, data), (*network.palette,)
+    )
     network.upsampling = "half_pixel"
     wanted = dl.evaluate(
         lambda images: probabilities(network, images),
@@ -134,7 +140,7 @@ def test_void_does_not_count_and_a_batch_is_as_good_as_one():
     with torch.no_grad():
         grown = F.interpolate(maps, scale_factor=8, mode="bilinear").argmax(1)
     right = (grown == labels)[:, 5:].float().mean().item()
-    found = heads.score(nn.Identity(), as_stored(maps, labels), CLASSES)
+    found = stored_logits.score(nn.Identity(), as_stored(maps, labels), CLASSES)
     assert found.accuracy == pytest.approx(100 * right, abs=0.01)
     for number, drive in enumerate(found.drives.values()):
         right = (grown == labels)[number, 5:].float().mean().item()
@@ -159,7 +165,7 @@ def streets(tmp_path):
 
 def test_the_command_records_the_front_end_and_each_module(streets, tmp_path):
     out = tmp_path / "heads.json"
-    experiments.heads(out, data=str(streets), seeds=2, steps=3)
+    context_heads.heads(out, data=str(streets), seeds=2, steps=3)
     found = json.loads(out.read_text())
     modules = {"basic": 67, "no dilation 16": 35, "no dilation": 15, "no neighbours": 1}
     assert [one["experiment"] for one in found] == [
@@ -171,8 +177,8 @@ def test_the_command_records_the_front_end_and_each_module(streets, tmp_path):
     network = without_context(small_network())
     data = dl.open_data(str(streets))
     for split in ("val", "test"):
-        stored = heads.store(network, data.split(split))
-        wanted = heads.score(nn.Identity(), stored, (*network.palette,))
+        stored = stored_logits.store(network, data.split(split))
+        wanted = stored_logits.score(nn.Identity(), stored, (*network.palette,))
         assert found[0]["metrics"][split] == asdict(wanted)
 
 
@@ -181,10 +187,12 @@ def test_one_seed_draws_one_start_and_one_order_for_layers_of_the_same_shapes():
     starts, orders = {}, {}
     for name in ("basic", "no dilation", "no dilation 16"):
         generator = seeded()
-        module = dl.ContextModule(11, dilations=experiments.HEADS[name][1])
+        module = dl.ContextModule(11, dilations=context_heads.HEADS[name][1])
         module.reset_parameters(generator=generator)
         starts[name] = [*module.parameters()]
-        orders[name] = torch.cat([*heads._batches(734, 8, 50, generator)]).tolist()
+        orders[name] = torch.cat(
+            [*stored_logits._batches(734, 8, 50, generator)]
+        ).tolist()
     for one, other in zip(starts["basic"], starts["no dilation"], strict=True):
         assert torch.equal(one, other)
     assert orders["basic"] == orders["no dilation"] != orders["no dilation 16"]
@@ -197,18 +205,18 @@ def test_the_front_end_may_be_that_of_another_network(streets, tmp_path):
     network, path = kind.build(), tmp_path / "other.safetensors"
     dl.save_network(network, kind, path)
     out = tmp_path / "heads.json"
-    experiments.heads(out, data=str(streets), network=path, seeds=1, steps=1)
+    context_heads.heads(out, data=str(streets), network=path, seeds=1, steps=1)
     front, *modules = json.loads(out.read_text())
     assert {one["config"]["network"] for one in modules} == {"other.safetensors"}
-    stored = heads.store(network, dl.open_data(str(streets)).split("val"))
-    wanted = heads.score(nn.Identity(), stored, (*network.palette,))
+    stored = stored_logits.store(network, dl.open_data(str(streets)).split("val"))
+    wanted = stored_logits.score(nn.Identity(), stored, (*network.palette,))
     assert front["metrics"]["val"] == asdict(wanted)
 
 
 def test_other_classes_are_refused(streets, tmp_path):
     (streets / "classes.txt").write_text("\n".join("abcdefghijk"))
     with pytest.raises(ValueError, match=r"classes are building, tree, .* are a, b, c"):
-        experiments.heads(tmp_path / "heads.json", data=str(streets))
+        context_heads.heads(tmp_path / "heads.json", data=str(streets))
     assert not (tmp_path / "heads.json").exists()
 
 
@@ -216,13 +224,13 @@ def test_a_network_that_enlarges_its_pictures_is_refused():
     network = small_network()
     network.scale = 1.5
     with pytest.raises(ValueError, match=r"scale must be 1, got 1\.5"):
-        heads.store(network, ShapeScenes(1))
+        stored_logits.store(network, ShapeScenes(1))
 
 
 def test_no_maps_are_refused():
     nothing = as_stored(torch.zeros(0, 3, 4, 5), torch.zeros(0, 32, 40))
     with pytest.raises(ValueError, match=r"maps to train on, got .*\[0, 3, 4, 5\]"):
-        heads.fit(nn.Conv2d(3, 3, 1), nothing, steps=3, generator=seeded())
+        stored_logits.fit(nn.Conv2d(3, 3, 1), nothing, steps=3, generator=seeded())
 
 
 def test_the_books_records_are_of_one_run_of_the_command():

@@ -11,9 +11,16 @@ from training_runs import TINY
 import dilated_lib as dl
 from dilated_lib.commands import plan
 from dilated_lib.dilation.cost import Timing
+from dilated_lib.experiments.plan import (
+    TIERS,
+    Planned,
+    execute,
+    next_run,
+    planned,
+    state,
+)
+from dilated_lib.experiments.throughput import operations, throughput, training_step
 from dilated_lib.networks.weights import read_weights
-from dilated_lib.plans import TIERS, Planned, execute, next_run, planned, state
-from dilated_lib.throughput import operations, throughput, training_step
 from dilated_lib.training.setup import build_network
 
 
@@ -56,7 +63,7 @@ def small_plan(weights="imagenet"):
 
 
 def test_a_plan_is_done_once_and_gathers_records(tmp_path, monkeypatch):
-    monkeypatch.setattr("dilated_lib.plans.planned", small_plan)
+    monkeypatch.setattr("dilated_lib.experiments.plan.planned", small_plan)
     runs, out = tmp_path / "runs", tmp_path / "out"
     first = execute("imagenet", runs=runs, out=out)
     assert [one.experiment for one in first] == ["shapes/front", "shapes/front + basic"]
@@ -75,7 +82,7 @@ def test_a_plan_is_done_once_and_gathers_records(tmp_path, monkeypatch):
 
 
 def test_a_plan_stops_in_time_and_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("dilated_lib.plans.planned", small_plan)
+    monkeypatch.setattr("dilated_lib.experiments.plan.planned", small_plan)
     runs, out = tmp_path / "runs", tmp_path / "out"
     assert execute("imagenet", runs=runs, out=out, minutes=1e-9) == []
     assert [*runs.rglob("*.pt")] and not [*runs.rglob("record.json")]
@@ -92,7 +99,7 @@ def test_an_unknown_tier_is_refused(tmp_path):
 def test_the_next_run_is_the_first_that_is_neither_done_nor_waiting(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("dilated_lib.plans.planned", small_plan)
+    monkeypatch.setattr("dilated_lib.experiments.plan.planned", small_plan)
     runs, out = tmp_path / "runs", tmp_path / "out"
     front, head, small = small_plan()
     states = [state(one, runs) for one in (front, head, small)]
@@ -117,8 +124,8 @@ def test_the_next_run_is_the_first_that_is_neither_done_nor_waiting(
 def test_the_list_has_each_question_once_and_the_cost_of_each_run(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("dilated_lib.plans.planned", small_plan)
-    monkeypatch.setattr("dilated_lib.plans.rate", lambda: 1e6)
+    monkeypatch.setattr("dilated_lib.experiments.plan.planned", small_plan)
+    monkeypatch.setattr("dilated_lib.experiments.plan.rate", lambda: 1e6)
     plan(runs=tmp_path)
     printed = capsys.readouterr().out
     assert printed.count(TIERS["imagenet"]) == printed.count(TIERS["small"]) == 1
@@ -157,7 +164,7 @@ def test_a_step_reads_a_margin_only_where_the_front_end_does_not_pad(monkeypatch
             lambda _, args, __, seen=seen: seen.append(args[0].shape)
         )
         monkeypatch.setattr(
-            "dilated_lib.throughput.build_network",
+            "dilated_lib.experiments.throughput.build_network",
             lambda *_, network=network: (network, None, set()),
         )
         training_step(config)()
@@ -173,7 +180,7 @@ def test_throughput_compares_steps_with_the_product_and_with_each_other(
             function()
         return {name: Timing(20.0 + len(name), 0.5) for name in functions}
 
-    monkeypatch.setattr("dilated_lib.throughput.measure", once)
+    monkeypatch.setattr("dilated_lib.experiments.throughput.measure", once)
     out = tmp_path / "t.json"
     zeros = replace(TINY, padding="zeros")
     throughput(out, {"zeros": zeros, "margin": replace(zeros, padding="none")}, side=99)

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dilated_lib as dl
-from dilated_lib import comparisons, fidelity
 from dilated_lib.dilation import cost
+from dilated_lib.experiments import precision, speed
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.prediction import bfloat16
 
@@ -174,7 +174,7 @@ def timings(monkeypatch):
 
 
 def test_the_librarys_gradients_are_right_where_torchs_may_be_anything():
-    errors = fidelity.gradient_errors(torch.device("cpu"), (2,))
+    errors = precision.gradient_errors(torch.device("cpu"), (2,))
     assert [*errors] == ["torch", "library"] and [*errors["torch"]] == ["2"]
     assert errors["library"]["2"] < 0.01  # eight bits of mantissa
 
@@ -182,7 +182,7 @@ def test_the_librarys_gradients_are_right_where_torchs_may_be_anything():
 def test_the_command_records_medians_over_rounds(tmp_path, timings, monkeypatch):
     monkeypatch.setattr(comparisons, "gradient_errors", lambda *_: {"library": {}})
     out = tmp_path / "speed.json"
-    comparisons.speed(out, seconds=0.5, rounds=3, data="shapes", small=True)
+    speed.speed(out, seconds=0.5, rounds=3, data="shapes", small=True)
     rows = json.loads(out.read_text())
     names = [row["experiment"] for row in rows]
     assert set(names) == {
@@ -229,5 +229,5 @@ def test_what_cannot_be_measured_is_refused_before_it_is(
 ):
     asked = {"seconds": 0.5, "rounds": 1, "data": None, "small": True} | wrong
     with pytest.raises(ValueError, match=message):
-        comparisons.speed(tmp_path / "speed.json", **asked)
+        speed.speed(tmp_path / "speed.json", **asked)
     assert timings == [] and not any(tmp_path.iterdir())

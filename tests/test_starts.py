@@ -8,13 +8,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dilated_lib import records, starts
+from dilated_lib import records
 from dilated_lib.data.scenes import ShapeScenes
 from dilated_lib.data.shapes import Shapes
-from dilated_lib.heads import Logits
-from dilated_lib.reach import Maps
-from dilated_lib.reach import fit as fit_with_adam
-from dilated_lib.starts import fit, front_end, initialised, judge, measure, unseen
+from dilated_lib.experiments import context_starts
+from dilated_lib.experiments.context_starts import (
+    fit,
+    front_end,
+    initialised,
+    judge,
+    measure,
+    unseen,
+)
+from dilated_lib.experiments.shape_training import Maps
+from dilated_lib.experiments.shape_training import fit as fit_with_adam
+from dilated_lib.experiments.stored_logits import Logits
 
 PICTURES = Maps.of(Shapes(12))
 
@@ -65,13 +73,13 @@ def test_the_identity_is_the_papers_and_biases_are_zero_but_for_pytorchs():
     with torch.no_grad():
         off = initialised("identity", generator=seeded())(maps) - maps
     assert 0 < off.std() < 0.2
-    for start in starts.STARTS:
+    for start in context_starts.STARTS:
         zero = all((layer.bias == 0).all() for layer in layers_of(start))
         assert zero == (start != "PyTorch's default")
 
 
 def test_a_start_is_its_seeds_alone():
-    for start in starts.STARTS:
+    for start in context_starts.STARTS:
         pairs = [
             zip(layers_of(start), layers_of(start, seed), strict=True)
             for seed in (0, 1)
@@ -135,7 +143,7 @@ def test_unseen_scenes_are_none_of_the_seen():
 
 def test_cells_without_a_positive_logit_are_counted():
     logits = torch.tensor([[1.0, -1.0, 0.0], [-3.0, -2.0, 0.0]]).view(1, 2, 1, 3)
-    assert starts._largest(logits) == {
+    assert context_starts._largest(logits) == {
         "cells": 3,
         "not above 0": 2,
         "least": -1.0,
@@ -184,7 +192,9 @@ def test_the_rate_is_chosen_on_validation_scenes_for_each_start(
         right = {"val": rate == best[start], "test": rate != best[start]}
         metrics = {split: {"inside": float(one)} for split, one in right.items()}
         config = {"steps": steps, "learning_rate": rate}
-        return starts._record(f"{optimizer}/{start}", seed, config, metrics, 0.0)
+        return context_starts._record(
+            f"{optimizer}/{start}", seed, config, metrics, 0.0
+        )
 
     monkeypatch.setattr(starts, "_trained", trained)
     out = tmp_path / "starts.json"
@@ -218,8 +228,8 @@ def test_the_small_networks_cells_are_counted_on_val_and_test(monkeypatch):
         return Logits(maps + shift[data.seed], labels, ("a_0", "b_0"))
 
     monkeypatch.setattr("dilated_lib.data.sets.open_data", lambda _: Files())
-    monkeypatch.setattr("dilated_lib.heads.store", stored)
-    found = starts._small_network("streets").metrics
+    monkeypatch.setattr("dilated_lib.experiments.stored_logits.store", stored)
+    found = context_starts._small_network("streets").metrics
     assert found["val"]["not above 0"] == int((maps.amax(1) <= 0).sum()) == 0
     assert found["test"]["not above 0"] == found["test"]["cells"] == 12
     assert [*found["val"]["front end"]["drives"]] == ["a", "b"]
@@ -247,5 +257,5 @@ def test_the_books_record_has_every_training_on_a_clean_commit():
         which = run.experiment, run.config["steps"], run.config["learning_rate"]
         seeds.setdefault(which, []).append(run.seed)
     assert all(each == [0, 1, 2, 3, 4] for each in seeds.values())
-    grid = len(starts.STARTS) * (len(starts.LEARNING_RATES) + 1)
+    grid = len(context_starts.STARTS) * (len(context_starts.LEARNING_RATES) + 1)
     assert len(seeds) == 2 * (1 + grid)

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib.data.labelled import DataSet, LabelledPictures
+from dilated_lib.experiments.context_effect import without_context
+from dilated_lib.experiments.traps import TRAPS, measure, probabilities
 from dilated_lib.prediction.segmentation import upsampled
-from dilated_lib.traps import TRAPS, measure, probabilities
 
 NETWORK = tiny(classes=11)
 NETWORK.upsampling = "half_pixel"  # as the small network's
@@ -86,7 +87,7 @@ def test_without_its_mean_a_network_is_one_whose_mean_is_zero():
 
 def test_zeros_reach_as_far_as_the_field_and_no_further():
     """A cell in the middle of a large picture sees no border: nothing changes there."""
-    large, front = picture(448, 448), dl.changes.without_context(NETWORK)
+    large, front = picture(448, 448), without_context(NETWORK)
     right, wrong = (
         probabilities(front, large, one) for one in (None, "zeros around every layer")
     )
@@ -178,8 +179,8 @@ def streets(tmp_path, monkeypatch):
             for split, pairs in files.items()
         },
     )
-    monkeypatch.setattr("dilated_lib.traps.small_network", lambda: NETWORK)
-    monkeypatch.setattr("dilated_lib.traps.open_data", lambda _: data)
+    monkeypatch.setattr("dilated_lib.experiments.traps.small_network", lambda: NETWORK)
+    monkeypatch.setattr("dilated_lib.experiments.traps.open_data", lambda _: data)
     return data
 
 

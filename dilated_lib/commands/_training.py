@@ -83,18 +83,18 @@ def plan(
             that the plan runs.
         progress: Show bars.
     """
-    from dilated_lib import plans
+    from dilated_lib.experiments import plan
 
     if tier is None and not next:
         return _list(runs)
     with one_sentence():
         if next:
-            one = plans.next_run(tier or "all", runs=runs, weights=weights)
+            one = plan.next_run(tier or "all", runs=runs, weights=weights)
             if one is None:
                 return print("nothing is left to do")
-            print(f"{one.name}, seed {one.config.seed}: {plans.state(one, runs)}")
+            print(f"{one.name}, seed {one.config.seed}: {plan.state(one, runs)}")
             deadline = time.monotonic() + 60 * minutes if minutes else None
-            plans.carry_out(
+            plan.carry_out(
                 one,
                 runs=runs,
                 out=out,
@@ -102,9 +102,9 @@ def plan(
                 rehearse=rehearse,
                 progress=progress,
             )
-            return print(f"now: {plans.state(one, runs)}")
+            return print(f"now: {plan.state(one, runs)}")
         assert tier is not None
-        plans.execute(
+        plan.execute(
             tier,
             weights=weights,
             runs=runs,
@@ -117,21 +117,21 @@ def plan(
 
 def _list(runs: Path) -> None:
     """Every run of the plan: TFLOP, hours on this machine, state."""
-    from dilated_lib import plans
+    from dilated_lib.experiments import plan
 
-    rate = plans.rate()
+    rate = plan.rate()
     print(f"{rate / 1e12:.2f} TFLOP/s in a training step of the padded front end, here")
     print(f"{'run':46}{'seed':>5}{'TFLOP':>9}{'hours':>8}  state")
     question, costs = "", {}
-    for one in plans.planned():
-        if question != plans.TIERS[one.tier]:
-            question = plans.TIERS[one.tier]
+    for one in plan.planned():
+        if question != plan.TIERS[one.tier]:
+            question = plan.TIERS[one.tier]
             print(f"\n{one.tier}: {question}")
         if one.name not in costs:
             costs[one.name] = one.tflop
         cost, hours = costs[one.name], 1e12 * costs[one.name] / rate / 3600
         row = f"{one.name:46}{one.config.seed:>5}{cost:>9.0f}{hours:>8.1f}"
-        print(f"{row}  {plans.state(one, runs)}")
+        print(f"{row}  {plan.state(one, runs)}")
 
 
 def changes(
@@ -152,7 +152,7 @@ def changes(
         weights: A network that was trained jointly; the small one by default.
         every: Keep every so many rows and columns of the label maps.
     """
-    from dilated_lib import changes as module
+    from dilated_lib.experiments import context_effect as module
 
     with one_sentence():
         module.changes(out, data=data, weights=weights, every=every)
@@ -175,11 +175,11 @@ def throughput(
     """
     import torch
 
-    from dilated_lib import plans
-    from dilated_lib import throughput as module
+    from dilated_lib.experiments import plan
+    from dilated_lib.experiments import throughput as module
 
     gpu = torch.cuda.is_available()
-    runs = {one.name: one.config for one in plans.planned()}
+    runs = {one.name: one.config for one in plan.planned()}
     names = ("imagenet/front", "scratch/deeplabv3_resnet50")
     configs = {name: runs[f"camvid/{name}"] for name in names}
     if not gpu:
@@ -207,7 +207,7 @@ def speed(
             the small network's label.
         small: Narrow layers and networks, to see that it runs.
     """
-    from dilated_lib import comparisons
+    from dilated_lib.experiments import speed
 
     with one_sentence():
-        comparisons.speed(out, seconds=seconds, rounds=rounds, data=data, small=small)
+        speed.speed(out, seconds=seconds, rounds=rounds, data=data, small=small)

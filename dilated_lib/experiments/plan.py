@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from dilated_lib.dilation.cost import measure
+from dilated_lib.experiments.throughput import operations, training_step
 from dilated_lib.networks.architecture import open_network, save_network
 from dilated_lib.prediction.bfloat16 import has_bfloat16
 from dilated_lib.records import Record, write
-from dilated_lib.throughput import operations, training_step
 from dilated_lib.training.config import MODERN, PAPER, Config
 from dilated_lib.training.loop import train
 
@@ -286,7 +286,7 @@ def carry_out(
 
     >>> from unittest.mock import patch
     >>> one = next_run("padded", runs=Path("nowhere"))
-    >>> with patch("dilated_lib.plans.train", return_value=None) as out_of_time:
+    >>> with patch("dilated_lib.experiments.plan.train", return_value=None) as out_of_time:
     ...     carry_out(one, runs=Path("runs"), out=Path("results"))
     >>> out_of_time.call_args.kwargs["experiment"]
     'camvid/imagenet/padded front'
@@ -358,7 +358,7 @@ def rate() -> float:
     >>> from unittest.mock import patch
     >>> from dilated_lib.dilation.cost import Timing
     >>> second = {"step": Timing(median_ms=1000.0, spread_ms=0.0)}  # made up
-    >>> with patch("dilated_lib.plans.measure", return_value=second):
+    >>> with patch("dilated_lib.experiments.plan.measure", return_value=second):
     ...     print(f"{rate() / 1e12:.2f} TFLOP/s")
     0.32 TFLOP/s
     """

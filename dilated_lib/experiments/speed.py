@@ -17,7 +17,7 @@ from dilated_lib.data.sets import open_data
 from dilated_lib.dilation.cost import Timing, measure
 from dilated_lib.dilation.five_ways import dilate
 from dilated_lib.dilation.layer import DilatedConv2d, convolve
-from dilated_lib.fidelity import gradient_errors, same_labels
+from dilated_lib.experiments.precision import gradient_errors, same_labels
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.context import ContextModule, Variant
 from dilated_lib.networks.dilated import dilation8_pascal_voc

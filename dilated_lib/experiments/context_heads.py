@@ -10,11 +10,17 @@ import torch
 from torch import nn
 
 from dilated_lib.data.shapes import Shapes
+from dilated_lib.experiments.shape_training import (
+    Maps,
+    accuracies,
+    deepened,
+    fit,
+    front_end,
+)
 from dilated_lib.fields.arithmetic import compose
 from dilated_lib.fields.paths import effective_receptive_field
 from dilated_lib.fields.tracing import receptive_field
 from dilated_lib.networks.context import ContextModule
-from dilated_lib.reach import Maps, accuracies, deepened, fit, front_end
 from dilated_lib.records import Record, device_name, write
 
 __all__ = ["erf", "heads", "reach"]
@@ -132,9 +138,11 @@ def heads(
         seeds: Trainings of each module, with the seeds 0, 1, …
         steps: Steps of training, eight maps each.
     """
-    from dilated_lib import heads as on_logits  # the other commands start faster
     from dilated_lib.data.labelled import class_counts
     from dilated_lib.data.sets import open_data
+    from dilated_lib.experiments import (
+        stored_logits as on_logits,  # the other commands start faster
+    )
     from dilated_lib.networks.architecture import open_network, small_network
     from dilated_lib.training.loss import median_frequency_weights
 

@@ -1,6 +1,6 @@
 """How should a context module start? Ways to begin, each at its best learning rate.
 
-The task is that of :mod:`~dilated_lib.reach`: a front end that sees one pixel, and a
+The task is that of :mod:`~dilated_lib.experiments.shape_training`: a front end that sees one pixel, and a
 context module on its stored logits. Both are trained with one optimizer, Adam or SGD
 with momentum. Before the first step, the identity passes on max(x, 0) of the logits,
 so this module also counts where that loses the winner: in cells without a logit > 0.
@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 
 from dilated_lib.data.shapes import Shapes
+from dilated_lib.experiments.shape_training import Maps, descend
 from dilated_lib.networks.context import ContextModule
-from dilated_lib.reach import Maps, descend
 from dilated_lib.records import Record, device_name, write
 
 __all__ = [
@@ -107,7 +107,7 @@ def fit(
     learning_rate: float,
     generator: torch.Generator,
 ) -> list[float]:
-    """Train as :func:`~dilated_lib.reach.fit` does, with one of OPTIMIZERS; the losses.
+    """Train as :func:`~dilated_lib.experiments.shape_training.fit` does, with one of OPTIMIZERS; the losses.
 
     >>> data, draw = Maps.of(Shapes(2)), torch.Generator().manual_seed(0)
     >>> how = {"optimizer": "SGD", "steps": 5, "learning_rate": 0.1}
@@ -299,7 +299,7 @@ def _trained(
 def _small_network(data: str) -> Record:
     """Of the small network's front end: its cells, and its scores after max(x, 0)."""
     from dilated_lib.data.sets import open_data
-    from dilated_lib.heads import score, store
+    from dilated_lib.experiments.stored_logits import score, store
     from dilated_lib.networks.architecture import (
         small_network,  # the shapes need none of these
     )

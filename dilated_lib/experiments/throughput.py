@@ -39,7 +39,7 @@ def throughput(
     >>> from unittest.mock import patch
     >>> from dilated_lib.dilation.cost import Timing
     >>> times = {"product": Timing(2.0, 0.1), "tiny": Timing(5.0, 0.1)}  # made up
-    >>> clock = patch("dilated_lib.throughput.measure", return_value=times)
+    >>> clock = patch("dilated_lib.experiments.throughput.measure", return_value=times)
     >>> tiny = Config(data="shapes", width=4, fc_channels=8, batch=2, cells=(2, 2))
     >>> with TemporaryDirectory() as folder, clock:
     ...     file = Path(folder) / "steps.json"
