@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dilated_lib import commands as commands
+    from dilated_lib import cli as cli
     from dilated_lib import data as data
     from dilated_lib import dilation as dilation
     from dilated_lib import experiments as experiments
@@ -90,7 +90,7 @@ _HOME = {
     "save": "networks.weights",
 }
 _MODULES = (
-    "commands",
+    "cli",
     "data",
     "dilation",
     "experiments",

@@ -5,28 +5,28 @@ from typing import Any
 
 import tyro
 
-from dilated_lib import commands
-from dilated_lib.commands._errors import one_sentence
+from dilated_lib import cli
+from dilated_lib.cli.errors import one_sentence
 from dilated_lib.experiments import context_starts, traps
 from dilated_lib.experiments.context_heads import erf, heads, reach
 
 if __name__ == "__main__":
     told = one_sentence()  # as the commands tell what is wrong
     every: dict[str, Callable[..., Any]] = {
-        "rf": commands.rf,
-        "sizes": commands.sizes,
-        "segment": commands.segment,
-        "evaluate": commands.evaluate,
-        "train": commands.train,
-        "plan": commands.plan,
-        "download": commands.download,
+        "rf": cli.rf,
+        "sizes": cli.sizes,
+        "segment": cli.segment,
+        "evaluate": cli.evaluate,
+        "train": cli.train,
+        "plan": cli.plan,
+        "download": cli.download,
         "erf": told(erf),
         "heads": told(heads),
         "reach": told(reach),
         "starts": told(context_starts.measure),
         "traps": told(traps.measure),
-        "changes": commands.changes,
-        "throughput": commands.throughput,
-        "speed": commands.speed,
+        "changes": cli.changes,
+        "throughput": cli.throughput,
+        "speed": cli.speed,
     }
     tyro.extras.subcommand_cli_from_dict(every, description=__doc__)

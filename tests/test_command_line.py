@@ -8,7 +8,7 @@ import sys
 import pytest
 from torch import nn
 
-from dilated_lib.commands import rf, sizes
+from dilated_lib.cli import rf, sizes
 
 
 def halved():

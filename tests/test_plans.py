@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_runs import TINY
 
 import dilated_lib as dl
-from dilated_lib.commands import plan
+from dilated_lib.cli import plan
 from dilated_lib.dilation.cost import Timing
 from dilated_lib.experiments.plan import (
     TIERS,

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import dilated_lib as dl
-from dilated_lib.commands import segment
+from dilated_lib.cli import segment
 from dilated_lib.prediction.bfloat16 import quick
 from dilated_lib.prediction.segmentation import probabilities
 

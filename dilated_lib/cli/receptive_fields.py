@@ -4,7 +4,7 @@ from json import dumps
 from math import inf
 from typing import Any
 
-from dilated_lib.commands._errors import one_sentence
+from dilated_lib.cli.errors import one_sentence
 from dilated_lib.fields.arithmetic import ReceptiveField
 from dilated_lib.fields.input_sizes import input_sizes
 from dilated_lib.fields.tracing import named_network, receptive_field

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from dilated_lib.commands._errors import one_sentence
+from dilated_lib.cli.errors import one_sentence
 from dilated_lib.networks import dilated
 from dilated_lib.networks.architecture import open_network, small_network
 from dilated_lib.networks.weights import load

@@ -3,9 +3,9 @@
 Each ends with exit code 2 and one sentence where something does not fit.
 """
 
-from dilated_lib.commands._analysis import rf, sizes
-from dilated_lib.commands._pictures import download, evaluate, segment
-from dilated_lib.commands._training import changes, plan, speed, throughput, train
+from dilated_lib.cli.pictures import download, evaluate, segment
+from dilated_lib.cli.receptive_fields import rf, sizes
+from dilated_lib.cli.training import changes, plan, speed, throughput, train
 
 __all__ = [
     "changes",

@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from dilated_lib.commands._errors import one_sentence
+from dilated_lib.cli.errors import one_sentence
 from dilated_lib.training.config import MODERN, PAPER, Config
 
 __all__ = ["changes", "plan", "throughput", "train"]
