@@ -14,6 +14,7 @@ from torch import nn
 
 import dilated_lib as dl
 from dilated_lib.cli import segment
+from dilated_lib.prediction import bfloat16
 from dilated_lib.prediction.bfloat16 import quick
 from dilated_lib.prediction.segmentation import probabilities
 
@@ -423,7 +424,7 @@ def test_the_quick_command_computes_with_the_quick_network(files, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     made = []
     real = quick
-    monkeypatch.setattr(dl.inference, "quick", lambda net: made.append(1) or real(net))
+    monkeypatch.setattr(bfloat16, "quick", lambda net: made.append(1) or real(net))
     run(files)
     assert made == []
     run(files, quick=True, output=files / "quick.png")

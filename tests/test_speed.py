@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dilated_lib as dl
-from dilated_lib.dilation import cost
+from dilated_lib.dilation.cost import Cost, Timing, activations, cost, measure
 from dilated_lib.experiments import precision, speed
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.prediction import bfloat16
@@ -34,29 +34,29 @@ def test_operations_are_those_that_torch_counts():
         x = torch.zeros(3, conv.in_channels, 19, 23)
         with FlopCounterMode(display=False) as counter:
             out = conv(x)
-        cost = cost.cost(conv, (19, 23), batch=3)
-        assert cost.operations == counter.get_total_flops()
-        assert cost.bytes == 4 * (x.numel() + conv.weight.numel() + out.numel())
-        assert cost.cost(conv, (19, 23), batch=3, number=2).bytes * 2 == cost.bytes
+        counted = cost(conv, (19, 23), batch=3)
+        assert counted.operations == counter.get_total_flops()
+        assert counted.bytes == 4 * (x.numel() + conv.weight.numel() + out.numel())
+        assert cost(conv, (19, 23), batch=3, number=2).bytes * 2 == counted.bytes
 
 
 def test_the_dilation_changes_no_operation():
     costs = {
-        cost.cost(nn.Conv2d(21, 21, 3, padding=d, dilation=d), (64, 64))
+        cost(nn.Conv2d(21, 21, 3, padding=d, dilation=d), (64, 64))
         for d in (1, 2, 4, 8, 16)
     }
-    assert costs == {cost.Cost(32_514_048, 704_004)}
+    assert costs == {Cost(32_514_048, 704_004)}
 
 
 def test_what_has_no_cost_is_refused():
     with pytest.raises(ValueError, match="padding must be in numbers, got 'same'"):
-        cost.cost(nn.Conv2d(1, 1, 3, padding="same"), (8, 8))
+        cost(nn.Conv2d(1, 1, 3, padding="same"), (8, 8))
     with pytest.raises(ValueError, match="larger than the padded input"):
-        cost.cost(nn.Conv2d(1, 1, 3, dilation=4), (8, 9))
+        cost(nn.Conv2d(1, 1, 3, dilation=4), (8, 9))
 
 
 def test_times_are_told_apart():
-    found = cost.measure(
+    found = measure(
         {"short": lambda: time.sleep(0.002), "long": lambda: time.sleep(0.006)},
         seconds=0.2,
         turns=2,
@@ -75,7 +75,7 @@ def test_activations_are_what_the_layers_give():
     for layer in net:
         x = layer(x)
         counted += x.numel() * (not isinstance(layer, nn.ReLU))
-    assert cost.activations(net.to("meta"), (3, 12, 14)) == counted
+    assert activations(net.to("meta"), (3, 12, 14)) == counted
     assert not any(layer._forward_hooks for layer in net)
 
 
@@ -88,7 +88,7 @@ def photo():
 
 @pytest.mark.parametrize("has", [False, True])
 def test_the_quick_network_predicts_the_same(monkeypatch, photo, has):
-    monkeypatch.setattr(inference, "has_bfloat16", lambda: has)
+    monkeypatch.setattr(bfloat16, "has_bfloat16", lambda: has)
     network = small_network()
     before = {name: one.clone() for name, one in network.state_dict().items()}
     ready = dl.quick(network)
@@ -112,14 +112,14 @@ def test_the_quick_network_predicts_the_same(monkeypatch, photo, has):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_the_quick_network_of_one_in_another_precision(monkeypatch, photo, dtype):
-    monkeypatch.setattr(inference, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(bfloat16, "has_bfloat16", lambda: True)
     wanted = dl.predict(photo, dl.quick(small_network())).labels
     found = dl.predict(photo, dl.quick(small_network().to(dtype))).labels
     assert (found == wanted).mean() > 0.99
 
 
 def test_only_the_middle_of_the_front_end_is_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(inference, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(bfloat16, "has_bfloat16", lambda: True)
     ready = dl.quick(small_network())
     low = [
         name
@@ -163,13 +163,11 @@ def timings(monkeypatch):
         assert seconds == 0.5 and turns > 1
         for function in functions.values():
             function()
-        taken.append(
-            {n: cost.Timing(draw.uniform(1, 9), draw.random()) for n in functions}
-        )
+        taken.append({n: Timing(draw.uniform(1, 9), draw.random()) for n in functions})
         return taken[-1]
 
-    monkeypatch.setattr(comparisons, "measure", once)
-    monkeypatch.setattr(comparisons, "DILATIONS", (1, 2))
+    monkeypatch.setattr(speed, "measure", once)
+    monkeypatch.setattr(speed, "DILATIONS", (1, 2))
     return taken
 
 
@@ -180,7 +178,7 @@ def test_the_librarys_gradients_are_right_where_torchs_may_be_anything():
 
 
 def test_the_command_records_medians_over_rounds(tmp_path, timings, monkeypatch):
-    monkeypatch.setattr(comparisons, "gradient_errors", lambda *_: {"library": {}})
+    monkeypatch.setattr(speed, "gradient_errors", lambda *_: {"library": {}})
     out = tmp_path / "speed.json"
     speed.speed(out, seconds=0.5, rounds=3, data="shapes", small=True)
     rows = json.loads(out.read_text())

@@ -153,9 +153,9 @@ def test_cells_without_a_positive_logit_are_counted():
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(starts, "EVALUATED", 3)
-    monkeypatch.setattr(starts, "LEARNING_RATES", (0.001, 0.01))
-    monkeypatch.setattr(starts, "STARTS", ("identity", "He's"))
+    monkeypatch.setattr(context_starts, "EVALUATED", 3)
+    monkeypatch.setattr(context_starts, "LEARNING_RATES", (0.001, 0.01))
+    monkeypatch.setattr(context_starts, "STARTS", ("identity", "He's"))
 
 
 def test_a_record_for_each_training(few, tmp_path):
@@ -196,7 +196,7 @@ def test_the_rate_is_chosen_on_validation_scenes_for_each_start(
             f"{optimizer}/{start}", seed, config, metrics, 0.0
         )
 
-    monkeypatch.setattr(starts, "_trained", trained)
+    monkeypatch.setattr(context_starts, "_trained", trained)
     out = tmp_path / "starts.json"
     measure(out, seeds=1, steps=2, scenes=3)
     longer = {

@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
+from dilated_lib import networks
 from dilated_lib.cli.errors import one_sentence
-from dilated_lib.networks import dilated
 from dilated_lib.networks.architecture import open_network, small_network
 from dilated_lib.networks.weights import load
 from dilated_lib.prediction import bfloat16

@@ -94,8 +94,8 @@ class CropWithMargin(v2.Transform):  # type: ignore[misc]
     A sample becomes a picture (3, 2 · margin + stride · rows, …) and labels (stride ·
     rows, stride · columns): those of the pixels that the network's cells stand for. The
     margin is taken from the picture; beyond its border it is continued by reflection,
-    as in :func:`~dilated_lib.prediction.segmentation.predict`. A window larger than the picture has
-    void labels outside.
+    as in :func:`~dilated_lib.prediction.segmentation.predict`. A window larger than
+    the picture has void labels outside.
 
     >>> from dilated_lib.data.scenes import ShapeScenes
     >>> picture, labels = CropWithMargin((2, 3), margin=10)(ShapeScenes(1)[0])

@@ -104,7 +104,8 @@ def table(chapter: str) -> str:
     >>> row = {"config": row, "metrics": {"values": values, "untrained": [0.14]}}
     >>> from dilated_lib.records import Record
     >>> rest = {"experiment": "made up", "seed": 0, "seconds": 1.0, "device": "CPU"}
-    >>> with patch("dilated_lib.experiments.claims.read", return_value=[Record(**rest, **row)]):
+    >>> there = [Record(**rest, **row)]
+    >>> with patch("dilated_lib.experiments.claims.read", return_value=there):
     ...     print(table("09"))
     claim     bound       trained     untrained
     accuracy  > 0.9  0.95 to 0.97  0.14 to 0.14

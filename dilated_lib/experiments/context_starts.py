@@ -1,9 +1,10 @@
 """How should a context module start? Ways to begin, each at its best learning rate.
 
-The task is that of :mod:`~dilated_lib.experiments.shape_training`: a front end that sees one pixel, and a
-context module on its stored logits. Both are trained with one optimizer, Adam or SGD
-with momentum. Before the first step, the identity passes on max(x, 0) of the logits,
-so this module also counts where that loses the winner: in cells without a logit > 0.
+The task is that of :mod:`~dilated_lib.experiments.shape_training`: a front end that
+sees one pixel, and a context module on its stored logits. Both are trained with one
+optimizer, Adam or SGD with momentum. Before the first step, the identity passes on
+max(x, 0) of the logits, so this module also counts where that loses the winner: in
+cells without a logit > 0.
 """
 
 import math
@@ -107,7 +108,9 @@ def fit(
     learning_rate: float,
     generator: torch.Generator,
 ) -> list[float]:
-    """Train as :func:`~dilated_lib.experiments.shape_training.fit` does, with one of OPTIMIZERS; the losses.
+    """Train with one of OPTIMIZERS; return the losses.
+
+    All else is as in :func:`~dilated_lib.experiments.shape_training.fit`.
 
     >>> data, draw = Maps.of(Shapes(2)), torch.Generator().manual_seed(0)
     >>> how = {"optimizer": "SGD", "steps": 5, "learning_rate": 0.1}

@@ -241,7 +241,8 @@ def execute(
     the records so far are returned. ``rehearse`` takes a narrow network, eight pictures
     and two steps for each run.
 
-    Raises ValueError for an unknown tier, else as :func:`~dilated_lib.training.loop.train`.
+    Raises ValueError for an unknown tier, else as
+    :func:`~dilated_lib.training.loop.train`.
 
     >>> execute("gpu", runs=Path("runs"), out=Path("results"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -286,9 +287,9 @@ def carry_out(
 
     >>> from unittest.mock import patch
     >>> one = next_run("padded", runs=Path("nowhere"))
-    >>> with patch("dilated_lib.experiments.plan.train", return_value=None) as out_of_time:
+    >>> with patch("dilated_lib.experiments.plan.train", return_value=None) as stopped:
     ...     carry_out(one, runs=Path("runs"), out=Path("results"))
-    >>> out_of_time.call_args.kwargs["experiment"]
+    >>> stopped.call_args.kwargs["experiment"]
     'camvid/imagenet/padded front'
     """
     config = one.config

@@ -27,9 +27,10 @@ def gradient_errors(
     library's. An error is the largest difference, relative to the largest gradient.
 
     On some CPUs torch's layer reads memory that is not its own there, see
-    :class:`~dilated_lib.dilation.layer.DilatedConv2d`. What comes out is then undefined: a
-    number, "nan" or "inf", or "process ended", for which each has a process of its own.
-    So of torch's errors beyond dilation 1 there is nothing to rely on.
+    :class:`~dilated_lib.dilation.layer.DilatedConv2d`. What comes out is then
+    undefined: a number, "nan" or "inf", or "process ended", for which each has a
+    process of its own. So of torch's errors beyond dilation 1 there is nothing to rely
+    on.
 
     >>> gradient_errors(torch.device("cpu"), ())
     {'torch': {}, 'library': {}}

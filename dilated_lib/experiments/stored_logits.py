@@ -44,7 +44,8 @@ def store(
     """What a network's front end says of whole pictures, and of their mirror images.
 
     Each picture has its margin, by reflection, as in
-    :func:`~dilated_lib.prediction.segmentation.probabilities`. The network is in evaluation afterwards.
+    :func:`~dilated_lib.prediction.segmentation.probabilities`. The network is in
+    evaluation afterwards.
 
     Raises ValueError for a network that enlarges its pictures, and for a picture whose
     sides are no multiples of 8.
@@ -92,8 +93,9 @@ def fit(
 
     A cell's label is that of the pixel at 8i + 4, next to the centre of what it sees.
     ``weights`` are the classes' (C,), as of
-    :func:`~dilated_lib.training.loss.median_frequency_weights`. The learning rate rises and
-    falls once (``OneCycleLR``). Void does not count. Raises ValueError without maps.
+    :func:`~dilated_lib.training.loss.median_frequency_weights`. The learning rate
+    rises and falls once (``OneCycleLR``). Void does not count. Raises ValueError
+    without maps.
 
     >>> draw = torch.Generator().manual_seed(0)
     >>> data = Logits(torch.zeros(2, 3, 4, 5), torch.zeros(2, 32, 40), ("a", "b"))

@@ -156,8 +156,8 @@ def probabilities(
 ) -> Tensor:
     """Class probabilities (C, H, W) of a picture, with one of ``TRAPS`` or without.
 
-    Without it they are those of :func:`~dilated_lib.prediction.segmentation.predict` with one tile that
-    holds the whole picture, and with ``context="tiles"``.
+    Without it they are those of :func:`~dilated_lib.prediction.segmentation.predict`
+    with one tile that holds the whole picture, and with ``context="tiles"``.
 
     Raises ValueError for an unknown trap, for a network with a deconvolution, and for a
     picture whose sides are no multiples of 8 above the margin.

@@ -1,7 +1,7 @@
 """Receptive-field arithmetic along one axis, in whole numbers and fractions.
 
-A layer is a :class:`~dilated_lib.fields.windows.Window`; a stack of layers is composed into one
-:class:`ReceptiveField`. Everything is exact, and nothing here needs torch.
+A layer is a :class:`~dilated_lib.fields.windows.Window`; a stack of layers is composed
+into one :class:`ReceptiveField`. Everything is exact, and nothing here needs torch.
 
 The names follow Araujo, Norris and Sim, "Computing Receptive Fields of
 Convolutional Neural Networks", Distill 2019, with dilation added.

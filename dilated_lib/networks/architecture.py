@@ -30,8 +30,9 @@ class Architecture:
     ``palette`` has a colour (RGB) for the name of each class, and ``mean`` is (B, G,
     R). ``padding``, ``width``, ``fc_channels`` and ``batch_norm`` are the front end's,
     ``dilations`` the context module's, which pads zeros in each layer. ``scale`` and
-    ``upsampling`` are those of :func:`~dilated_lib.prediction.segmentation.probabilities`. A file that
-    does not mention ``padding`` has a front end without it.
+    ``upsampling`` are those of
+    :func:`~dilated_lib.prediction.segmentation.probabilities`. A file that does not
+    mention ``padding`` has a front end without it.
 
     >>> two = {"road": (128, 64, 128), "sky": (128, 128, 128)}
     >>> narrow = Architecture(palette=two, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)
@@ -51,9 +52,9 @@ class Architecture:
     upsampling: Upsampling = "released"
 
     def build(self, weights: Weights = None) -> DilatedNetwork:
-        """A new network; ``weights`` are those of :func:`~dilated_lib.networks.vgg.front_end`.
+        """A new network, whose context module starts as the identity.
 
-        Its context module starts as the identity.
+        ``weights`` are those of :func:`~dilated_lib.networks.vgg.front_end`.
         """
         classes = len(self.palette)
         front = front_end(

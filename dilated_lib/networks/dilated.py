@@ -33,7 +33,8 @@ class DilatedNetwork(nn.Module):
 
     ``forward`` takes images (N, 3, H, W), BGR, 0 to 255, minus ``mean``, and returns
     logits of the cells (N, C, h, w), or of pixels, (N, C, 8h, 8w), with ``upsample``.
-    The softmax is not part of it. For sizes see :func:`~dilated_lib.fields.input_sizes.input_sizes`.
+    The softmax is not part of it. For sizes see
+    :func:`~dilated_lib.fields.input_sizes.input_sizes`.
 
     The layers are children under the names of the released files: those of ``front``,
     its last one called ``final``; then ``prefix`` + conv1_1, conv1_2, conv2_1, …, where
@@ -43,8 +44,9 @@ class DilatedNetwork(nn.Module):
 
     ``palette`` has a colour (RGB) for the name of each class, in the order of the
     logits; ``mean`` is (B, G, R), and ``input_size`` the height and width of a tile in
-    pixels. :func:`~dilated_lib.prediction.segmentation.predict` enlarges pictures by ``scale`` first,
-    and goes from cells to pixels by ``upsampling``, "deconvolution" with ``upsample``.
+    pixels. :func:`~dilated_lib.prediction.segmentation.predict` enlarges pictures by
+    ``scale`` first, and goes from cells to pixels by ``upsampling``, "deconvolution"
+    with ``upsample``.
 
     Raises ValueError where the parts do not fit together, and in ``forward`` for an
     input of another shape or one too small for a cell.
@@ -222,8 +224,9 @@ def dilation8_pascal_voc(
     """Dilation8 for VOC 2012, 21 classes: the large context module, padded once.
 
     Released for tiles of 900 × 900. ``weights`` and ``fc_channels`` are the front
-    end's, see :func:`~dilated_lib.networks.vgg.front_end`; the context module is the identity.
-    For the released weights of the whole use :func:`~dilated_lib.networks.weights.load`.
+    end's, see :func:`~dilated_lib.networks.vgg.front_end`; the context module is the
+    identity. For the released weights of the whole use
+    :func:`~dilated_lib.networks.weights.load`.
     The colours are VOC's own.
 
     Source: ``models/dilation8_pascal_voc_deploy.prototxt`` of fyu/dilation.
