@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from dilated_lib.fields.arithmetic import ReceptiveField as ReceptiveField
     from dilated_lib.fields.arithmetic import Window as Window
     from dilated_lib.fields.arithmetic import compose as compose
+    from dilated_lib.fields.effective import (
+        effective_receptive_field as effective_receptive_field,
+    )
     from dilated_lib.fields.input_sizes import input_sizes as input_sizes
     from dilated_lib.fields.paths import coverage as coverage
     from dilated_lib.fields.paths import deviation as deviation
-    from dilated_lib.fields.paths import (
-        effective_receptive_field as effective_receptive_field,
-    )
     from dilated_lib.fields.paths import hdc_distances as hdc_distances
     from dilated_lib.fields.tracing import receptive_field as receptive_field
     from dilated_lib.fields.tracing import verify as verify
@@ -76,7 +76,7 @@ _HOME = {
     "DilatedNetwork": "networks.dilated",
     "coverage": "fields.paths",
     "deviation": "fields.paths",
-    "effective_receptive_field": "fields.paths",
+    "effective_receptive_field": "fields.effective",
     "hdc_distances": "fields.paths",
     "Config": "training.config",
     "predict": "prediction.segmentation",

@@ -8,7 +8,9 @@ import tyro
 from dilated_lib import cli
 from dilated_lib.cli.errors import one_sentence
 from dilated_lib.experiments import context_starts, traps
-from dilated_lib.experiments.context_heads import erf, heads, reach
+from dilated_lib.experiments.context_heads import heads
+from dilated_lib.experiments.context_reach import reach
+from dilated_lib.experiments.vgg_erf import erf
 
 if __name__ == "__main__":
     told = one_sentence()  # as the commands tell what is wrong

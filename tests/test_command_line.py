@@ -122,7 +122,7 @@ def test_a_command_that_fails_says_why_in_a_sentence(
 
 
 def test_the_sizes_of_a_network_and_whether_one_is_whole(capsys):
-    sizes("dilated_lib.networks.dilated:dilation7_kitti", at=(852, 1640))
+    sizes("dilated_lib.networks:dilation7_kitti", at=(852, 1640))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "height: 372 + 8n pixels give n cells, 8 pixels apart"
     assert lines[2].endswith(": 186") and lines[3] == "  852 pixels are 60 whole cells"

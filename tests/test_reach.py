@@ -13,7 +13,7 @@ from torch import nn
 import dilated_lib as dl
 from dilated_lib import records
 from dilated_lib.data.shapes import Shapes
-from dilated_lib.experiments.context_heads import STACKS, reach
+from dilated_lib.experiments.context_reach import STACKS, reach
 from dilated_lib.experiments.shape_training import (
     Maps,
     accuracies,
@@ -228,7 +228,7 @@ def test_the_command_measures_on_scenes_that_it_did_not_train_on(monkeypatch, tm
         made.append(Shapes(scenes, **others))
         return made[-1]
 
-    monkeypatch.setattr("dilated_lib.experiments.context_heads.Shapes", keep)
+    monkeypatch.setattr("dilated_lib.experiments.context_reach.Shapes", keep)
     keep.classes = Shapes.classes
     reach(tmp_path / "reach.json", seeds=0, scenes=2, test_scenes=3)
     assert [(shapes.scenes, shapes.split) for shapes in made] == [

@@ -20,7 +20,7 @@ from dilated_lib.dilation.layer import DilatedConv2d, convolve
 from dilated_lib.experiments.precision import gradient_errors, same_labels
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.context import ContextModule, Variant
-from dilated_lib.networks.dilated import dilation8_pascal_voc
+from dilated_lib.networks.released import dilation8_pascal_voc
 from dilated_lib.prediction.bfloat16 import has_bfloat16, quick
 from dilated_lib.records import Record, device_name, write
 

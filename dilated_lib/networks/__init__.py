@@ -4,7 +4,7 @@ Part III of the book. Nothing here knows how a network is trained.
 """
 
 from dilated_lib.networks.architecture import small_network
-from dilated_lib.networks.dilated import (
+from dilated_lib.networks.released import (
     dilation7_kitti,
     dilation8_camvid,
     dilation8_pascal_voc,
