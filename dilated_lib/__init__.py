@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dilated_lib import records as records
     from dilated_lib import training as training
     from dilated_lib.data.sets import open_data as open_data
-    from dilated_lib.dilation.five_ways import dilate as dilate
+    from dilated_lib.dilation.five_ways import dilated_conv2d as dilated_conv2d
     from dilated_lib.dilation.layer import DilatedConv2d as DilatedConv2d
     from dilated_lib.dilation.remove_stride import remove_stride_ as remove_stride_
     from dilated_lib.experiments.claims import claim as claim
@@ -66,7 +66,7 @@ _HOME = {
     "ContextModule": "networks.context",
     "identity_": "networks.context",
     "DilatedConv2d": "dilation.layer",
-    "dilate": "dilation.five_ways",
+    "dilated_conv2d": "dilation.five_ways",
     "open_data": "data.sets",
     "remove_stride_": "dilation.remove_stride",
     "difference": "experiments.differences",

@@ -40,7 +40,7 @@ def cases(draw):
 def test_output_and_gradients_are_torchs(method, case):
     leaves, arguments = case
     expected = F.conv2d(*leaves, **arguments)
-    got = dl.dilate(*leaves, **arguments, method=method)
+    got = dl.dilated_conv2d(*leaves, **arguments, method=method)
     assert got.dtype == torch.float64
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     mixture = torch.randn_like(expected)
@@ -66,9 +66,9 @@ def test_a_kernel_is_too_large_exactly_where_it_is_for_torch(size, taps, step, z
         expected = F.conv2d(x, weight, **arguments)
     except RuntimeError:
         with pytest.raises(ValueError, match="larger than the padded input"):
-            dl.dilate(x, weight, **arguments)
+            dl.dilated_conv2d(x, weight, **arguments)
     else:
-        assert dl.dilate(x, weight, **arguments).shape == expected.shape
+        assert dl.dilated_conv2d(x, weight, **arguments).shape == expected.shape
 
 
 @each_method
@@ -78,7 +78,7 @@ def test_second_derivatives_exist(method):
     weight = torch.randn(1, 1, 2, 2, dtype=torch.float64, requires_grad=True)
 
     def convolve(x, weight):
-        return dl.dilate(x, weight, dilation=2, padding=1, method=method)
+        return dl.dilated_conv2d(x, weight, dilation=2, padding=1, method=method)
 
     assert torch.autograd.gradcheck(convolve, (x, weight))
     assert torch.autograd.gradgradcheck(convolve, (x, weight))
@@ -93,7 +93,7 @@ def test_the_dtype_is_kept(method, dtype, tolerance):
     torch.manual_seed(0)
     x = torch.randn(2, 3, 12, 9).to(dtype)
     weight = torch.randn(4, 3, 3, 3).to(dtype)
-    got = dl.dilate(x, weight, dilation=2, padding=2, method=method)
+    got = dl.dilated_conv2d(x, weight, dilation=2, padding=2, method=method)
     exact = F.conv2d(x.double(), weight.double(), dilation=2, padding=2)
     assert got.dtype == dtype
     torch.testing.assert_close(got.double(), exact, rtol=tolerance, atol=tolerance)
@@ -105,7 +105,7 @@ def test_inputs_are_left_as_they_were_and_may_lie_in_any_order(method):
     x = torch.randn(2, 9, 8, 3).permute(0, 3, 1, 2)
     weight = torch.randn(3, 3, 4, 2).permute(3, 0, 1, 2)
     before = x.clone(), weight.clone()
-    got = dl.dilate(x, weight, dilation=(3, 2), padding=(1, 0), method=method)
+    got = dl.dilated_conv2d(x, weight, dilation=(3, 2), padding=(1, 0), method=method)
     expected = F.conv2d(x, weight, dilation=(3, 2), padding=(1, 0))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(x, before[0])
@@ -117,7 +117,7 @@ def test_small_numpy_integers_do_not_overflow(method):
     torch.manual_seed(0)
     x, weight = torch.randn(1, 1, 250, 1), torch.randn(1, 1, 3, 1)
     step, zeros = (np.int8(100), np.int8(1)), (np.int8(70), np.int8(0))
-    got = dl.dilate(x, weight, dilation=step, padding=zeros, method=method)
+    got = dl.dilated_conv2d(x, weight, dilation=step, padding=zeros, method=method)
     expected = F.conv2d(x, weight, dilation=(100, 1), padding=(70, 0))
     torch.testing.assert_close(got, expected)
 
@@ -125,14 +125,14 @@ def test_small_numpy_integers_do_not_overflow(method):
 @each_method
 def test_an_empty_batch_gives_an_empty_batch(method):
     x, weight = torch.ones(0, 2, 7, 7), torch.ones(3, 2, 3, 3)
-    assert dl.dilate(x, weight, dilation=2, method=method).shape == (0, 3, 3, 3)
+    assert dl.dilated_conv2d(x, weight, dilation=2, method=method).shape == (0, 3, 3, 3)
 
 
 @each_method
 def test_the_digits_of_the_output_tell_which_inputs_were_read(method):
     x = torch.arange(1.0, 8).reshape(1, 1, 1, 7)
     weight = torch.tensor([1.0, 10, 100]).reshape(1, 1, 1, 3)
-    got = dl.dilate(x, weight, dilation=(1, 2), method=method)
+    got = dl.dilated_conv2d(x, weight, dilation=(1, 2), method=method)
     assert got.flatten().tolist() == [531, 642, 753]
 
 
@@ -144,33 +144,38 @@ def test_the_papers_true_convolution_is_the_turned_kernel():
     for s in ((r, c) for r in range(7) for c in range(8)):  # eq. 2: s + 2t = p
         for t in ((r, c) for r in range(3) for c in range(2)):
             full[s[0] + 2 * t[0], s[1] + 2 * t[1]] += x[s] * kernel[t]
-    got = dl.dilate(x[None, None], kernel.flip(0, 1)[None, None], dilation=2)[0, 0]
+    got = dl.dilated_conv2d(x[None, None], kernel.flip(0, 1)[None, None], dilation=2)[
+        0, 0
+    ]
     torch.testing.assert_close(got, full[4:7, 2:8], rtol=0, atol=1e-12)
 
 
 def test_past_the_tensors_dilate_takes_names_only():
     x, weight, bias = torch.ones(1, 1, 5, 5), torch.ones(1, 1, 3, 3), torch.ones(1)
-    assert (dl.dilate(x, weight, bias) == 10).all()
+    assert (dl.dilated_conv2d(x, weight, bias) == 10).all()
     with pytest.raises(TypeError, match="takes from 2 to 3 positional arguments"):
-        dl.dilate(x, weight, bias, 2)
+        dl.dilated_conv2d(x, weight, bias, 2)
 
 
 def test_shifting_is_the_default():
     torch.manual_seed(0)
     x, weight = torch.randn(1, 3, 9, 9), torch.randn(2, 3, 3, 3)
-    shifted = dl.dilate(x, weight, dilation=2, method="shift")
-    assert torch.equal(dl.dilate(x, weight, dilation=2), shifted)
+    shifted = dl.dilated_conv2d(x, weight, dilation=2, method="shift")
+    assert torch.equal(dl.dilated_conv2d(x, weight, dilation=2), shifted)
     assert torch.equal(
-        dl.dilate(x, weight), dl.dilate(x, weight, dilation=1, padding=0)
+        dl.dilated_conv2d(x, weight),
+        dl.dilated_conv2d(x, weight, dilation=1, padding=0),
     )
 
 
 def test_the_documented_methods_are_the_ones_there_are():
-    documented = re.findall(r'^ *- ``"(\w+)"``:', dl.dilate.__doc__, re.MULTILINE)
+    documented = re.findall(
+        r'^ *- ``"(\w+)"``:', dl.dilated_conv2d.__doc__, re.MULTILINE
+    )
     assert tuple(documented) == METHODS
     assert len(set(_METHODS.values())) == 5  # no name stands for another's code
     with pytest.raises(ValueError, match=f"one of {', '.join(METHODS)}; got 'no'"):
-        dl.dilate(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), method="no")
+        dl.dilated_conv2d(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), method="no")
 
 
 # Bad input: one error that repeats the value and says what is right
@@ -281,6 +286,6 @@ X, W, B = torch.ones(1, 2, 7, 7), torch.ones(4, 2, 3, 3), torch.ones(4)
 @each_method
 def test_bad_input_is_refused(method, arguments, error, message):
     good = {"x": X, "weight": W, "bias": B, "method": method}
-    assert dl.dilate(**good).shape == (1, 4, 5, 5)
+    assert dl.dilated_conv2d(**good).shape == (1, 4, 5, 5)
     with pytest.raises(error, match=message):
-        dl.dilate(**good | arguments)
+        dl.dilated_conv2d(**good | arguments)

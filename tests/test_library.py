@@ -119,7 +119,7 @@ def test_a_name_loads_only_what_it_needs():
     assert drawing == {"matplotlib"}
     computing = (
         "import dilated_lib as dl; dl.receptive_field",
-        "dl.dilate",
+        "dl.dilated_conv2d",
         "dl.ContextModule",
         "dl.networks.dilation8_camvid",
         "dl.predict",

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from dilated_lib.fields.arithmetic import Window
 
-__all__ = ["dilate"]
+__all__ = ["dilated_conv2d"]
 
 Pair = tuple[int, int]
 
 
-def dilate(
+def dilated_conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -53,7 +53,7 @@ def dilate(
     the padded input.
 
     >>> x = torch.arange(25.0).reshape(1, 1, 5, 5)
-    >>> dilate(x, torch.ones(1, 1, 3, 3), dilation=2)
+    >>> dilated_conv2d(x, torch.ones(1, 1, 3, 3), dilation=2)
     tensor([[[[108.]]]])
     """
     _check(x, weight, bias)

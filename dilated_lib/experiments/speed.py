@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from dilated_lib.data.sets import open_data
 from dilated_lib.dilation.cost import Timing, measure
-from dilated_lib.dilation.five_ways import dilate
+from dilated_lib.dilation.five_ways import dilated_conv2d
 from dilated_lib.dilation.layer import DilatedConv2d, convolve
 from dilated_lib.experiments.precision import gradient_errors, same_labels
 from dilated_lib.networks.architecture import small_network
@@ -293,6 +293,6 @@ def _last(module: nn.Module, x: Tensor) -> Callable[[], object]:
 
 
 def _interleaved(conv: nn.Conv2d, x: Tensor, d: int) -> Callable[[], object]:
-    return lambda: dilate(
+    return lambda: dilated_conv2d(
         x, conv.weight, conv.bias, dilation=d, padding=d, method="space_to_batch"
     )

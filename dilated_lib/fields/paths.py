@@ -3,7 +3,8 @@
 A path is one choice of a tap in every layer. It leads from an input position to an
 output unit. The receptive field is the hull of the positions that paths reach; this
 module counts what lies inside it. The counts are along one axis: over a picture, the
-paths of a stack are the products of those along its axes."""
+paths of a stack are the products of those along its axes.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

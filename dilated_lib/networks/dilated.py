@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dilated_lib.data.palettes import Colour
 from dilated_lib.fields.input_sizes import InputSizes, input_sizes
 from dilated_lib.networks.context import ContextModule
-from dilated_lib.networks.vgg import front_end
 
 __all__ = ["DilatedNetwork", "bilinear_deconvolution"]
 
