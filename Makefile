@@ -46,6 +46,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 unit: $(READY)
 	$(BIN)/pytest -q $(SPREAD) $(CHOICE) tests dilated_lib --ignore tests/browser
@@ -55,7 +56,7 @@ notebooks-test: $(READY)
 
 # three processes, since a browser often waits
 pages-test: $(READY) book
-	$(BIN)/python tests/browser/chromium.py
+	$(BIN)/python tests/support/chromium.py
 	$(BIN)/pytest -q $(SPREAD) -n 3 $(CHOICE) tests/browser
 
 # also the tests that take minutes, which are marked weekly
@@ -97,7 +98,7 @@ audit:
 # accessibility, good practice and search engines, as Lighthouse scores three pages;
 # it takes Node's npx
 lighthouse: $(READY) book
-	$(BIN)/python tests/browser/chromium.py
+	$(BIN)/python tests/support/chromium.py
 	$(BIN)/pytest -q -s tests/browser/bench_lighthouse.py
 
 # does any link of the published pages lead nowhere, here or on other sites?
@@ -115,18 +116,18 @@ mutants: $(READY)
 
 # how fast networks are analysed, tracing apart; a picture through the full network
 bench: $(READY)
-	$(BIN)/pytest -q -s tests/bench_tracing.py tests/bench_segment.py
+	$(BIN)/pytest -q -s tests/fields/bench_tracing.py tests/prediction/bench_segmentation.py
 
 # every network of torchvision, compared with itself: an hour or two
 survey: $(READY)
-	$(BIN)/python tests/survey.py --verify
+	$(BIN)/python -m dilated_lib.experiments.torchvision_survey --verify
 
 # other packages on the same networks, in an environment of their own
 compare:
 	test -x .venv-tools/bin/python || $(PYTHON) -m venv .venv-tools
 	.venv-tools/bin/python -m pip install -q -c requirements.lock -e . \
 		torchvision torchlens==2.36.1 receptivefield==0.5.0
-	.venv-tools/bin/python tests/compare_tools.py
+	.venv-tools/bin/python -m dilated_lib.experiments.other_tools
 
 # everything that chapter 13 reports: hours of a GPU; `python -m dilated_lib plan` lists it
 train: $(READY)

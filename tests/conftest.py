@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(config, items):
 
     Each stays in one process, so that what it sets up is set up once.
     """
-    longest = ("test_training.py", "test_wheel.py", "test_torchvision.py")
+    longest = ("test_training.py", "test_wheel.py", "test_torchvision_survey.py")
     items.sort(key=lambda item: item.path.name not in longest)
     if config.getoption("quick"):
         first = {}

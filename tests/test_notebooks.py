@@ -5,22 +5,15 @@ import copy
 import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
+from pages import CONFIG, MACHINE, ROOT
 
-ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = {path.name: json.loads(path.read_text()) for path in PATHS}
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 MAX_BYTES = 3_000_000  # of a notebook's outputs: ten seconds on a slow phone
-# folders of users and systems, this checkout, installed packages, addresses of objects
-MACHINE = (
-    r"/home/|/root/|/Users/|/tmp/|/opt/|/private/|(?:site|dist)-packages"
-    rf"|0x[0-9a-f]{{8}}|{re.escape(str(ROOT))}(?![\w-])"
-)
 
 
 def code_cells(notebook):

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from pages import CONFIG, ROOT
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-URL = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+URL = CONFIG["repository"]["url"]
 
 
 def canonical(name):

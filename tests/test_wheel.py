@@ -14,11 +14,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
+from pages import CONFIG, ROOT
 
-ROOT = Path(__file__).parents[1]
-URL = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+URL = CONFIG["repository"]["url"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # One chapter by default, in an environment that borrows packages from this one. Where
 # WHEEL_NOTEBOOKS=all, every chapter, and every package is fetched and installed.

@@ -9,18 +9,22 @@ import io
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import models
 
-import dilated_lib as dl
+from dilated_lib.fields.tracing import receptive_field
+from dilated_lib.networks.context import ContextModule
 from dilated_lib.records import Record, device_name, write
+
+__all__ = ["cases", "compare"]
 
 SIDE = 128
 
@@ -28,80 +32,92 @@ SIDE = 128
 class Net(nn.Module):
     """A network from layers and a function of them and the input."""
 
-    def __init__(self, function, *layers):
+    def __init__(self, function: Callable[..., Tensor], *layers: nn.Module) -> None:
         super().__init__()
         self.layers, self.function = nn.ModuleList(layers), function
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """The function's value."""
-        return self.function(x, *self.layers)
+        result: Tensor = self.function(x, *self.layers)
+        return result
 
 
-def conv(k=3, s=1, p=0, d=1, **options):
+def conv(k: Any = 3, s: Any = 1, p: Any = 0, d: int = 1, **options: Any) -> nn.Conv2d:
     """A layer of 3 channels."""
     return nn.Conv2d(3, 3, k, s, p, d, **options)
 
 
-def residual(x, one, other):
+def residual(x: Tensor, one: nn.Module, other: nn.Module) -> Tensor:
     """Two ways of one length, added."""
-    return one(x) + other(x)
+    result: Tensor = one(x) + other(x)
+    return result
 
 
-torch.manual_seed(0)  # what a gradient misses depends on the weights
-CASES = {
-    "plain": nn.Sequential(conv(), nn.ReLU(), conv(5, 2)),
-    "max pooling": nn.Sequential(conv(), nn.MaxPool2d(3, 2, 1), conv()),
-    "average pooling": nn.Sequential(conv(), nn.AvgPool2d(2), conv()),
-    "dilated": nn.Sequential(conv(), conv(3, 1, 2, 2), conv(3, 1, 4, 4)),
-    "context module": dl.ContextModule(3),
-    "rectangular": nn.Sequential(conv((1, 7)), conv((5, 1), (2, 1))),
-    "same, even kernel": nn.Sequential(conv(4, 1, "same"), conv(2, 1, "same")),
-    "asymmetric padding": nn.Sequential(nn.ZeroPad2d((3, 0, 1, 0)), conv(4, 2)),
-    "reflected": conv(5, 1, 2, padding_mode="reflect"),
-    "dilated pooling": nn.Sequential(conv(), nn.MaxPool2d(3, 2, 0, 2)),
-    "stride above kernel": nn.Sequential(conv(2, 3), conv(2, 3)),
-    "residual": Net(residual, conv(5, 2, 2), conv(1, 2)),
-    "concatenated": Net(lambda x, a: torch.cat([a(x), x], 1), conv(7, 1, 3)),
-    "other order": Net(lambda x, a, b: a(b(x)), conv(7), conv(3, 2)),
-    "shared layer": Net(lambda x, a: a(a(x)), conv()),
-    "dead branch": Net(lambda x, a, b: (a(x), b(x))[0], conv(), conv(9)),
-    "functional": Net(lambda x, a: F.max_pool2d(a(x), 4, 2), conv()),
-    "cropped": Net(lambda x, a: a(x) + x[..., 2:-2, 1:-3], conv(5)),
-    "channels split": Net(
-        lambda x, a: torch.cat([x[:, :1], a(x)[:, 1:]], 1)[:, :1], conv(5, 1, 2)
-    ),
-    "transposed": nn.Sequential(conv(3, 2), nn.ConvTranspose2d(3, 3, 4, 2, 1), conv()),
-    "nearest": nn.Sequential(conv(3, 2, 1), nn.Upsample(scale_factor=2), conv()),
-    "bilinear": nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), conv()),
-    "pixel shuffle": nn.Sequential(
-        nn.Conv2d(3, 12, 3), nn.PixelShuffle(2), conv(3, 1, 1)
-    ),
-    "pixel unshuffle": nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 3, 3)),
-    "rolled": Net(lambda x, a: a(x.roll((5, -3), (2, 3))), conv()),
-    "squeeze and excitation": Net(
-        lambda x, a: x * a(x.mean((2, 3), keepdim=True)), conv(1)
-    ),
-    "instance norm": nn.Sequential(conv(), nn.InstanceNorm2d(3)),
-    "alexnet.features[:6]": models.alexnet().features[:6],
-    "vgg11.features[:11]": models.vgg11().features[:11],
-    "resnet18, to layer2": nn.Sequential(*[*models.resnet18().children()][:6]),
-    "densenet121, first block": models.densenet121().features[:5],
-    "squeezenet1_0.features[:6]": models.squeezenet1_0().features[:6],
-    "shufflenet_v2_x0_5, to stage2": nn.Sequential(
-        *[*models.shufflenet_v2_x0_5().children()][:3]
-    ),
-    "mobilenet_v3_small.features[:3]": models.mobilenet_v3_small().features[:3],
-}
+def cases() -> dict[str, nn.Module]:
+    """Networks by name: a construct each, and beginnings of torchvision's.
+
+    >>> cases()["plain"](torch.zeros(1, 3, 9, 9)).shape
+    torch.Size([1, 3, 2, 2])
+    """
+    from torchvision import models  # not needed to import the library
+
+    torch.manual_seed(0)  # what a gradient misses depends on the weights
+    return {
+        "plain": nn.Sequential(conv(), nn.ReLU(), conv(5, 2)),
+        "max pooling": nn.Sequential(conv(), nn.MaxPool2d(3, 2, 1), conv()),
+        "average pooling": nn.Sequential(conv(), nn.AvgPool2d(2), conv()),
+        "dilated": nn.Sequential(conv(), conv(3, 1, 2, 2), conv(3, 1, 4, 4)),
+        "context module": ContextModule(3),
+        "rectangular": nn.Sequential(conv((1, 7)), conv((5, 1), (2, 1))),
+        "same, even kernel": nn.Sequential(conv(4, 1, "same"), conv(2, 1, "same")),
+        "asymmetric padding": nn.Sequential(nn.ZeroPad2d((3, 0, 1, 0)), conv(4, 2)),
+        "reflected": conv(5, 1, 2, padding_mode="reflect"),
+        "dilated pooling": nn.Sequential(conv(), nn.MaxPool2d(3, 2, 0, 2)),
+        "stride above kernel": nn.Sequential(conv(2, 3), conv(2, 3)),
+        "residual": Net(residual, conv(5, 2, 2), conv(1, 2)),
+        "concatenated": Net(lambda x, a: torch.cat([a(x), x], 1), conv(7, 1, 3)),
+        "other order": Net(lambda x, a, b: a(b(x)), conv(7), conv(3, 2)),
+        "shared layer": Net(lambda x, a: a(a(x)), conv()),
+        "dead branch": Net(lambda x, a, b: (a(x), b(x))[0], conv(), conv(9)),
+        "functional": Net(lambda x, a: F.max_pool2d(a(x), 4, 2), conv()),
+        "cropped": Net(lambda x, a: a(x) + x[..., 2:-2, 1:-3], conv(5)),
+        "channels split": Net(
+            lambda x, a: torch.cat([x[:, :1], a(x)[:, 1:]], 1)[:, :1], conv(5, 1, 2)
+        ),
+        "transposed": nn.Sequential(
+            conv(3, 2), nn.ConvTranspose2d(3, 3, 4, 2, 1), conv()
+        ),
+        "nearest": nn.Sequential(conv(3, 2, 1), nn.Upsample(scale_factor=2), conv()),
+        "bilinear": nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), conv()),
+        "pixel shuffle": nn.Sequential(
+            nn.Conv2d(3, 12, 3), nn.PixelShuffle(2), conv(3, 1, 1)
+        ),
+        "pixel unshuffle": nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 3, 3)),
+        "rolled": Net(lambda x, a: a(x.roll((5, -3), (2, 3))), conv()),
+        "squeeze and excitation": Net(
+            lambda x, a: x * a(x.mean((2, 3), keepdim=True)), conv(1)
+        ),
+        "instance norm": nn.Sequential(conv(), nn.InstanceNorm2d(3)),
+        "alexnet.features[:6]": models.alexnet().features[:6],
+        "vgg11.features[:11]": models.vgg11().features[:11],
+        "resnet18, to layer2": nn.Sequential(*[*models.resnet18().children()][:6]),
+        "densenet121, first block": models.densenet121().features[:5],
+        "squeezenet1_0.features[:6]": models.squeezenet1_0().features[:6],
+        "shufflenet_v2_x0_5, to stage2": nn.Sequential(
+            *[*models.shufflenet_v2_x0_5().children()][:3]
+        ),
+        "mobilenet_v3_small.features[:3]": models.mobilenet_v3_small().features[:3],
+    }
 
 
-def measured(network):
+def measured(network: nn.Module) -> list[int]:
     """Rows and columns from the first read to the last, the most of four units."""
     with torch.no_grad():
         sides = network(torch.zeros(1, 3, SIDE, SIDE)).shape[2:]
     sizes = []
     for axis, side in enumerate(sides):
         units = range(side // 2, side // 2 + 4)
-        reads = {unit: [] for unit in units}
+        reads: dict[int, list[int]] = {unit: [] for unit in units}
         for place in range(SIDE):
             x = torch.randn(1, 3, SIDE, SIDE)
             x.select(2 + axis, place).fill_(torch.nan)
@@ -114,13 +130,13 @@ def measured(network):
     return sizes
 
 
-def ours(network):
+def ours(network: nn.Module) -> list[float]:
     """Ask this library. An unbounded field is as large as the picture."""
-    axes = dl.receptive_field(network, (3, SIDE, SIDE))
+    axes = receptive_field(network, (3, SIDE, SIDE))
     return [SIDE if axis.size == inf else axis.size for axis in axes]
 
 
-def by_torchlens(network):
+def by_torchlens(network: nn.Module) -> list[Any]:
     """Ask torchlens, which logs a forward pass; it may call an answer a bound."""
     import torchlens
 
@@ -132,14 +148,15 @@ def by_torchlens(network):
     return sizes if "exact" in str(view.status).lower() else [f"≤ {n}" for n in sizes]
 
 
-def by_receptivefield(network):
+def by_receptivefield(network: nn.Module) -> list[int]:
     """Differentiate the network as it is; rows are called w there, columns h."""
     from receptivefield.pytorch import PytorchReceptiveField
 
     class Wrapped(nn.Module):
-        def forward(self, x):
-            self.feature_maps = [network(x)]
-            return self.feature_maps[0]
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = network(x)
+            self.feature_maps = [y]
+            return y
 
     (found,) = PytorchReceptiveField(Wrapped).compute(input_shape=[SIDE, SIDE, 3])
     return [int(found.rf.size.w), int(found.rf.size.h)]
@@ -152,15 +169,17 @@ TOOLS = {
 }
 
 
-def main():
+def compare(out: Path = Path("book/results/tools.json"), /) -> None:
     """Run all packages on all cases, and write a record for each package."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)
-    truth = {name: measured(network.eval()) for name, network in CASES.items()}
+    networks = cases()
+    truth = {name: measured(network.eval()) for name, network in networks.items()}
     done = []
     for tool, ask in TOOLS.items():
-        begin, answers = time.perf_counter(), {}
-        for name, network in CASES.items():
+        begin = time.perf_counter()
+        answers: dict[str, Any] = {}
+        for name, network in networks.items():
             try:
                 with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                     answers[name] = ask(network)
@@ -179,9 +198,8 @@ def main():
                 device=device_name(torch.device("cpu")),
             )
         )
-        print(tool, answers)
-    write(Path("book/results/tools.json"), done)
+    write(out, done)
 
 
 if __name__ == "__main__":
-    main()
+    compare()

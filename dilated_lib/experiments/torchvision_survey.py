@@ -1,7 +1,8 @@
 """What the units of every network of torchvision see: a record of each.
 
-``python tests/survey.py`` analyses them all; with ``--verify`` it asks the networks
-themselves as well, which takes an hour or two. The book's chapter 03 shows the records.
+``python -m dilated_lib.experiments.torchvision_survey`` analyses them all; with
+``--verify`` it asks the networks themselves as well, which takes an hour or two. The
+book's chapter 03 shows the records.
 """
 
 import gc
@@ -12,15 +13,23 @@ from concurrent.futures import ProcessPoolExecutor
 from math import inf
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 from torch import nn
 from torchvision import models
 
-import dilated_lib as dl
-from dilated_lib.fields.tracing import TracingError, named_network
+from dilated_lib.fields.tracing import (
+    Layer,
+    TracingError,
+    named_network,
+    receptive_field,
+    verify,
+)
 from dilated_lib.records import Record, device_name, write
+
+__all__ = ["networks", "survey"]
 
 BACKBONES = "models.detection"
 
@@ -48,7 +57,7 @@ def output(name: str) -> str | None:
     return "0" if name.endswith(".backbone") else None
 
 
-def survey(name: str) -> tuple[dict, float]:
+def survey(name: str) -> tuple[dict[str, Any], float]:
     """The outcome for a network, and the seconds of the analysis alone.
 
     Exact, with the field of the output; or unbounded, by what, and with the field of
@@ -57,11 +66,12 @@ def survey(name: str) -> tuple[dict, float]:
     size = input_size(name)
     network = named_network(name)
     try:
-        answer = dl.receptive_field(network, size, to=output(name))
+        answer = receptive_field(network, size, to=output(name))
     except (TracingError, ValueError) as refusal:
         return {"outcome": "refused", "reason": str(refusal)}, 0.0
     if answer.unbounded is None:
-        last, outcome = answer.layers[-1], {"outcome": "exact"}
+        last: Layer | None = answer.layers[-1]
+        outcome: dict[str, Any] = {"outcome": "exact"}
     else:
         bounded = [
             layer
@@ -93,7 +103,7 @@ def verified(name: str, module: str | None) -> list[str]:
     """
     network = named_network(name, device="cpu")
     size = input_size(name)
-    layers = dl.receptive_field(network, size, to=module or output(name)).layers
+    layers = receptive_field(network, size, to=module or output(name)).layers
     near = [
         layer.module
         for layer in layers
@@ -115,7 +125,7 @@ def _verified(
     for side in sides:
         size = (*usual[:-2], side, side)
         try:
-            found = dl.verify(network, size, to=to, units=1)
+            found = verify(network, size, to=to, units=1)
         except (TracingError, ValueError) as refusal:
             outcome = str(refusal)
             continue
@@ -125,11 +135,11 @@ def _verified(
     return outcome
 
 
-def _measured(name: str, verify: bool) -> dict:
+def _measured(name: str, compare: bool) -> dict[str, Any]:
     """What a record says, but for the command and the commit: those of the parent."""
     begin = time.perf_counter()
     outcome, seconds = survey(name)
-    if verify and outcome["outcome"] != "refused":
+    if compare and outcome["outcome"] != "refused":
         on_the_way = outcome.get("module") if "reason" in outcome else None
         outcome["verified"] = verified(name, on_the_way)
     gc.collect()
@@ -142,12 +152,12 @@ def _measured(name: str, verify: bool) -> dict:
     }
 
 
-def all_records(names: Iterable[str], *, verify: bool = False) -> Iterable[Record]:
+def all_records(names: Iterable[str], *, compare: bool = False) -> Iterable[Record]:
     """Records in the order of the names, two networks at a time."""
     with ProcessPoolExecutor(
         2, get_context("spawn"), torch.set_num_threads, (1,)
     ) as pool:
-        jobs = [pool.submit(_measured, name, verify) for name in names]
+        jobs = [pool.submit(_measured, name, compare) for name in names]
         for job in jobs:
             yield Record(seed=0, **job.result())
 
@@ -156,7 +166,7 @@ def main(
     out: Path = Path("book/results/torchvision.json"),
     /,
     *,
-    verify: bool = False,
+    verify: bool = False,  # the option's name
     only: tuple[str, ...] = (),
 ) -> None:
     """Survey all networks of torchvision.
@@ -168,10 +178,9 @@ def main(
     """
     there = json.loads(out.read_text()) if only and out.exists() else []
     done = {one["experiment"]: Record(**one) for one in there}
-    for record in all_records(only or networks(), verify=verify):
+    for record in all_records(only or networks(), compare=verify):
         done[record.experiment] = record
         write(out, [done[name] for name in sorted(done)])
-        print(record.experiment, record.metrics, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,12 @@
 import functools
 import http.server
 import threading
-from pathlib import Path
 
 import pytest
-import yaml
 from chromium import find
+from pages import CONFIG, HTML
 from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).parents[2]
-HTML = ROOT / "_build" / "html"
-CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 PREFIX = f"/{CONFIG['repository']['url'].split('/')[-1]}/"
 QUIET = (
     "--no-sandbox",  # root in a container

@@ -5,8 +5,8 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from pages import visit
 from playwright.sync_api import expect
-from test_pages import visit
 
 import dilated_lib as dl
 from dilated_lib import Window

@@ -11,8 +11,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from pages import ROOT
 
-CHAPTER = Path(__file__).parents[2] / "notebooks" / "00_explorer.ipynb"
+CHAPTER = ROOT / "notebooks" / "00_explorer.ipynb"
 CELLS = (
     'import dilated_lib as dl\n\nexplorer = dl.Explorer("k3,k3d2")\nexplorer',
     "print(explorer.stack, explorer.channels, dl.compose("

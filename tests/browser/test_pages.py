@@ -7,8 +7,7 @@ import sys
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import CONFIG, HTML, ROOT
-from test_notebooks import MACHINE
+from pages import CONFIG, HTML, MACHINE, ROOT, visit
 
 MAX_BYTES = 3_000_000  # of a page, as GitHub sends it: ten seconds on a slow phone
 PAGES = sorted(
@@ -25,40 +24,6 @@ DARK = {
     *("book/index.html", "notebooks/00_explorer.html", "notebooks/13_results.html"),
     *("notebooks/02_receptive_field_arithmetic.html", "book/api.html", "404.html"),
 }
-
-
-def visit(browser, url, width=1280, scheme="light", **options):
-    """Open a page; return it with what went wrong while it loaded."""
-    context = browser.new_context(
-        viewport={"width": width, "height": 800}, color_scheme=scheme, **options
-    )
-    page = context.new_page()
-    wrong = []
-    page.on(
-        "console",
-        lambda m: (
-            wrong.append(f"console: {m.text} {m.location['url']}")
-            if m.type == "error"
-            else None
-        ),
-    )
-    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-    page.on("requestfailed", lambda r: wrong.append(f"failed: {r.url}"))
-    page.on(
-        "response",
-        lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None,
-    )
-    host = re.match(r"\w+://[^/]+", url)[0]
-    page.on(
-        "request",
-        lambda r: (
-            wrong.append(f"foreign: {r.url}")
-            if not r.url.startswith((host, "data:", "blob:"))
-            else None
-        ),
-    )
-    page.goto(url, wait_until="networkidle")
-    return page, wrong
 
 
 def sideways(page):

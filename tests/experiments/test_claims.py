@@ -3,16 +3,15 @@
 import importlib.util
 import json
 import math
-from pathlib import Path
 
 import nbformat
 import pytest
 import torch
+from pages import ROOT
 
 from dilated_lib import records
 from dilated_lib.experiments.claims import claim, collected, table
 
-ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("margins", ROOT / "book" / "margins.py")
 margins = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(margins)
@@ -89,6 +88,7 @@ def notebook(folder, *cells):
 
 LEARNS = """\
 import torch
+from pages import ROOT
 import dilated_lib as dl
 generator = torch.Generator().manual_seed(SEEDS[0])
 x = torch.rand(4, generator=generator).requires_grad_()

@@ -6,10 +6,10 @@ Ten networks are analysed anew, and every one each week.
 import json
 
 import pytest
-from survey import networks, survey
 from torchvision import models
 
 from dilated_lib import records
+from dilated_lib.experiments.torchvision_survey import networks, survey
 
 RECORDS = {one.experiment: one for one in records.read("torchvision")}
 # the quickest of each kind: plain, with squeeze-and-excitation, with channels shuffled

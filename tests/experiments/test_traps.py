@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_segment import picture, tiny
+from tiny_network import picture, tiny
 from torch import nn
 from torch.nn import functional as F
 
