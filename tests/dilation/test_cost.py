@@ -1,0 +1,72 @@
+"""Costs counted against torch, and times against a clock."""
+
+import random
+import time
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dilated_lib.dilation.cost import Cost, activations, cost, measure
+
+
+def test_operations_are_those_that_torch_counts():
+    draw = random.Random(0)
+    for _ in range(50):
+        groups = draw.choice((1, 1, 2))
+        conv = nn.Conv2d(
+            4 * groups,
+            2 * groups,
+            (draw.randint(1, 4), draw.randint(1, 4)),
+            draw.randint(1, 3),
+            padding=(draw.randint(0, 3), draw.randint(0, 3)),
+            dilation=draw.randint(1, 4),
+            groups=groups,
+        )
+        x = torch.zeros(3, conv.in_channels, 19, 23)
+        with FlopCounterMode(display=False) as counter:
+            out = conv(x)
+        counted = cost(conv, (19, 23), batch=3)
+        assert counted.operations == counter.get_total_flops()
+        assert counted.bytes == 4 * (x.numel() + conv.weight.numel() + out.numel())
+        assert cost(conv, (19, 23), batch=3, number=2).bytes * 2 == counted.bytes
+
+
+def test_the_dilation_changes_no_operation():
+    costs = {
+        cost(nn.Conv2d(21, 21, 3, padding=d, dilation=d), (64, 64))
+        for d in (1, 2, 4, 8, 16)
+    }
+    assert costs == {Cost(32_514_048, 704_004)}
+
+
+def test_what_has_no_cost_is_refused():
+    with pytest.raises(ValueError, match="padding must be in numbers, got 'same'"):
+        cost(nn.Conv2d(1, 1, 3, padding="same"), (8, 8))
+    with pytest.raises(ValueError, match="larger than the padded input"):
+        cost(nn.Conv2d(1, 1, 3, dilation=4), (8, 9))
+
+
+def test_times_are_told_apart():
+    found = measure(
+        {"short": lambda: time.sleep(0.002), "long": lambda: time.sleep(0.006)},
+        seconds=0.2,
+        turns=2,
+    )
+    assert list(found) == ["short", "long"]
+    assert found["short"].median_ms >= 2
+    assert found["long"].median_ms > 2 * found["short"].median_ms
+    assert found["short"].spread_ms < found["short"].median_ms
+
+
+def test_activations_are_what_the_layers_give():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, dilation=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 1)
+    )
+    x, counted = torch.zeros(1, 3, 12, 14), 0
+    for layer in net:
+        x = layer(x)
+        counted += x.numel() * (not isinstance(layer, nn.ReLU))
+    assert activations(net.to("meta"), (3, 12, 14)) == counted
+    assert not any(layer._forward_hooks for layer in net)
