@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import re
 
 import nbformat
 import pytest
@@ -10,7 +11,7 @@ import torch
 from pages import ROOT
 
 from dilated_lib import records
-from dilated_lib.experiments.claims import claim, collected, table
+from dilated_lib.experiments.claims import Claim, claim, collected, table
 
 SPEC = importlib.util.spec_from_file_location("margins", ROOT / "book" / "margins.py")
 margins = importlib.util.module_from_spec(SPEC)
@@ -145,3 +146,27 @@ def test_each_instruction_set_is_one_that_torch_and_onednn_know():
             check=True,
         )
         assert done.stdout.strip() == wanted
+
+
+def test_the_books_margins_are_those_of_its_notebooks():
+    """Every claim has its row, under its name and with its bound, and holds."""
+    rows = {
+        (one.config["chapter"], one.config["claim"]): one
+        for one in records.read("margins")
+    }
+    paths = margins.training_notebooks()
+    assert {chapter for chapter, _ in rows} == {path.name[:2] for path in paths}
+    for path in paths:
+        text = "\n".join(cell.source for cell in margins._code(path))
+        assert f'claims.table("{path.name[:2]}")' in text
+        named = re.findall(r'dl\.claim\(\s*"([^"]+)"', text)
+        assert named and all((path.name[:2], name) in rows for name in named)
+    for one in rows.values():
+        assert len(one.metrics["values"]) == 6
+        assert all(len(seeds) == 5 for seeds in one.metrics["values"].values())
+        bound = {key: one.config[key] for key in ("above", "below")}
+        for seeds in one.metrics["values"].values():
+            for value in seeds:
+                assert Claim(name="", value=value, **bound).margin > 0
+        for value in one.metrics["untrained"]:
+            assert not Claim(name="", value=value, **bound).margin > 0
