@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dilated_lib.dilation.layer import DilatedConv2d as DilatedConv2d
     from dilated_lib.dilation.remove_stride import remove_stride_ as remove_stride_
     from dilated_lib.experiments.claims import claim as claim
-    from dilated_lib.experiments.differences import difference as difference
+    from dilated_lib.experiments.run_differences import difference as difference
     from dilated_lib.explorer import Explorer as Explorer
     from dilated_lib.fields.arithmetic import ReceptiveField as ReceptiveField
     from dilated_lib.fields.arithmetic import Window as Window
@@ -69,7 +69,7 @@ _HOME = {
     "dilated_conv2d": "dilation.five_ways",
     "open_data": "data.sets",
     "remove_stride_": "dilation.remove_stride",
-    "difference": "experiments.differences",
+    "difference": "experiments.run_differences",
     "Explorer": "explorer",
     "quick": "prediction.bfloat16",
     "evaluate": "prediction.metric",

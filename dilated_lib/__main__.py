@@ -7,7 +7,7 @@ import tyro
 
 from dilated_lib import cli
 from dilated_lib.cli.errors import one_sentence
-from dilated_lib.experiments import context_starts, traps
+from dilated_lib.experiments import context_initialisation, traps
 from dilated_lib.experiments.context_heads import heads
 from dilated_lib.experiments.context_reach import reach
 from dilated_lib.experiments.vgg_erf import erf
@@ -25,7 +25,7 @@ if __name__ == "__main__":
         "erf": told(erf),
         "heads": told(heads),
         "reach": told(reach),
-        "starts": told(context_starts.measure),
+        "starts": told(context_initialisation.measure),
         "traps": told(traps.measure),
         "changes": cli.changes,
         "throughput": cli.throughput,

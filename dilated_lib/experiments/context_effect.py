@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dilated_lib.data.labelled import VOID, Sample
 from dilated_lib.data.sets import open_data
-from dilated_lib.experiments.drives import DriveMeter, drive_of
+from dilated_lib.experiments.scores_by_drive import DriveMeter, drive_of
 from dilated_lib.networks.architecture import open_network, small_network
 from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.prediction.segmentation import probabilities

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dilated_lib.data.labelled import VOID, Sample
 from dilated_lib.data.transforms import CropWithMargin
-from dilated_lib.experiments.drives import DriveMeter, SplitScores
+from dilated_lib.experiments.scores_by_drive import DriveMeter, SplitScores
 from dilated_lib.experiments.shape_training import descend
 from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.prediction.segmentation import upsampled

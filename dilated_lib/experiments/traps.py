@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dilated_lib.data.labelled import Sample
 from dilated_lib.data.pictures import read_picture
 from dilated_lib.data.sets import open_data
-from dilated_lib.experiments.drives import DriveMeter
+from dilated_lib.experiments.scores_by_drive import DriveMeter
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.dilated import DilatedNetwork, Upsampling
 from dilated_lib.prediction.segmentation import upsampled

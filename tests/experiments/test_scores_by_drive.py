@@ -7,7 +7,7 @@ import torch
 
 import dilated_lib as dl
 from dilated_lib.data.labelled import VOID
-from dilated_lib.experiments.drives import DriveMeter, drive_of
+from dilated_lib.experiments.scores_by_drive import DriveMeter, drive_of
 
 CLASSES = ("road", "sky", "car")
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from dilated_lib import records
 from dilated_lib.data.scenes import ShapeScenes
 from dilated_lib.data.shapes import Shapes
-from dilated_lib.experiments import context_starts
-from dilated_lib.experiments.context_starts import (
+from dilated_lib.experiments import context_initialisation
+from dilated_lib.experiments.context_initialisation import (
     fit,
     front_end,
     initialised,
@@ -73,13 +73,13 @@ def test_the_identity_is_the_papers_and_biases_are_zero_but_for_pytorchs():
     with torch.no_grad():
         off = initialised("identity", generator=seeded())(maps) - maps
     assert 0 < off.std() < 0.2
-    for start in context_starts.STARTS:
+    for start in context_initialisation.STARTS:
         zero = all((layer.bias == 0).all() for layer in layers_of(start))
         assert zero == (start != "PyTorch's default")
 
 
 def test_a_start_is_its_seeds_alone():
-    for start in context_starts.STARTS:
+    for start in context_initialisation.STARTS:
         pairs = [
             zip(layers_of(start), layers_of(start, seed), strict=True)
             for seed in (0, 1)
@@ -143,7 +143,7 @@ def test_unseen_scenes_are_none_of_the_seen():
 
 def test_cells_without_a_positive_logit_are_counted():
     logits = torch.tensor([[1.0, -1.0, 0.0], [-3.0, -2.0, 0.0]]).view(1, 2, 1, 3)
-    assert context_starts._largest(logits) == {
+    assert context_initialisation._largest(logits) == {
         "cells": 3,
         "not above 0": 2,
         "least": -1.0,
@@ -153,9 +153,9 @@ def test_cells_without_a_positive_logit_are_counted():
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(context_starts, "EVALUATED", 3)
-    monkeypatch.setattr(context_starts, "LEARNING_RATES", (0.001, 0.01))
-    monkeypatch.setattr(context_starts, "STARTS", ("identity", "He's"))
+    monkeypatch.setattr(context_initialisation, "EVALUATED", 3)
+    monkeypatch.setattr(context_initialisation, "LEARNING_RATES", (0.001, 0.01))
+    monkeypatch.setattr(context_initialisation, "STARTS", ("identity", "He's"))
 
 
 def test_a_record_for_each_training(few, tmp_path):
@@ -192,11 +192,11 @@ def test_the_rate_is_chosen_on_validation_scenes_for_each_start(
         right = {"val": rate == best[start], "test": rate != best[start]}
         metrics = {split: {"inside": float(one)} for split, one in right.items()}
         config = {"steps": steps, "learning_rate": rate}
-        return context_starts._record(
+        return context_initialisation._record(
             f"{optimizer}/{start}", seed, config, metrics, 0.0
         )
 
-    monkeypatch.setattr(context_starts, "_trained", trained)
+    monkeypatch.setattr(context_initialisation, "_trained", trained)
     out = tmp_path / "starts.json"
     measure(out, seeds=1, steps=2, scenes=3)
     longer = {
@@ -229,7 +229,7 @@ def test_the_small_networks_cells_are_counted_on_val_and_test(monkeypatch):
 
     monkeypatch.setattr("dilated_lib.data.sets.open_data", lambda _: Files())
     monkeypatch.setattr("dilated_lib.experiments.stored_logits.store", stored)
-    found = context_starts._small_network("streets").metrics
+    found = context_initialisation._small_network("streets").metrics
     assert found["val"]["not above 0"] == int((maps.amax(1) <= 0).sum()) == 0
     assert found["test"]["not above 0"] == found["test"]["cells"] == 12
     assert [*found["val"]["front end"]["drives"]] == ["a", "b"]
@@ -257,5 +257,7 @@ def test_the_books_record_has_every_training_on_a_clean_commit():
         which = run.experiment, run.config["steps"], run.config["learning_rate"]
         seeds.setdefault(which, []).append(run.seed)
     assert all(each == [0, 1, 2, 3, 4] for each in seeds.values())
-    grid = len(context_starts.STARTS) * (len(context_starts.LEARNING_RATES) + 1)
+    grid = len(context_initialisation.STARTS) * (
+        len(context_initialisation.LEARNING_RATES) + 1
+    )
     assert len(seeds) == 2 * (1 + grid)

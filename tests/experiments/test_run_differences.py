@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import dilated_lib as dl
-from dilated_lib.experiments.differences import Difference, difference
+from dilated_lib.experiments.run_differences import Difference, difference
 
 BEFORE, AFTER = [70.1, 70.9, 71.4], [70.8, 71.7, 71.9]
 
@@ -103,7 +103,7 @@ def test_equal_deals_are_equal_in_any_unit(paired, unit):
 
 
 def test_many_runs_take_random_deals_and_the_same_ones_each_time(monkeypatch):
-    monkeypatch.setattr("dilated_lib.experiments.differences._REGROUPINGS", 5000)
+    monkeypatch.setattr("dilated_lib.experiments.run_differences._REGROUPINGS", 5000)
     one = drawn(12)
     assert comb(24, 12) > 5000
     found = [difference(one, one + 0.5) for _ in range(2)]
