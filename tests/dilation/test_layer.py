@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 import dilated_lib as dl
-from dilated_lib.dilation import layer as module
+from dilated_lib.dilation import layer as source
 from dilated_lib.dilation.layer import DilatedConv2d, convolve
 from dilated_lib.networks.architecture import Architecture
 
@@ -32,7 +32,7 @@ def products(monkeypatch, device):
         assert bias is None or len(bias) == len(weight)
         return torchs(x, weight, bias, stride, padding, dilation, groups)
 
-    monkeypatch.setattr(module, "_half", lambda x: (device, x.dtype))
+    monkeypatch.setattr(source, "_half", lambda x: (device, x.dtype))
     monkeypatch.setattr(F, "conv2d", counting)
     return seen
 
@@ -170,13 +170,13 @@ def test_on_a_cpu_dilated_products_have_channels_in_sixteens(monkeypatch, option
 
 def test_by_autocast_what_is_filled_is_in_half(monkeypatch):
     """Not filled in float32, and turned into half afterwards: twice the bytes."""
-    seen, filled = [], module._filled
+    seen, filled = [], source._filled
 
     def seeing(x, weight, bias, multiple):
         seen.extend((x.dtype, weight.dtype, bias.dtype))
         return filled(x, weight, bias, multiple)
 
-    monkeypatch.setattr(module, "_filled", seeing)
+    monkeypatch.setattr(source, "_filled", seeing)
     with torch.autocast("cpu", torch.bfloat16):
         DilatedConv2d(5, 7, 3, dilation=2)(torch.zeros(1, 5, 9, 9))
     assert seen == [torch.bfloat16] * 3
@@ -261,7 +261,7 @@ def test_half_is_the_precision_of_the_product(monkeypatch, device, dtype, mixed,
     monkeypatch.setattr(torch, "is_autocast_enabled", enabled)
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: mixed)
     kind = device.split(":")[0]
-    assert module._half(Somewhere(device, dtype)) == (kind, half)
+    assert source._half(Somewhere(device, dtype)) == (kind, half)
     known = kind in ("cuda", "cpu") and dtype != torch.float64
     assert asked == ([kind] if known else [])
 
@@ -323,7 +323,7 @@ def test_pictures_without_a_batch_and_under_vmap(on_gpu, dilation):
 
 
 def test_export_and_compile_go_through_it(monkeypatch):
-    monkeypatch.setattr(module, "_half", lambda x: ("cuda", x.dtype))
+    monkeypatch.setattr(source, "_half", lambda x: ("cuda", x.dtype))
     layer = DilatedConv2d(3, 5, 3, padding=16, dilation=16).double()
     x = drawn(1, 3, 40, 37)
     for one in (
@@ -352,7 +352,7 @@ def test_the_context_module_is_the_same(on_gpu, monkeypatch, variant, padding):
     fast = torch.autograd.grad(found.square().sum(), [x, *module.parameters()])
     assert [d for _, _, d in on_gpu] == [1, 1, 2, 4, 8, 1, 1, 1]  # 16 is split
     assert all(c % 8 == o % 8 == 0 for c, o, _ in on_gpu)
-    monkeypatch.setattr(module, "_half", lambda x: ("cuda", None))
+    monkeypatch.setattr(source, "_half", lambda x: ("cuda", None))
     wanted = module(x)
     plain = torch.autograd.grad(wanted.square().sum(), [x, *module.parameters()])
     for one, other in zip((found, *fast), (wanted, *plain), strict=True):

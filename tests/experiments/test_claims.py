@@ -89,7 +89,6 @@ def notebook(folder, *cells):
 
 LEARNS = """\
 import torch
-from pages import ROOT
 import dilated_lib as dl
 generator = torch.Generator().manual_seed(SEEDS[0])
 x = torch.rand(4, generator=generator).requires_grad_()
