@@ -43,6 +43,7 @@ class DilatedNetwork(nn.Module):
     Raises ValueError where the parts do not fit together, and in ``forward`` for an
     input of another shape or one too small for a cell.
 
+    >>> from dilated_lib.networks.vgg import front_end
     >>> front, sky = front_end(1, fc_channels=8, width=4), {"sky": (128, 128, 128)}
     >>> one = {"palette": sky, "mean": (0.0, 0.0, 0.0), "input_size": (900, 900)}
     >>> DilatedNetwork(front, None, **one)(torch.zeros(1, 3, 388, 396)).shape
