@@ -1,31 +1,37 @@
-"""Pictures of any mode as RGB arrays."""
+"""Pictures of any kind as RGB arrays."""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
 
-__all__ = ["read_picture"]
+__all__ = ["Picture", "read_picture"]
+
+Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
 
-def read_picture(picture: Path | Image.Image) -> NDArray[np.uint8]:
-    """A picture as an array (H, W, 3), RGB, 0 to 255, upright.
+def read_picture(picture: Picture) -> NDArray[np.uint8]:
+    """Read a picture as an array (H, W, 3), RGB, 0 to 255, upright.
 
-    A file's EXIF orientation is applied. Grey and palette pictures become RGB, 16 bits
-    become 8, and transparent ones are laid on white.
+    It is a path, a PIL image, an array (H, W) or (H, W, 3) or a tensor (3, H, W), both
+    of bytes. A file's EXIF orientation is applied. Grey and palette pictures become
+    RGB, 16 bits become 8, and transparent ones are laid on white.
 
-    Raises FileNotFoundError; TypeError for another kind of object; ValueError for what
-    is no picture or a truncated one, and for values without a known range (floats,
-    32-bit integers).
+    Raises FileNotFoundError; TypeError for another kind of object; ValueError for a
+    file that is not a picture or is truncated, for an array of another shape, and for
+    values without a known range (floats, 32-bit integers).
 
     >>> read_picture(Image.new("L", (4, 3), 200))[0, 0]
     array([200, 200, 200], dtype=uint8)
     """
+    if isinstance(picture, np.ndarray | Tensor):
+        picture = _from_array(picture)
     if not isinstance(picture, str | Path | Image.Image):
         raise TypeError(
-            "picture must be a path or a PIL image (Image.fromarray makes one of an "
-            f"array), got {type(picture).__name__}"
+            "picture must be a path, a PIL image, an array (H, W, 3) or a tensor "
+            f"(3, H, W), got {type(picture).__name__}"
         )
     name = "the picture" if isinstance(picture, Image.Image) else Path(picture).name
     try:
@@ -56,6 +62,26 @@ def read_picture(picture: Path | Image.Image) -> NDArray[np.uint8]:
     except Exception as error:  # decoders raise all kinds
         raise ValueError(f"{name} cannot be read as a picture: {error}") from error
     return pixels
+
+
+def _from_array(picture: NDArray[np.uint8] | Tensor) -> Image.Image:
+    shape, kind = tuple(picture.shape), str(picture.dtype).removeprefix("torch.")
+    tensor = isinstance(picture, Tensor)
+    channels = shape[0] if tensor and shape else shape[-1] if shape else 0
+    if kind != "uint8":
+        raise ValueError(
+            f"values of type {kind} have no known range; make them uint8, 0 to 255"
+        )
+    if not ((len(shape) == 3 and channels == 3) or (len(shape) == 2 and not tensor)):
+        wanted = (
+            "a tensor must be (3, H, W)" if tensor else "an array must be (H, W, 3)"
+        )
+        raise ValueError(f"{wanted}, got {shape}")
+    if isinstance(picture, Tensor):
+        picture = picture.permute(1, 2, 0).cpu().numpy()
+    if not picture.size:
+        raise ValueError(f"the picture has no pixels, its shape is {shape}")
+    return Image.fromarray(picture)
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

@@ -1,22 +1,24 @@
 """A picture in, a label map out: margin, tiles, upsampling, palette."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from dilated_lib.data.pictures import read_picture
+from dilated_lib.data.palettes import voc_colour
+from dilated_lib.data.pictures import Picture, read_picture
 from dilated_lib.fields.input_sizes import InputSizes
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.dilated import (
@@ -30,31 +32,38 @@ __all__ = ["Segmentation", "predict", "probabilities", "upsampled"]
 Context = Literal["whole", "tiles"]
 Positions = NDArray[np.intp]
 Cut = tuple[Positions, slice]  # the pixels that a tile reads, the cells that it gives
+# images (N, 3, H, W), RGB, 0 to 255 → logits (N, C, h, w)
+Network = DilatedNetwork | Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Label map (H, W), uint8, and probabilities (C, H, W) of a picture of that size.
+    """Label map (H, W) and probabilities (C, H, W) of a picture of that size.
 
-    ``palette`` names the classes in the order of the labels, with their colours.
+    Labels are of the smallest unsigned type that holds C classes: uint8, or uint16 for
+    more than 256. ``palette`` names the classes in the order of the labels, with their
+    colours.
     """
 
-    labels: NDArray[np.uint8]
+    labels: NDArray[np.unsignedinteger[Any]]
     probabilities: Tensor
     palette: dict[str, tuple[int, int, int]]
 
     def save(self, path: str | Path) -> None:
-        """Write the label map as a PNG with a palette, whose pixels are class ids.
+        """Write the label map as a PNG whose pixels are class ids.
 
-        The file appears whole or not at all. Raises ValueError for another suffix.
+        It has the palette, or 16 bits a pixel for more than 256 classes. The file
+        appears whole or not at all. Raises ValueError for another suffix.
         """
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise ValueError(f"label maps are saved as .png, got {path.name}")
-        picture = Image.fromarray(self.labels, mode="P")
-        picture.putpalette(
-            [part for colour in self.palette.values() for part in colour]
-        )
+        picture = Image.fromarray(self.labels)
+        if self.labels.dtype == np.uint8:
+            picture = Image.fromarray(self.labels, mode="P")
+            picture.putpalette(
+                [part for colour in self.palette.values() for part in colour]
+            )
         beside = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             picture.save(beside, "PNG")
@@ -63,46 +72,84 @@ class Segmentation:
             beside.unlink(missing_ok=True)
 
 
+@overload
 def predict(
-    image: Path | Image.Image,
-    network: DilatedNetwork | None = None,
+    image: Picture,
+    network: Network | None = ...,
+    *,
+    tile: tuple[int, int] | None = ...,
+    context: Context = ...,
+    upsampling: Upsampling | None = ...,
+    scale: float | None = ...,
+    progress: bool = ...,
+) -> Segmentation: ...
+@overload
+def predict(
+    image: list[Picture] | tuple[Picture, ...],
+    network: Network | None = ...,
+    *,
+    tile: tuple[int, int] | None = ...,
+    context: Context = ...,
+    upsampling: Upsampling | None = ...,
+    scale: float | None = ...,
+    progress: bool = ...,
+) -> list[Segmentation]: ...
+def predict(
+    image: Picture | Sequence[Picture],
+    network: Network | None = None,
     *,
     tile: tuple[int, int] | None = None,
     context: Context = "whole",
     upsampling: Upsampling | None = None,
     scale: float | None = None,
     progress: bool = False,
-) -> Segmentation:
+) -> Segmentation | list[Segmentation]:
     """Segment a picture of any size: its label map and class probabilities.
 
-    The picture is read by :func:`~dilated_lib.data.pictures.read_picture`, and what the
-    options mean says :func:`probabilities`. Without a ``network`` it is the small one
-    that comes with the library, for streets, of 11 classes:
+    A picture is whatever :func:`~dilated_lib.data.pictures.read_picture` reads: a path,
+    a PIL image, an array or a tensor. A list of pictures gives a list of results. For
+    the options see :func:`probabilities`.
+
+    ``network`` may be any module or function that takes images (N, 3, H, W), RGB, 0 to
+    255, and gives logits (N, C, h, w) of any stride. One that was trained on normalised
+    images is wrapped, as below. Without a network it is the small one that comes with
+    the library, for streets, of 11 classes:
     :func:`~dilated_lib.networks.architecture.small_network`.
 
     Raises ValueError for an unreadable picture, and as :func:`probabilities` does.
 
-    >>> predict(Image.new("RGB", (24, 16))).labels.shape
+    >>> photo = Image.new("RGB", (24, 16))
+    >>> predict(photo).labels.shape
+    (16, 24)
+    >>> network = nn.Conv2d(3, 21, 8, stride=8).eval()  # or torchvision's DeepLab
+    >>> mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    >>> std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    >>> predict(photo, lambda x: network((x / 255 - mean) / std)).labels.shape
     (16, 24)
     """
-    if network is None:
-        network = small_network()
-    pixels = torch.tensor(read_picture(image)).permute(2, 0, 1)[None]
-    shares = probabilities(
-        network,
-        pixels,
-        tile=tile,
-        context=context,
-        upsampling=upsampling,
-        scale=scale,
-        progress=progress,
-    )[0].cpu()
-    labels = shares.argmax(0).to(torch.uint8).numpy()
-    return Segmentation(labels, shares, network.palette)
+    options: dict[str, Any] = {"tile": tile, "context": context, "scale": scale}
+    options |= {"upsampling": upsampling, "progress": progress}
+    network = small_network() if network is None else network
+    if isinstance(image, list | tuple):
+        return [_segmented(network, one, options) for one in image]
+    return _segmented(network, image, options)  # type: ignore[arg-type]  # not a list
+
+
+def _segmented(
+    network: Network, picture: Picture, options: dict[str, Any]
+) -> Segmentation:
+    pixels = torch.tensor(read_picture(picture)).permute(2, 0, 1)[None]
+    shares = probabilities(network, pixels, **options)[0].cpu()
+    kind = np.min_scalar_type(len(shares) - 1)
+    labels = shares.argmax(0).numpy().astype(kind)
+    palette = getattr(network, "palette", None)
+    if palette is None:  # numbers for names, and VOC's colours, which never end
+        palette = {str(label): voc_colour(label) for label in range(len(shares))}
+    return Segmentation(labels, shares, palette)
 
 
 def probabilities(
-    network: DilatedNetwork,
+    network: Network,
     images: Tensor,
     *,
     tile: tuple[int, int] | None = None,
@@ -112,6 +159,11 @@ def probabilities(
     progress: bool = False,
 ) -> Tensor:
     """Class probabilities (N, C, H, W) of images (N, 3, H, W), RGB, 0 to 255.
+
+    Of a :class:`~dilated_lib.networks.dilated.DilatedNetwork` as described below. Any
+    other module or function gets all of the images at once, where its weights are and
+    in their precision, and its logits (N, C, h, w) are interpolated to (H, W), as in
+    "half_pixel". Of the options ``scale`` alone is for these.
 
     The images are enlarged by ``scale``, by default the network's, turned into BGR
     minus the network's mean, and continued by reflection, as far as the margin of the
@@ -141,8 +193,9 @@ def probabilities(
     whatever the network's mode, which is left as it was.
 
     Raises ValueError for images of another shape, a tile without a whole cell,
-    impossible options, and a front end whose cells are not square or whose layers pad
-    otherwise than to keep their size.
+    impossible options, a front end whose cells are not square or whose layers pad
+    otherwise than to keep their size, and a network whose output is not a map of
+    logits of two or more classes.
 
     Source: ``predict.py`` of fyu/dilation.
 
@@ -151,6 +204,18 @@ def probabilities(
     """
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")
+    if not isinstance(network, DilatedNetwork):
+        for name, value, default in (
+            ("tile", tile, None),
+            ("context", context, "whole"),
+            ("upsampling", upsampling, None),
+        ):
+            if value != default:
+                raise ValueError(
+                    f"{name} is an option of the paper's networks; {_named(network)} "
+                    f"is not one: leave it out, got {value!r}"
+                )
+        return _of_any(network, images, 1.0 if scale is None else scale)
     upsampling = network.upsampling if upsampling is None else upsampling
     scale = network.scale if scale is None else scale
     for name, value, known in (
@@ -159,8 +224,7 @@ def probabilities(
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-    if not 0 < scale < inf:
-        raise ValueError(f"scale must be a number above 0, got {scale!r}")
+    _check_scale(scale)
     stride, other = (axis.stride for axis in network.sizes)
     step = network.upsample.stride[0] if network.upsample else stride
     if {stride, other, step} != {stride} or min(a.margin for a in network.sizes) < 0:
@@ -195,21 +259,68 @@ def probabilities(
             *(network.sizes, (height, width), sides, network.least_size), strict=True
         )
     )
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+    with _evaluating(network), torch.no_grad():
+        images = images.to(next(network.parameters()).device)
+        if (height, width) != size:
+            images = _resized(images.float(), (height, width))
+        logits = _logits(network, images, rows, columns, context, upsampling, progress)
+        shares = upsampled(logits, upsampling, stride)[:, :, :height, :width]
+        return shares if shares.shape[2:] == size else _resized(shares, size)
+
+
+def _check_scale(scale: float) -> None:
+    if not 0 < scale < inf:
+        raise ValueError(f"scale must be a number above 0, got {scale!r}")
+
+
+@contextmanager
+def _evaluating(network: object) -> Iterator[None]:
+    """Dropout and batch norm as in evaluation; afterwards each mode is as it was."""
+    modules = [*network.modules()] if isinstance(network, nn.Module) else []
+    modes = [module.training for module in modules]
     try:
-        with torch.no_grad():
-            images = images.to(next(network.parameters()).device)
-            if (height, width) != size:
-                images = _resized(images.float(), (height, width))
-            logits = _logits(
-                network, images, rows, columns, context, upsampling, progress
-            )
-            shares = upsampled(logits, upsampling, stride)[:, :, :height, :width]
-            return shares if shares.shape[2:] == size else _resized(shares, size)
+        for module in modules:
+            module.training = False
+        yield
     finally:
-        for module, mode in modes:
+        for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+def _named(network: object) -> str:
+    return getattr(network, "__name__", type(network).__name__)
+
+
+def _of_any(network: Callable[[Tensor], Any], images: Tensor, scale: float) -> Tensor:
+    """Class probabilities (N, C, H, W) by a network that is not the paper's."""
+    _check_scale(scale)
+    size, x = images.shape[2:], images.float()
+    if isinstance(network, nn.Module):
+        x = x.to(next(network.parameters(), x))
+    with _evaluating(network), torch.no_grad():
+        if scale != 1:
+            x = _resized(x, [max(1, round(side * scale)) for side in size])
+        try:
+            found = network(x)
+        except Exception as error:
+            error.add_note(f"{_named(network)} was given images {tuple(x.shape)}.")
+            raise
+        logits = found["out"] if isinstance(found, dict) and "out" in found else found
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"{_named(network)} must give logits (N, C, h, w), or torchvision's "
+                f'{{"out": logits}}, got {type(logits).__name__}'
+            )
+        shape = tuple(logits.shape)
+        if len(shape) != 4 or shape[0] != len(x) or shape[1] < 2 or 0 in shape:
+            raise ValueError(
+                f"{_named(network)} must give logits (N, C, h, w) of two classes or "
+                f"more, got {shape} for images {tuple(x.shape)}"
+            )
+        logits = logits.float()
+        if logits.shape[2:] != size:
+            logits = F.interpolate(logits, tuple(size), mode="bilinear")
+        return logits.softmax(1)
 
 
 def _resized(images: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,0 +1,163 @@
+"""Prediction with networks that are not the paper's: any module, any function."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+import dilated_lib as dl
+from dilated_lib.prediction.segmentation import probabilities
+
+DRAW = np.random.default_rng(0)
+PHOTO = DRAW.integers(0, 256, (37, 53, 3), np.uint8)
+IMAGES = torch.tensor(PHOTO).permute(2, 0, 1)[None]
+
+
+def strided(classes=5, stride=4):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, classes, stride, stride=stride)
+    return nn.Sequential(conv, nn.BatchNorm2d(classes), nn.Dropout(0.5))
+
+
+def test_any_module_is_run_in_evaluation_and_left_in_its_mode():
+    network = strided().train()
+    network[1].eval()
+    found = dl.predict(Image.fromarray(PHOTO), network)
+    assert [one.training for one in network] == [True, False, True]
+    with torch.no_grad():
+        logits = network.eval()(IMAGES.float())
+    wanted = F.interpolate(logits, (37, 53), mode="bilinear").softmax(1)[0]
+    torch.testing.assert_close(found.probabilities, wanted)
+    assert found.labels.dtype == np.uint8
+    assert (found.labels == wanted.argmax(0).numpy()).all()
+    assert [*found.palette] == ["0", "1", "2", "3", "4"]
+    assert found.palette["1"] == (128, 0, 0)  # VOC's second colour
+
+
+def test_a_function_gets_rgb_from_0_to_255_and_no_gradients():
+    seen = []
+
+    def by_colour(images):
+        seen.append((images, torch.is_grad_enabled()))
+        return images - 127
+
+    found = dl.predict(PHOTO, by_colour)
+    ((images, gradients),) = seen
+    assert torch.equal(images, IMAGES.float()) and not gradients
+    assert (found.labels == PHOTO.argmax(2)).all()
+
+
+def test_torchvisions_segmentation_networks_give_their_logits_by_name():
+    network = strided()
+    named = dl.predict(PHOTO, lambda x: {"out": network.eval()(x), "aux": None})
+    assert (named.labels == dl.predict(PHOTO, network).labels).all()
+
+
+def test_a_network_in_half_precision_gets_images_in_half_precision():
+    found = dl.predict(PHOTO, strided().bfloat16())
+    assert found.probabilities.dtype == torch.float32
+    near = dl.predict(PHOTO, strided()).probabilities
+    assert (found.probabilities - near).abs().max() < 0.1
+
+
+def test_the_picture_is_enlarged_for_any_network_too():
+    shapes = []
+
+    def asked(images):
+        shapes.append(images.shape[2:])
+        return images
+
+    assert dl.predict(PHOTO, asked, scale=2).labels.shape == (37, 53)
+    assert shapes == [(74, 106)]
+
+
+def test_290_classes_have_290_labels(tmp_path):
+    def last(images):
+        logits = torch.zeros(1, 290, *images.shape[2:])
+        logits[:, 289], logits[:, 34, :5] = 1, 2
+        return logits
+
+    found = dl.predict(PHOTO, last)
+    assert found.labels.dtype == np.uint16 and len(found.palette) == 290
+    assert {*found.labels.ravel().tolist()} == {34, 289}
+    found.save(tmp_path / "labels.png")
+    with Image.open(tmp_path / "labels.png") as saved:
+        assert (np.asarray(saved) == found.labels).all()
+
+
+@pytest.mark.parametrize(("classes", "kind"), [(256, np.uint8), (257, np.uint16)])
+def test_labels_have_the_smallest_type_that_holds_them(classes, kind):
+    def network(images):
+        return torch.zeros(1, classes, *images.shape[2:])
+
+    assert dl.predict(PHOTO, network).labels.dtype == kind
+
+
+def test_arrays_tensors_and_lists_are_pictures(tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    kinds = [Image.fromarray(PHOTO), PHOTO, IMAGES[0], tmp_path / "photo.png"]
+    network = strided()
+    first, *others = dl.predict(kinds, network)
+    for one in [*others, dl.predict((PHOTO,), network)[0]]:
+        assert (one.labels == first.labels).all()
+    assert dl.predict([], network) == []
+    assert len(dl.predict([PHOTO, PHOTO[:8]])) == 2  # and the small network, too
+    grey = dl.predict(PHOTO[..., 0], network)
+    assert (
+        grey.labels == dl.predict(PHOTO[..., :1].repeat(3, 2), network).labels
+    ).all()
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (PHOTO.astype(float), "values of type float64 have no known range"),
+        (IMAGES[0].float() / 255, "values of type float32 have no known range"),
+        (IMAGES, r"a tensor must be \(3, H, W\), got \(1, 3, 37, 53\)"),
+        (IMAGES[0].permute(1, 2, 0), r"a tensor must be \(3, H, W\)"),
+        (PHOTO.transpose(2, 0, 1), r"an array must be \(H, W, 3\), got \(3, 37, 53\)"),
+        (PHOTO[:0], r"has no pixels, its shape is \(0, 53, 3\)"),
+    ],
+)
+def test_what_is_not_a_picture_is_refused(picture, message):
+    with pytest.raises(ValueError, match=message):
+        dl.predict(picture, strided())
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            lambda x: x[0],
+            r"<lambda> must give logits \(N, C, h, w\).*got \(3, 37, 53\)",
+        ),
+        (lambda x: x[:, :1], r"two classes or more, got \(1, 1, 37, 53\)"),
+        (lambda x: [x], "got list"),
+        (lambda x: {"logits": x}, "got dict"),
+    ],
+)
+def test_an_output_that_is_not_logits_is_refused(network, message):
+    with pytest.raises(ValueError, match=message):
+        dl.predict(PHOTO, network)
+
+
+def test_a_network_that_fails_is_told_with_the_size_it_was_given():
+    with pytest.raises(RuntimeError) as failed:
+        dl.predict(PHOTO, nn.Sequential(nn.Conv2d(4, 2, 1)))
+    assert failed.value.__notes__ == ["Sequential was given images (1, 3, 37, 53)."]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": (8, 8)}, "tile is an option of the paper's networks; Sequential is"),
+        ({"context": "tiles"}, "context is an option of the paper's networks"),
+        ({"upsampling": "released"}, "upsampling is an option of the paper's networks"),
+        ({"scale": 0}, "scale must be a number above 0"),
+    ],
+)
+def test_options_of_the_papers_networks_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        probabilities(strided(), IMAGES, **options)
