@@ -74,7 +74,7 @@ def bars(panels: Mapping[str, ArrayLike], *, ylabel: str = "paths") -> Figure:
     figure, axes = subplots(len(panels), 1, 0.5 + 1.9 * len(panels))
     widest = max(len(np.asarray(panel)) for panel in panels.values())
     for ax, (title, panel) in zip(axes, panels.items(), strict=True):
-        counts = np.asarray(panel)
+        counts = np.asarray(panel, float)  # paths may be more than 64 bits count
         at = np.arange(len(counts)) - (len(counts) - 1) / 2
         holes = counts == 0
         ax.bar(at[~holes], counts[~holes], 0.9, color=COLOURS["input"])
