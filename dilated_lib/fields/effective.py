@@ -18,24 +18,28 @@ def effective_receptive_field(
     model: nn.Module,
     inputs: Tensor,
     *,
+    to: str | None = None,
     unit: Sequence[int] | None = None,
     binary: bool = False,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """How strongly one output unit depends on each position, measured with gradients.
+    """Measure with gradients how strongly one output unit depends on each position.
 
     ``inputs`` (N, C, …) are pictures, or noise; the result has the shape of their axes.
     It is the mean size of ∂ output / ∂ input over inputs and channels; the output is
     the unit's channels added up with random signs (seeded), so that they do not cancel.
-    ``unit`` is one index an axis, the middle one if not given. With ``binary`` it is
-    the share of the inputs for which any gradient arrives. The model runs in
-    evaluation mode.
+    ``to`` names a module whose output to take, such as "layer3". ``unit`` is one index
+    an axis, the middle one if not given. With ``binary`` it is the share of the inputs
+    for which any gradient arrives. The model runs in evaluation mode.
+
+    Maps may have their channels last, (N, …, C), as in Swin. A not-a-number in a
+    quarter of the first input tells: all channels of a unit lose their value together.
 
     For a linear stack with equal weights the result is the product of the ``coverage``
     along the axes, and its width along each is ``deviation`` (Luo et al. 2016).
 
-    Raises ValueError for inputs without axes, an output that is no map with as many
-    axes, or a unit outside it.
+    Raises ValueError for inputs without axes, an unknown module, an output that is not
+    a map with as many axes, a unit outside it, and where no gradient arrives at all.
 
     >>> conv = nn.Conv1d(1, 1, 3, dilation=2, padding=2)
     >>> effective_receptive_field(conv, torch.ones(1, 1, 7), binary=True)
@@ -49,20 +53,13 @@ def effective_receptive_field(
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
+        last = _channels_last(_output(model, _marked(inputs[:1]), to))
         total = torch.zeros(inputs.shape[2:], dtype=torch.float64)
         for number, one in enumerate(inputs):
             x = one[None].detach().requires_grad_()
             with torch.enable_grad():
-                output = model(x)
-            if not isinstance(output, torch.Tensor) or output.dim() != inputs.dim():
-                raise ValueError(
-                    f"the output must be one map with {inputs.dim() - 2} axes, got "
-                    + (
-                        str(tuple(output.shape))
-                        if hasattr(output, "shape")
-                        else type(output).__name__
-                    )
-                )
+                output = _output(model, x, to)
+            output = output.movedim(-1, 1) if last else output
             sizes = output.shape[2:]
             place = [n // 2 for n in sizes] if unit is None else list(unit)
             if len(place) != len(sizes) or not all(
@@ -81,5 +78,53 @@ def effective_receptive_field(
     finally:
         for module, training in modes.items():
             module.training = training
+    if not total.any():
+        raise ValueError(
+            f"no gradient of unit {tuple(place)} arrives at the input: it reads "
+            "nothing, or every ReLU on its way is closed, as for inputs of zeros; try "
+            "torch.randn"
+        )
     result: NDArray[np.float64] = (total / len(inputs)).numpy()
     return result
+
+
+def _output(model: nn.Module, x: Tensor, to: str | None) -> Tensor:
+    """The model's output for ``x``, or that of a module in it: one map."""
+    caught: list[object] = []
+    if to is None:
+        caught.append(model(x))
+    else:
+        if to not in dict(model.named_modules()):
+            raise ValueError(f"the model has no module {to!r}")
+        module = model.get_submodule(to)
+        hook = module.register_forward_hook(lambda *call: caught.append(call[2]))
+        try:
+            model(x)
+        finally:
+            hook.remove()
+    name = "the output" if to is None else f"the output of {to}"
+    if not caught:
+        raise ValueError(f"{to} is not called, so it has no output")
+    output = caught[-1]
+    if not isinstance(output, Tensor) or output.dim() != x.dim():
+        kind = tuple(output.shape) if isinstance(output, Tensor) else type(output)
+        raise ValueError(
+            f"{name} must be one map with {x.dim() - 2} axes, got "
+            + (kind.__name__ if isinstance(kind, type) else str(kind))
+        )
+    return output
+
+
+def _marked(x: Tensor) -> Tensor:
+    """A copy with NaN at the first half of each axis."""
+    marked = x.detach().clone()
+    quarter = [slice(None)] * 2 + [slice(0, -(-side // 2)) for side in x.shape[2:]]
+    marked[tuple(quarter)] = torch.nan
+    return marked
+
+
+def _channels_last(lost: Tensor) -> bool:
+    """Are the units that lost their value alike along the last axis, not the first?"""
+    apart = lost[0].isnan()
+    first, last = ((apart.any(d) == apart.all(d)).all() for d in (0, -1))
+    return bool(last and not first)

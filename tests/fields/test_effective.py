@@ -1,0 +1,194 @@
+"""The effective receptive field: gradients of networks whose answer is known."""
+
+from math import isclose, sqrt
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+import dilated_lib as dl
+from dilated_lib import Window
+
+
+def stack(*dilations):
+    return [Window(3, dilation=dilation) for dilation in dilations]
+
+
+def linear(windows):
+    """A network of equal weights along two axes, from windows."""
+    layers = []
+    for one in windows:
+        conv = nn.Conv2d(
+            1, 1, one.kernel_size, one.stride, dilation=one.dilation, bias=False
+        )
+        nn.init.ones_(conv.weight)
+        layers.append(conv)
+    return nn.Sequential(*layers).double()
+
+
+def noise(*shape):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        [Window(3)] * 4,
+        [Window(3, 2), Window(2, dilation=3)],
+        stack(2, 2),
+        stack(1, 2, 4),
+    ],
+)
+def test_a_linear_network_looks_along_its_paths(windows):
+    seen = dl.effective_receptive_field(linear(windows), noise(3, 1, 40, 40))
+    field, paths = dl.compose(windows), dl.coverage(windows)
+    units = (40 - field.size) // field.stride + 1
+    inside = slice(field.start(units // 2), field.end(units // 2) + 1)
+    assert seen[inside, inside].tolist() == np.outer(paths, paths).tolist()
+    assert seen.sum() == seen[inside, inside].sum()
+    rows = seen[inside, inside].sum(1) / seen.sum()
+    at = np.arange(len(rows)) - (len(rows) - 1) / 2
+    assert isclose(sqrt(rows @ at**2), dl.deviation(windows))
+
+
+def test_gradients_of_inputs_and_channels_are_averaged_by_size():
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return x[:, :1] * x[:, 1:]
+
+    x = torch.tensor([[[[3.0]], [[-5.0]]], [[[1.0]], [[2.0]]]])
+    seen = dl.effective_receptive_field(Scaled(), x)
+    assert seen.item() == (3 + 5 + 1 + 2) / 4
+
+
+def test_binary_counts_the_inputs_for_which_a_gradient_arrives():
+    relu = nn.Sequential(nn.ReLU())
+    x = torch.tensor([-1.0, 2.0, 3.0, -4.0])[:, None, None].expand(4, 1, 3)
+    seen = dl.effective_receptive_field(relu, x, unit=(2,), binary=True)
+    assert seen.tolist() == [0, 0, 0.5]
+
+
+def test_the_signs_come_from_the_seed_and_from_nothing_else():
+    conv = torch.nn.Conv2d(3, 8, 3, padding=1)
+    seen = []
+    for state in (1, 2):
+        torch.manual_seed(state)  # the caller's own draws
+        seen.append(dl.effective_receptive_field(conv, torch.ones(1, 3, 7, 7)))
+    np.testing.assert_array_equal(*seen)
+
+
+def test_channels_do_not_cancel():
+    conv = nn.Conv2d(1, 2, 1, bias=False)
+    conv.weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+    seen = dl.effective_receptive_field(conv, torch.ones(400, 1, 1, 1)).item()
+    assert 0.8 < seen < 1.2  # 0 or 2 by the signs drawn, and on average 1
+
+
+def test_the_network_is_measured_in_evaluation_mode_and_left_as_it_was():
+    model = nn.Sequential(nn.Conv1d(1, 1, 1), nn.Dropout(0.9), nn.BatchNorm1d(1))
+    model[2].eval()
+    seen = dl.effective_receptive_field(model, torch.ones(20, 1, 1), binary=True)
+    assert seen.item() == 1
+    assert [one.training for one in model] == [True, True, False]
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "unit", "message"),
+    [
+        (nn.Identity(), torch.ones(2, 3), None, r"\(N, C, one length an axis\)"),
+        (nn.Identity(), torch.ones(0, 3, 4), None, r"none of them 0, got \(0, 3, 4\)"),
+        (
+            nn.Flatten(),
+            torch.ones(2, 3, 4),
+            None,
+            r"with 1 axes, got \(1, 12\)",
+        ),
+        (nn.LSTM(4, 2), torch.ones(2, 3, 4), None, "one map with 1 axes, got tuple"),
+        (nn.Identity(), torch.ones(2, 3, 4), (4,), r"within \(4,\), got \(4,\)"),
+        (nn.Identity(), torch.ones(2, 3, 4), (1, 1), r"within \(4,\), got \(1, 1\)"),
+    ],
+)
+def test_what_has_no_unit_to_look_at_is_refused(model, inputs, unit, message):
+    with pytest.raises(ValueError, match=message):
+        dl.effective_receptive_field(model, inputs, unit=unit)
+
+
+def test_a_module_can_be_named_as_for_the_receptive_field():
+    network = models.resnet18().eval()
+    seen = dl.effective_receptive_field(
+        network, noise(1, 3, 96, 96).float(), to="layer1"
+    )
+    rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+    field = dl.receptive_field(network, (3, 96, 96), to="layer1")
+    for axis, found in zip(field, (rows, columns), strict=True):
+        unit = 24 // 2
+        assert (found[0], found[-1]) == (axis.start(unit), axis.end(unit))
+    assert not network.layer1._forward_hooks
+
+
+class ChannelsLast(nn.Module):
+    """A patch of 4 × 4 pixels to a token of 8 channels, which come last."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
+
+    def forward(self, x):
+        return self.norm(self.patches(x).permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("side", [32, 64])  # 8 tokens along an axis, and 8 channels
+def test_channels_may_come_last(side):
+    torch.manual_seed(0)
+    network = ChannelsLast()
+    x = noise(1, 3, side, side).float()
+    seen = dl.effective_receptive_field(network, x)
+    wanted = np.zeros((side, side), bool)
+    middle = side // 4 // 2 * 4
+    wanted[middle : middle + 4, middle : middle + 4] = True
+    assert ((seen > 0) == wanted).all()
+    corner = dl.effective_receptive_field(network, x, unit=(0, side // 4 - 1)) > 0
+    assert corner.sum() == 16 and corner[:4, -4:].all()
+
+
+def test_where_every_unit_sees_everything_channels_come_first():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Softmax(3))
+    everything = nn.Sequential(network, nn.Conv2d(4, 4, 6, padding=(5, 5)))
+    assert dl.effective_receptive_field(everything, noise(1, 1, 6, 6).float()).all()
+
+
+def test_an_input_without_any_gradient_is_told():
+    closed = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU())
+    with pytest.raises(
+        ValueError, match=r"no gradient of unit \(15, 15\) arrives.*randn"
+    ):
+        dl.effective_receptive_field(closed, torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [
+        ("conv", "the model has no module 'conv'"),
+        ("spare", "spare is not called, so it has no output"),
+        ("both", "the output of both must be one map with 2 axes, got tuple"),
+    ],
+)
+def test_a_module_without_one_map_is_refused(to, message):
+    class Both(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.both, self.spare = Both(), nn.ReLU()
+
+        def forward(self, x):
+            return self.both(x)[0]
+
+    with pytest.raises(ValueError, match=message):
+        dl.effective_receptive_field(Network(), torch.ones(1, 1, 4, 4), to=to)
