@@ -67,6 +67,25 @@ class ReceptiveField:
         """How far unit 0 begins before the input's first position."""
         return -self.start(0)
 
+    @property
+    def halo(self) -> tuple[int, int]:
+        """Positions that a tile must bring before its own, and after them.
+
+        The units of one period own ``stride * len(phases)`` positions. A tile of whole
+        periods that is cut out of a larger input gives its own units exactly, if it
+        comes with so many positions more on each side, and what it gives for these is
+        dropped. Raises ValueError where a unit sees the whole axis.
+
+        >>> ReceptiveField(8, ((-186, 193),)).halo  # the front end, padded inside
+        (186, 186)
+        """
+        own = int(self.stride * len(self.phases))
+        hulls = [self._bounded(unit) for unit, hull in enumerate(self.phases) if hull]
+        return (
+            max((-first for first, _ in hulls if first < 0), default=0),
+            max((last + 1 - own for _, last in hulls if last >= own), default=0),
+        )
+
     def start(self, unit: int) -> int:
         """First input position that ``unit`` sees (negative: in the padding)."""
         return self._bounded(unit)[0]

@@ -349,13 +349,13 @@ def _exact_cuts(axis: InputSizes, length: int, side: int, _: int) -> list[Cut]:
 def _padded_cuts(axis: InputSizes, length: int, side: int, least: int) -> list[Cut]:
     """The tiles of a front end that pads: real pixels around them, as far as it sees.
 
-    A cell sees ``field.padding`` pixels beyond its own, so it sees nothing beyond a cut
-    that is ``halo`` cells away, and nothing of the padding there.
+    A cell sees ``field.halo`` pixels beyond its own, so it sees nothing beyond a cut
+    that is as many pixels away, and nothing of the padding there.
     """
     stride = axis.stride
     cells = -(-max(length, least) // stride)
     whole = np.pad(np.arange(length), (0, stride * cells - length), mode="reflect")
-    halo = -(-axis.field.padding // stride)
+    halo = -(-max(axis.field.halo) // stride)
     most = side // stride
     if cells <= most:
         return [(whole, slice(None))]

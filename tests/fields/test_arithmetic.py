@@ -157,6 +157,37 @@ def test_phases_repeat_after_a_whole_number_of_positions(windows):
     assert field.size == max(sizes, default=0)
 
 
+@given(st.lists(st.one_of(ordinary, transposed), max_size=4))
+def test_the_halo_is_what_a_period_of_units_reads_beyond_its_own(windows):
+    field = dl.compose(windows)
+    period, own = len(field.phases), int(field.stride * len(field.phases))
+    units = [u for u in range(3 * period, 4 * period) if field.phases[u % period]]
+    assume(units)
+    first, last = min(map(field.start, units)), max(map(field.end, units))
+    assert field.halo == (max(0, 3 * own - first), max(0, last - 4 * own + 1))
+
+
+def test_a_tile_with_its_halo_gives_what_the_whole_gives():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv1d(1, 2, 3, 4, padding=1),
+        torch.nn.Conv1d(2, 2, 5, dilation=3, padding=6),
+        torch.nn.ConvTranspose1d(2, 1, 4, 2, padding=1),
+    ).double()
+    field = dl.receptive_field(network, (1, 160))[0]
+    assert len(field.phases) == 2 and field.stride == 2
+    period, (before, after) = 4, field.halo
+    margin = -(-before // period) * period  # so that the tile begins on a period
+    x = torch.randn(1, 1, 160, dtype=torch.double)
+    with torch.no_grad():
+        whole = network(x)[..., 30:42]  # the units of the positions 60 to 83
+        tile = network(x[..., 60 - margin : 84 + after])
+        short = network(x[..., 60 - margin : 84 + after - 1])
+    kept = slice(margin // 2, margin // 2 + 12)
+    torch.testing.assert_close(tile[..., kept], whole, rtol=0, atol=1e-12)
+    assert (short[..., kept][..., -1] - whole[..., -1]).abs() > 1e-6
+
+
 def test_no_layer_is_the_identity():
     field = dl.compose([])
     assert (field.size, field.stride, field.padding, field.phases) == (
