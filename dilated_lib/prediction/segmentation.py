@@ -139,13 +139,13 @@ def _segmented(
     network: Network, picture: Picture, options: dict[str, Any]
 ) -> Segmentation:
     pixels = torch.tensor(read_picture(picture)).permute(2, 0, 1)[None]
-    shares = probabilities(network, pixels, **options)[0].cpu()
-    kind = np.min_scalar_type(len(shares) - 1)
-    labels = shares.argmax(0).numpy().astype(kind)
+    classes = probabilities(network, pixels, **options)[0].cpu()
+    kind = np.min_scalar_type(len(classes) - 1)
+    labels = classes.argmax(0).numpy().astype(kind)
     palette = getattr(network, "palette", None)
     if palette is None:  # numbers for names, and VOC's colours, which never end
-        palette = {str(label): voc_colour(label) for label in range(len(shares))}
-    return Segmentation(labels, shares, palette)
+        palette = {str(label): voc_colour(label) for label in range(len(classes))}
+    return Segmentation(labels, classes, palette)
 
 
 def probabilities(
@@ -301,11 +301,12 @@ def _of_any(network: Callable[[Tensor], Any], images: Tensor, scale: float) -> T
         if scale != 1:
             x = _resized(x, [max(1, round(side * scale)) for side in size])
         try:
-            found = network(x)
+            logits = network(x)
         except Exception as error:
             error.add_note(f"{_named(network)} was given images {tuple(x.shape)}.")
             raise
-        logits = found["out"] if isinstance(found, dict) and "out" in found else found
+        if isinstance(logits, dict) and "out" in logits:
+            logits = logits["out"]
         if not isinstance(logits, Tensor):
             raise ValueError(
                 f"{_named(network)} must give logits (N, C, h, w), or torchvision's "
