@@ -1,11 +1,9 @@
 """A picture in, a label map out: margin, tiles, upsampling, palette."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -13,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -25,6 +23,13 @@ from dilated_lib.networks.dilated import (
     DilatedNetwork,
     Upsampling,
     bilinear_deconvolution,
+)
+from dilated_lib.prediction.any_network import (
+    check_scale,
+    evaluating,
+    name_of,
+    probabilities_by,
+    resized,
 )
 
 __all__ = ["Segmentation", "predict", "probabilities", "upsampled"]
@@ -121,7 +126,7 @@ def predict(
     >>> photo = Image.new("RGB", (24, 16))
     >>> predict(photo).labels.shape
     (16, 24)
-    >>> network = nn.Conv2d(3, 21, 8, stride=8).eval()  # or torchvision's DeepLab
+    >>> network = torch.nn.Conv2d(3, 21, 8, 8).eval()  # or torchvision's DeepLab
     >>> mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     >>> std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     >>> predict(photo, lambda x: network((x / 255 - mean) / std)).labels.shape
@@ -212,10 +217,10 @@ def probabilities(
         ):
             if value != default:
                 raise ValueError(
-                    f"{name} is an option of the paper's networks; {_named(network)} "
+                    f"{name} is an option of the paper's networks; {name_of(network)} "
                     f"is not one: leave it out, got {value!r}"
                 )
-        return _of_any(network, images, 1.0 if scale is None else scale)
+        return probabilities_by(network, images, 1.0 if scale is None else scale)
     upsampling = network.upsampling if upsampling is None else upsampling
     scale = network.scale if scale is None else scale
     for name, value, known in (
@@ -224,7 +229,7 @@ def probabilities(
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-    _check_scale(scale)
+    check_scale(scale)
     stride, other = (axis.stride for axis in network.sizes)
     step = network.upsample.stride[0] if network.upsample else stride
     if {stride, other, step} != {stride} or min(a.margin for a in network.sizes) < 0:
@@ -259,73 +264,13 @@ def probabilities(
             *(network.sizes, (height, width), sides, network.least_size), strict=True
         )
     )
-    with _evaluating(network), torch.no_grad():
+    with evaluating(network), torch.no_grad():
         images = images.to(next(network.parameters()).device)
         if (height, width) != size:
-            images = _resized(images.float(), (height, width))
+            images = resized(images.float(), (height, width))
         logits = _logits(network, images, rows, columns, context, upsampling, progress)
         shares = upsampled(logits, upsampling, stride)[:, :, :height, :width]
-        return shares if shares.shape[2:] == size else _resized(shares, size)
-
-
-def _check_scale(scale: float) -> None:
-    if not 0 < scale < inf:
-        raise ValueError(f"scale must be a number above 0, got {scale!r}")
-
-
-@contextmanager
-def _evaluating(network: object) -> Iterator[None]:
-    """Dropout and batch norm as in evaluation; afterwards each mode is as it was."""
-    modules = [*network.modules()] if isinstance(network, nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-
-
-def _named(network: object) -> str:
-    return getattr(network, "__name__", type(network).__name__)
-
-
-def _of_any(network: Callable[[Tensor], Any], images: Tensor, scale: float) -> Tensor:
-    """Class probabilities (N, C, H, W) by a network that is not the paper's."""
-    _check_scale(scale)
-    size, x = images.shape[2:], images.float()
-    if isinstance(network, nn.Module):
-        x = x.to(next(network.parameters(), x))
-    with _evaluating(network), torch.no_grad():
-        if scale != 1:
-            x = _resized(x, [max(1, round(side * scale)) for side in size])
-        try:
-            logits = network(x)
-        except Exception as error:
-            error.add_note(f"{_named(network)} was given images {tuple(x.shape)}.")
-            raise
-        if isinstance(logits, dict) and "out" in logits:
-            logits = logits["out"]
-        if not isinstance(logits, Tensor):
-            raise ValueError(
-                f"{_named(network)} must give logits (N, C, h, w), or torchvision's "
-                f'{{"out": logits}}, got {type(logits).__name__}'
-            )
-        shape = tuple(logits.shape)
-        if len(shape) != 4 or shape[0] != len(x) or shape[1] < 2 or 0 in shape:
-            raise ValueError(
-                f"{_named(network)} must give logits (N, C, h, w) of two classes or "
-                f"more, got {shape} for images {tuple(x.shape)}"
-            )
-        logits = logits.float()
-        if logits.shape[2:] != size:
-            logits = F.interpolate(logits, tuple(size), mode="bilinear")
-        return logits.softmax(1)
-
-
-def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
+        return shares if shares.shape[2:] == size else resized(shares, size)
 
 
 def _exact_cuts(axis: InputSizes, length: int, side: int, _: int) -> list[Cut]:
