@@ -158,8 +158,11 @@ def test_the_books_margins_are_those_of_its_notebooks():
     for path in paths:
         text = "\n".join(cell.source for cell in margins._code(path))
         assert f'claims.table("{path.name[:2]}")' in text
-        named = re.findall(r'dl\.claim\(\s*"([^"]+)"', text)
-        assert named and all((path.name[:2], name) in rows for name in named)
+        call = r'dl\.claim\(\s*"([^"]+)",.*?\b(above|below)=([\d.]+)'
+        named = re.findall(call, text, re.DOTALL)
+        assert named
+        for name, side, bound in named:
+            assert rows[path.name[:2], name].config[side] == float(bound), name
     for one in rows.values():
         assert len(one.metrics["values"]) == 6
         assert all(len(seeds) == 5 for seeds in one.metrics["values"].values())
