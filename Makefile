@@ -25,7 +25,7 @@ export PYTHONHASHSEED := 0
 # any other back end than the notebook's own drops the figures from the outputs
 unexport MPLBACKEND
 
-.PHONY: book test quick lint unit notebooks-test pages-test test-weekly test-cpus \
+.PHONY: book test quick lint unit notebooks-test pages-test browser test-weekly test-cpus \
 	test-oldest test-newest test-wheel-all test-colab audit lighthouse links \
 	mutants bench survey compare train notebooks address check-address live lock clean
 
@@ -34,7 +34,10 @@ book: $(READY)
 	$(BIN)/jupyter-book build . -W -n --keep-going -q
 	@echo "The book is at file://$(CURDIR)/$(PAGE)"
 
-test: lint unit notebooks-test book pages-test
+# lint and the pages' build take one core each, so they run side by side
+test: $(READY)
+	$(MAKE) -j 2 lint book
+	$(MAKE) unit notebooks-test browser
 	@echo "All tests passed."
 
 # while you change something: one test of each module and one notebook, in a minute
@@ -54,8 +57,10 @@ unit: $(READY)
 notebooks-test: $(READY)
 	$(BIN)/pytest -q $(NBVAL) notebooks
 
-# three processes, since a browser often waits
-pages-test: $(READY) book
+pages-test: book browser
+
+# the pages as they are built; three processes, since a browser often waits
+browser: $(READY)
 	$(BIN)/python tests/support/chromium.py
 	$(BIN)/pytest -q $(SPREAD) -n 3 $(CHOICE) tests/browser
 

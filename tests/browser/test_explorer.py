@@ -161,9 +161,10 @@ def paths_of(windows, unit):
     return [first, *(paths.get(position, 0) for position in range(first, last + 1))]
 
 
-def test_a_thousand_random_stacks_have_the_library_s_numbers(page):
+@pytest.mark.parametrize("count", [250, pytest.param(1000, marks=pytest.mark.weekly)])
+def test_random_stacks_have_the_library_s_numbers(page, count):
     draw = random.Random(2016)
-    stacks = [random_windows(draw) for _ in range(1000)]
+    stacks = [random_windows(draw) for _ in range(count)]
     fields = [dl.compose(window for _, window in stack) for stack in stacks]
     texts = [
         ",".join(kind + str(Explorer([window]).layers[0])[1:] for kind, window in stack)
@@ -200,7 +201,7 @@ def test_a_thousand_random_stacks_have_the_library_s_numbers(page):
             assert exact[1:] == dl.coverage(windows, unit=unit).tolist()
         else:
             beyond += 1
-    assert counted > 500 and beyond > 20
+    assert counted > count / 2 and beyond > count / 50
 
 
 # 1. One dimension

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import re
+from threading import Lock
 
 import nbformat
 import pytest
@@ -114,12 +115,30 @@ def test_a_notebook_makes_its_claims_with_the_seed_that_it_gets(tmp_path):
     assert untrained[0].margin < 0 < untrained[1].margin
 
 
+ONE_AT_A_TIME = Lock()
+
+
+def here(path, instructions, threads, seeds, *, trained):
+    """What another process would give, without the seconds of starting it."""
+    with ONE_AT_A_TIME:  # the script's threads share this process's folder and figures
+        return margins.measure(path, seeds, trained=trained)
+
+
+def test_another_process_gives_the_same_claims(tmp_path):
+    path = notebook(tmp_path, "SEEDS = (0, 1)", LEARNS)
+    found = margins.elsewhere(path, "SSE4.1", 1, 1, trained=True)
+    (wanted,) = here(path, "native", 1, 1, trained=True)
+    assert [one["name"] for one in found[0]] == [one["name"] for one in wanted]
+    assert found[0][0]["value"] == pytest.approx(wanted[0]["value"], abs=0.01)
+
+
 def test_the_script_writes_each_claim_and_tells_what_needs_no_training(
     tmp_path, monkeypatch, capsys
 ):
     path = notebook(tmp_path, "SEEDS = (0, 1)", LEARNS)
     monkeypatch.setattr(records, "_HOME", tmp_path / "dilated_lib")
     monkeypatch.setattr(margins, "INSTRUCTIONS", {"native": {}})
+    monkeypatch.setattr(margins, "elsewhere", here)
     monkeypatch.setattr("sys.argv", ["margins.py", str(path), "--seeds", "2"])
     assert margins.main() == 1  # one of the claims holds without training
     lines = capsys.readouterr().out.splitlines()

@@ -3,8 +3,7 @@
 import json
 import math
 import re
-import subprocess
-import sys
+import runpy
 
 import pytest
 import torch
@@ -189,15 +188,6 @@ def test_the_books_records_have_seeds_and_a_clean_commit():
 # The command
 
 
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "dilated_lib", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_the_command_writes_a_record_for_each_module_and_seed(tmp_path):
     out = tmp_path / "results" / "reach.json"
     reach(out, seeds=2, steps=2, scenes=2, test_scenes=8)
@@ -237,11 +227,16 @@ def test_the_command_measures_on_scenes_that_it_did_not_train_on(monkeypatch, tm
     ]
 
 
-def test_the_command_explains_itself_and_refuses_what_it_does_not_know():
-    explained = command("reach", "--help")
-    assert explained.returncode == 0
-    for word in ("--seeds", "--steps", "The long version of chapter 10"):
-        assert word in explained.stdout
-    refused = command("reach", "--steps", "many")
-    assert refused.returncode == 2
-    assert "many" in refused.stderr
+def test_the_command_explains_itself_and_refuses_what_it_does_not_know(
+    monkeypatch, capsys
+):
+    for words, code in ((["--help"], 0), (["--steps", "many"], 2)):
+        monkeypatch.setattr("sys.argv", ["dilated_lib", "reach", *words])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module("dilated_lib", run_name="__main__")
+        assert stop.value.code == code
+        printed = capsys.readouterr()
+        if code:
+            assert "many" in printed.err
+        for word in ("--seeds", "--steps", "The long version of chapter 10"):
+            assert code or word in printed.out

@@ -3,7 +3,7 @@
 import os
 import sys
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context, set_start_method
 from multiprocessing.forkserver import ensure_running
 from unittest.mock import patch
 
@@ -33,6 +33,8 @@ def run(out, changes):
 
     A run in a process of its own, where the process knows nothing of the test's.
     """
+    # processes that read pictures begin as in a process that a user started
+    set_start_method(get_all_start_methods()[0], force=True)
     with out.with_suffix(".log").open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
