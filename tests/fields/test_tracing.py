@@ -568,7 +568,8 @@ def test_one_unit_for_all_places_is_at_any_distance():
     assert dl.verify(model, (2, 19, 22)) is None
 
 
-FEW = {*range(20), 67}  # 67 enlarges by halves
+# between them these noticed each of ten rules that were broken on purpose
+FEW = {1, 2, 3, 4, 6, 9, 13, 16, 67}
 SEEDS = [
     pytest.param(seed, marks=() if seed in FEW else pytest.mark.weekly)
     for seed in range(80)
