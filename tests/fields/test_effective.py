@@ -163,7 +163,7 @@ def test_where_every_unit_sees_everything_channels_come_first():
 
 def test_an_input_without_any_gradient_is_told():
     closed = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU())
-    with pytest.raises(ValueError, match="^no gradient") as told:
+    with pytest.raises(ValueError, match=r"^no gradient") as told:
         dl.effective_receptive_field(closed, torch.zeros(1, 3, 32, 32))
     assert str(told.value) == (
         "no gradient of unit (15, 15) arrives at the input: it reads nothing, or every "
