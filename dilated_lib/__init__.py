@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from dilated_lib.fields.paths import deviation as deviation
     from dilated_lib.fields.paths import hdc_distances as hdc_distances
     from dilated_lib.fields.tracing import receptive_field as receptive_field
-    from dilated_lib.fields.tracing import verify as verify
+    from dilated_lib.fields.tracing import region as region
+    from dilated_lib.fields.tracing.verify import verify as verify
     from dilated_lib.networks.architecture import Architecture as Architecture
     from dilated_lib.networks.architecture import open_network as open_network
     from dilated_lib.networks.architecture import save_network as save_network
@@ -82,6 +83,7 @@ _HOME = {
     "predict": "prediction.segmentation",
     "input_sizes": "fields.input_sizes",
     "receptive_field": "fields.tracing",
+    "region": "fields.tracing",
     "verify": "fields.tracing",
     "train": "training.loop",
     "front_end": "networks.vgg",

@@ -7,7 +7,8 @@ from typing import Any
 from dilated_lib.cli.errors import one_sentence
 from dilated_lib.fields.arithmetic import ReceptiveField
 from dilated_lib.fields.input_sizes import input_sizes
-from dilated_lib.fields.tracing import named_network, receptive_field
+from dilated_lib.fields.tracing import receptive_field
+from dilated_lib.fields.tracing.named import named_network
 
 __all__ = ["rf", "sizes"]
 
@@ -114,12 +115,18 @@ def sizes(
     with one_sentence():
         axes = input_sizes(named_network(network), channels=channels, to=to, at=at)
     for name, axis, size in zip(("height", "width"), axes, at, strict=True):
-        print(f"{name}: {axis} pixels give n cells, {axis.stride} pixels apart")
-        print(
-            f"  a cell sees {axis.field.size} pixels; of those that the first sees, "
-            f"{axis.field.padding} are padding"
-        )
-        print(f"  margin on each side, to centre it on its own pixels: {axis.margin}")
+        apart = f"{axis.stride} pixels apart"
+        print(f"{name}: {axis} pixels give {axis.count} cells, {apart}")
+        if axis.field.size == inf:
+            print("  a cell sees the whole axis")
+        else:
+            print(
+                f"  a cell sees {axis.field.size} pixels; of those that the first "
+                f"sees, {axis.field.padding} are padding"
+            )
+            print(
+                f"  margin on each side, to centre it on its own pixels: {axis.margin}"
+            )
         try:
             print(f"  {size} pixels are {axis.cells(size)} whole cells")
         except ValueError as error:

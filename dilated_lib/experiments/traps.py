@@ -92,13 +92,13 @@ def _nine_tiles(network: DilatedNetwork, logits: Tensor) -> Tensor:
 
 
 def _size(network: DilatedNetwork, logits: Tensor) -> tuple[int, int]:
-    height, width = (network.sizes[0].stride * side for side in logits.shape[2:])
+    height, width = (network.sizes[0].step * side for side in logits.shape[2:])
     return height, width
 
 
 def _grown(network: DilatedNetwork, logits: Tensor, way: Upsampling) -> Tensor:
     height, width = _size(network, logits)
-    shares = upsampled(logits, way, network.sizes[0].stride)
+    shares = upsampled(logits, way, network.sizes[0].step)
     return shares[:, :, :height, :width]  # "released" has a row and a column more
 
 

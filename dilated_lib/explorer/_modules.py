@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dilated_lib.explorer._layers import MOST_LAYERS, Layer
-from dilated_lib.fields.tracing import chain
+from dilated_lib.fields.tracing.chain import chain
 from dilated_lib.fields.windows import Window
 
 

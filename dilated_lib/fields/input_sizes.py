@@ -1,11 +1,13 @@
 """Which input sizes a network divides into whole cells, and the margin they need."""
 
 from dataclasses import dataclass
-from math import inf
+from fractions import Fraction
 
 from torch import nn
 
-from dilated_lib.fields.arithmetic import ReceptiveField, compose
+from dilated_lib.fields import trial
+from dilated_lib.fields.arithmetic import ReceptiveField, compose, place
+from dilated_lib.fields.size_search import Search, fixed_pixels
 from dilated_lib.fields.tracing import receptive_field
 from dilated_lib.fields.windows import Window, whole
 
@@ -16,16 +18,18 @@ __all__ = ["InputSizes", "input_sizes"]
 class InputSizes:
     """The whole sizes of a network's input along one axis. All lengths in pixels.
 
-    A network makes one cell of each ``field.stride`` pixels. An input of
-    ``size(n)`` pixels gives n cells, if it is large enough for each layer, and no layer
-    of a chain leaves a pixel over: each window lies inside the (padded) input, and the
-    last one ends where it ends. ``margin`` is what
-    the input needs on each side beyond the pixels of its cells, so that the middle of
-    each cell's receptive field is the middle of the cell. It is negative where the
-    network's own padding is more than that.
+    A network makes one cell of each ``stride`` pixels. An input of ``size(n)`` pixels
+    gives n cells, and no layer leaves a pixel over: the last window ends where the
+    (padded) input ends, or else only padding follows it. ``margin`` is what the input
+    needs before the pixels of its cells, so that the middle of each cell's receptive
+    field is the middle of the cell. It is negative where the network's own padding is
+    more than that.
 
-    The reason: n cells see (n − 1) · stride + field.size positions, of which the
-    network pads field.padding on each side. What is left is n · stride + 2 · margin.
+    The sizes are ``fixed + n * step``, and have ``more + n * each`` cells, for all n
+    from ``least`` on. In a chain of layers a step is one cell, and n their number. The
+    reason: n cells see (n − 1) · stride + field.size positions, of which the network
+    pads field.padding on each side. What is left is n · stride + 2 · margin, so that
+    the margin is needed on both sides.
 
     >>> VGG = ReceptiveField(8, ((0, 379),))
     >>> InputSizes(VGG).margin, InputSizes(VGG).size(66), InputSizes(VGG).cells(900)
@@ -33,55 +37,85 @@ class InputSizes:
     """
 
     field: ReceptiveField
+    step: int = 0
+    fixed: int = 0
+    each: int = 1
+    more: int = 0
+    least: int = 1
 
     def __post_init__(self) -> None:
-        field = self.field
-        if field.size == inf:
-            raise ValueError("a cell sees the whole axis: every size gives one cell")
-        if len(field.phases) > 1 or not isinstance(field.stride, int):
-            raise ValueError(
-                "cells must be alike and stand whole pixels apart, got "
-                f"{field}; name a layer before the upsampling"
-            )
+        if not self.step:
+            object.__setattr__(self, "fixed", fixed_pixels(self.field))
+            object.__setattr__(self, "step", self.field.stride)
 
     @property
-    def stride(self) -> int:
+    def stride(self) -> int | Fraction:
         """Pixels from one cell to the next."""
-        return int(self.field.stride)
+        stride = Fraction(self.step, self.each)
+        return stride.numerator if stride.denominator == 1 else stride
 
     @property
     def margin(self) -> float:
-        """Pixels that the input needs on each side beyond those of its cells."""
-        twice = self.size(0)
-        return twice // 2 if twice % 2 == 0 else twice / 2
+        """Pixels that the input needs before those of its cells.
+
+        Raises ValueError where a cell sees the whole axis.
+        """
+        margin = place(self.field, 0) - float(self.stride - 1) / 2
+        return int(margin) if margin.is_integer() else margin
 
     def size(self, cells: int) -> int:
-        """Pixels of the input that gives so many cells."""
-        seen = (cells - 1) * self.stride + int(self.field.size)
-        return seen - 2 * self.field.padding
+        """Pixels of the input that gives so many cells.
+
+        Raises ValueError where no whole size does, with the numbers next to it.
+        """
+        steps, over = divmod(cells - self.more, self.each)
+        if over or steps < self.least:
+            raise ValueError(
+                f"no whole size gives {cells} cells; sizes are {self}, such as "
+                + self._next_to(steps)
+            )
+        return self.fixed + steps * self.step
 
     def cells(self, size: int) -> int:
         """Cells of a whole input size.
 
         Raises ValueError for another size, with the whole ones next to it.
         """
-        pixels = whole("size", size, 1)
-        cells, over = divmod(pixels - self.size(0), self.stride)
-        least = max(1, -((self.size(0) - 1) // self.stride))  # that has a pixel
-        if over or cells < least:
-            below = max(cells, least)
-            near = [self.size(n) for n in (below, below + 1)]
+        steps, over = divmod(whole("size", size, 1) - self.fixed, self.step)
+        if over or steps < self._first:
             raise ValueError(
                 f"{size} pixels do not give whole cells; sizes that do are {self}, "
-                f"such as {near[0]} ({below} cells) or {near[1]} ({below + 1})"
+                "such as " + self._next_to(steps)
             )
-        return cells
+        return self._cells(steps)
+
+    @property
+    def _first(self) -> int:
+        """The least number of steps that leaves a pixel."""
+        return max(self.least, -((self.fixed - 1) // self.step))
+
+    def _cells(self, steps: int) -> int:
+        return self.more + steps * self.each
+
+    def _next_to(self, steps: int) -> str:
+        below = max(steps, self._first)
+        sizes = [self.fixed + n * self.step for n in (below, below + 1)]
+        return (
+            f"{sizes[0]} ({self._cells(below)} cells) or "
+            f"{sizes[1]} ({self._cells(below + 1)})"
+        )
 
     def __str__(self) -> str:
-        fixed = self.size(0)
-        if fixed < 0:
-            return f"{self.stride}n - {-fixed}"
-        return f"{fixed} + {self.stride}n" if fixed else f"{self.stride}n"
+        """The sizes as a line in n."""
+        if self.fixed < 0:
+            return f"{self.step}n - {-self.fixed}"
+        return f"{self.fixed} + {self.step}n" if self.fixed else f"{self.step}n"
+
+    @property
+    def count(self) -> str:
+        """The cells of these sizes, in the same n."""
+        more = f" {'-' if self.more < 0 else '+'} {abs(self.more)}" if self.more else ""
+        return f"{'' if self.each == 1 else self.each}n{more}"
 
 
 def input_sizes(
@@ -94,12 +128,16 @@ def input_sizes(
     """The whole sizes of any network's input: of its height and of its width.
 
     ``to`` names the module whose output are the cells; by default they are the
-    network's output. ``at`` is a height and width that the network takes. Padding must
-    be the same on both sides, and is asked: the network is traced at ``at`` and at a
-    whole size next to it, which must give the cells promised.
+    network's output. The whole network takes these sizes, and resizes all its maps by
+    whole factors: a U-Net with ``to`` in its encoder has the sizes of the U-Net. Up to
+    ``to`` no layer leaves a pixel over, and no padding either, if there is such a size.
+    ``at`` is a height and width to begin at. The rule rests on sizes that were tried:
+    the network is run, on sizes without values, around ``at`` and at the least size,
+    and is traced at three whole sizes in a row.
 
-    Raises ValueError where the cells are not alike, where a cell sees the whole axis,
-    and where a side is padded more than the other; TracingError as
+    Raises ValueError where no size near ``at`` is whole, where a cell sees the whole
+    axis and is the only one, where layers only upsample, and where a side is padded
+    more than the other; TracingError as
     :func:`~dilated_lib.fields.tracing.receptive_field` does.
 
     >>> vgg = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3))
@@ -109,29 +147,12 @@ def input_sizes(
     """
     if to is None and (chain := _chain(network)):
         return chain
-    height, width = (
-        InputSizes(field) for field in receptive_field(network, (channels, *at), to=to)
+    search = Search(
+        lambda *size: trial.attempt(network, (channels, *size), to),
+        lambda size: receptive_field(network, (channels, *size), to=to),
     )
-    cells = [
-        max(1, (pixels - axis.size(0)) // axis.stride)
-        for axis, pixels in zip((height, width), at, strict=True)
-    ]
-    sides = [axis.size(n) for axis, n in zip((height, width), cells, strict=True)]
-    found, less, more = (
-        receptive_field(
-            network, (channels, *(one + by for one in sides)), to=to
-        ).lengths
-        for by in (0, -1, 1)
-    )
-    up = any(getattr(layer, "ceil_mode", False) for layer in network.modules())
-    for axis, count in enumerate(cells):
-        tight = more[axis] == count + 1 if up else less[axis] == count - 1
-        if found[axis] != count or not tight:
-            raise ValueError(
-                f"an input of {sides} gives {list(found)} cells, which are not just "
-                f"{cells}: the network pads one side more than the other"
-            )
-    return height, width
+    height, width = search.around(at)
+    return InputSizes(*height), InputSizes(*width)
 
 
 def _chain(network: nn.Module) -> tuple[InputSizes, InputSizes] | None:

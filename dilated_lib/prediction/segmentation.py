@@ -230,7 +230,7 @@ def probabilities(
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
     check_scale(scale)
-    stride, other = (axis.stride for axis in network.sizes)
+    stride, other = (axis.step for axis in network.sizes)
     step = network.upsample.stride[0] if network.upsample else stride
     if {stride, other, step} != {stride} or min(a.margin for a in network.sizes) < 0:
         raise ValueError(
@@ -275,19 +275,19 @@ def probabilities(
 
 def _exact_cuts(axis: InputSizes, length: int, side: int, _: int) -> list[Cut]:
     """The tiles of a front end without padding along an axis, each with its margin."""
-    most = (side - axis.size(0)) // axis.stride
+    most = (side - axis.fixed) // axis.step
     if most < 1:
         raise ValueError(
             f"a tile must have at least {axis.size(1)} pixels a side, one cell and its "
             f"margin; got {side}"
         )
-    cells = -(-length // axis.stride) + 1  # one more, to interpolate towards
+    cells = -(-length // axis.step) + 1  # one more, to interpolate towards
     parts = -(-cells // most)
     ends = [cells * part // parts for part in range(parts + 1)]
     after = axis.size(cells) - int(axis.margin) - length
     whole = np.pad(np.arange(length), (int(axis.margin), after), mode="reflect")
     return [
-        (whole[axis.stride * first :][: axis.size(end - first)], slice(None))
+        (whole[axis.step * first :][: axis.size(end - first)], slice(None))
         for first, end in pairwise(ends)
     ]
 
@@ -298,7 +298,7 @@ def _padded_cuts(axis: InputSizes, length: int, side: int, least: int) -> list[C
     A cell sees ``field.halo`` pixels beyond its own, so it sees nothing beyond a cut
     that is as many pixels away, and nothing of the padding there.
     """
-    stride = axis.stride
+    stride = axis.step
     cells = -(-max(length, least) // stride)
     whole = np.pad(np.arange(length), (0, stride * cells - length), mode="reflect")
     halo = -(-max(axis.field.halo) // stride)
@@ -323,7 +323,7 @@ def _padded_cuts(axis: InputSizes, length: int, side: int, least: int) -> list[C
 
 def _released_cuts(axis: InputSizes, length: int, side: int, _: int) -> list[Cut]:
     """The released tiles: all of one size, the last continued inside."""
-    margin, step = int(axis.margin), side - axis.size(0)
+    margin, step = int(axis.margin), side - axis.fixed
     whole = np.pad(np.arange(length), margin, mode="reflect")
     tiles = [whole[first:][:side] for first in range(0, length, step)]
     return [
@@ -360,7 +360,7 @@ def _logits(
         logits = network.context(logits).float()
         if upsampling == "deconvolution":
             layer = network.upsample or bilinear_deconvolution(
-                logits.shape[1], network.sizes[0].stride
+                logits.shape[1], network.sizes[0].step
             )
             assert not isinstance(layer.padding, str)
             logits = F.conv_transpose2d(

@@ -3,16 +3,17 @@
 import pytest
 from torch import nn
 
-from dilated_lib.fields.tracing import _graph, _report, named_network
+from dilated_lib.fields.tracing import export, report, rules
+from dilated_lib.fields.tracing.named import named_network
 
 REAL = ("resnet50", "densenet201", "efficientnet_v2_l", "swin_v2_b")
 
 
 def analysis(network, input_size, monkeypatch):
     """A function that analyses a network that was traced before."""
-    graph = _graph.trace(network, input_size)
-    monkeypatch.setattr(_report, "trace", lambda *_: graph)
-    return lambda: _report.receptive_field(network, input_size)
+    graph = export.trace(network, [input_size], rules.known)
+    monkeypatch.setattr(export, "trace", lambda *_: graph)
+    return lambda: report.receptive_field(network, input_size)
 
 
 @pytest.mark.parametrize("layers", [50, 100, 200, 400])

@@ -1,5 +1,6 @@
 """Whole input sizes, against every layer of random stacks, one by one."""
 
+import copy
 from fractions import Fraction
 
 import pytest
@@ -7,10 +8,13 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 from torchvision import models
 
 import dilated_lib as dl
+from dilated_lib.fields import trial
 from dilated_lib.fields.input_sizes import InputSizes
+from dilated_lib.fields.tracing.export import TracingError
 
 LAYERS = st.lists(
     st.builds(
@@ -166,3 +170,204 @@ def test_a_chain_that_pads_to_other_sizes_is_traced():
     chain = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(2, 2, 5, padding=1))
     height, _ = dl.input_sizes(chain)
     assert (str(height), height.margin) == ("2 + 1n", 1)
+
+
+def twice(channels, out, padding):
+    return nn.Sequential(
+        nn.Conv2d(channels, out, 3, padding=padding),
+        nn.ReLU(),
+        nn.Conv2d(out, out, 3, padding=padding),
+        nn.ReLU(),
+    )
+
+
+class UNet(nn.Module):
+    """Two or more levels of pooling, and as many of upsampling with skips.
+
+    ``pad`` is that of its convolutions: with 0, skips are cropped. ``up`` tells how it
+    upsamples: "transposed", or as torch's resizing.
+    """
+
+    def __init__(self, levels=2, pad=1, up="nearest", pool=None):
+        super().__init__()
+        self.pool = pool or nn.MaxPool2d(2)
+        self.down = nn.ModuleList(twice(2 if n else 3, 2, pad) for n in range(levels))
+        self.middle = twice(2, 2, pad)
+        by = nn.ConvTranspose2d(2, 2, 2, 2)
+        if up != "transposed":
+            by = nn.Upsample(scale_factor=2, mode=up)
+        self.ups = nn.ModuleList(copy.deepcopy(by) for _ in range(levels))
+        self.up = nn.ModuleList(twice(4, 2, pad) for _ in range(levels))
+
+    def forward(self, x):
+        skips = []
+        for down in self.down:
+            skips.append(down(x))
+            x = self.pool(skips[-1])
+        x = self.middle(x)
+        for by, up in zip(self.ups, self.up, strict=True):
+            x, skip = by(x), skips.pop()
+            crop = (x.shape[-1] - skip.shape[-1]) // 2
+            x = up(torch.cat([F.pad(skip, [crop] * 4), x], 1))
+        return x
+
+
+def strided():
+    """The pooling of a ResNet's stem, which leaves a row of padding at even sizes."""
+    return nn.MaxPool2d(3, 2, padding=1)
+
+
+def assert_runs(network, sizes, *, to=None):
+    """The network itself gives the cells of three whole sizes, and fails below them."""
+    cells = {}
+    module = network.get_submodule(to) if to else network
+    hook = module.register_forward_hook(lambda *one: cells.update(now=one[2].shape[2]))
+    for n in (sizes.least, sizes.least + 1, sizes.least + 4):
+        size = sizes.fixed + n * sizes.step
+        network(torch.zeros(1, 3, size, size))
+        assert cells["now"] == sizes.cells(size) and sizes.size(cells["now"]) == size
+    below = sizes.fixed + (sizes.least - 1) * sizes.step
+    if below > 0:
+        with pytest.raises(RuntimeError):
+            network(torch.zeros(1, 3, below, below))
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("to", "cells", "stride"), [(None, 388, 1), ("middle", 28, 16), ("down.1", 280, 2)]
+)
+def test_the_first_unet_has_its_papers_sizes_wherever_it_is_asked(to, cells, stride):
+    network = UNet(levels=4, pad=0, up="transposed")
+    for sizes in dl.input_sizes(network, to=to):  # 512 pixels are none of them
+        assert (sizes.size(cells), sizes.step, sizes.stride) == (572, 16, stride)
+        assert sizes.least * 16 + sizes.fixed == 188
+        assert_runs(network, sizes, to=to)
+        with pytest.raises(ValueError, match=r"such as 252 \(.*\) or 268"):
+            sizes.cells(256)
+    if to != "down.1":
+        assert str(sizes) == "124 + 16n"
+
+
+@pytest.mark.parametrize(
+    ("up", "pool"), [("nearest", None), ("bilinear", strided()), ("transposed", None)]
+)
+@pytest.mark.parametrize(("to", "stride"), [(None, 1), ("middle", 4), ("down.1", 2)])
+def test_a_unet_that_pads_has_the_sizes_at_which_all_of_it_runs(up, pool, to, stride):
+    network = UNet(up=up, pool=pool)
+    for sizes in dl.input_sizes(network, to=to, at=(33, 47)):
+        assert (str(sizes), sizes.stride, sizes.size(32)) == ("4n", stride, 32 * stride)
+        assert_runs(network, sizes, to=to)
+
+
+class Resized(nn.Module):
+    """A network of stride 4 whose result is brought back to the input's size."""
+
+    def __init__(self, corners, pool=True):
+        super().__init__()
+        self.corners = corners
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 2, 3, 2, padding=1), nn.Conv2d(2, 2, 3, 2, padding=1)
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1) if pool else None
+
+    def forward(self, x):
+        y = self.body(x)
+        if self.pool:
+            y = y + self.pool(y)
+        return F.interpolate(
+            y, x.shape[2:], mode="bilinear", align_corners=self.corners
+        )
+
+
+@pytest.mark.parametrize("to", [None, "body"])
+@pytest.mark.parametrize("pool", [True, False])
+def test_a_map_is_resized_by_whole_factors(pool, to):
+    network = Resized(False, pool)
+    for sizes in dl.input_sizes(network, to=to, at=(30, 45)):
+        assert (str(sizes), sizes.stride) == ("4n", 4 if to else 1)
+        assert_runs(network, sizes, to=to)
+
+
+def test_corners_that_are_aligned_want_one_pixel_more_than_a_multiple():
+    network = Resized(True)
+    for sizes in dl.input_sizes(network, to="body", at=(32, 32)):
+        assert str(sizes) == "4n - 3" and sizes.cells(33) == 9
+
+
+class Explicit(nn.Module):
+    """Padding before the strided layer, by a function of its own; one tall pooling."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 1, 3, 2), nn.MaxPool2d((2, 1))
+        self.up = nn.Upsample(scale_factor=(4, 2))
+
+    def forward(self, x):
+        y = self.up(self.pool(self.conv(F.pad(x, (1, 1, 1, 1)))))
+        return x + y
+
+
+def test_padding_apart_from_its_layer_counts_as_padding_and_axes_may_differ():
+    height, width = dl.input_sizes(Explicit(), at=(40, 50))
+    assert (str(height), str(width)) == ("4n", "2n")
+    Explicit()(torch.zeros(1, 3, height.size(24), width.size(26)))
+
+
+def test_what_follows_may_need_values_but_not_what_comes_before():
+    class Decides(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Conv2d(3, 1, 3, 2)
+
+        def forward(self, x):
+            y = self.body(x)
+            return y[y > 0] if y.sum() > 0 else y
+
+    levels = trial.attempt(Decides(), (3, 31, 32), to="body")
+    assert levels == (trial.WHOLE, trial.REMAINDER)
+    with pytest.raises(TracingError, match="depends on the values"):
+        dl.input_sizes(Decides(), at=(32, 32))
+
+
+@pytest.mark.parametrize(
+    ("size", "near"),
+    [
+        ((3, 256, 256), "3 x 252 x 252 and 3 x 268 x 268"),
+        ((3, 257, 572), "3 x 252 x 572 and 3 x 268 x 572"),
+        ((3, 150, 150), "3 x 188 x 188"),
+    ],
+)
+def test_a_size_that_a_network_does_not_take_is_told_with_those_nearby(size, near):
+    network = UNet(levels=4, pad=0, up="transposed")
+    with pytest.raises(TracingError, match=f"sizes that fit are {near}$"):
+        dl.receptive_field(network, size)
+
+
+def test_no_size_is_named_where_the_size_is_not_what_is_wrong():
+    with pytest.raises(TracingError) as caught:
+        dl.receptive_field(UNet(), (4, 32, 32))
+    assert "sizes" not in str(caught.value)
+
+
+def test_a_size_that_no_network_gives_is_refused():
+    height, _ = dl.input_sizes(UNet(), at=(32, 32))
+    with pytest.raises(ValueError, match=r"30 cells.*28 \(28 cells\) or 32 \(32\)"):
+        height.size(30)
+    assert height.count == "4n"
+
+
+class OnlyOne(nn.Module):
+    """A network that, like a vision transformer, asserts the size of its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 4, 4)
+
+    def forward(self, x):
+        assert x.shape[2:] == (32, 32), "expected 32 x 32"
+        return self.conv(x)
+
+
+def test_a_network_of_one_size_has_no_others():
+    with pytest.raises(ValueError, match="takes 32 pixels, and no larger size"):
+        dl.input_sizes(OnlyOne(), at=(30, 40))

@@ -1,21 +1,19 @@
 """Receptive fields of any network that torch can export, exactly.
 
-The network is traced once, without computing anything. Each operation has a rule that
-says which units of its input a unit of its output reads; what has no rule is refused.
-One pass up the graph then gives the field of every layer.
-
-To read it: ``_signals`` and ``_passes`` (the graph of what depends on what, and how it
-is asked), then ``_maps`` and ``_joins`` (which dimension of a tensor follows which
-axis), then the rules, from ``_rules`` to ``_positions``; ``_graph`` traces, ``_report``
-answers by ``_analysis``, and ``_verify`` asks the real network; ``_chain`` reads
-a chain back as windows.
+The network is traced once, without computing anything (``export``). Then positions are
+carried through its graph as data: every element of every tensor holds the first and the
+last position of the input that it has seen (``reach``). What only moves elements is run
+by torch itself on these numbers, and what mixes them has a rule that says what it reads
+(``rules``). The same rules with sums in place of maxima give the exact positions that a
+unit reads. ``report`` makes the answer of it, ``verify`` asks the real network, and
+``chain`` reads a chain back as windows.
 """
 
-from dilated_lib.fields.tracing._chain import Link, chain
-from dilated_lib.fields.tracing._named import named_network
-from dilated_lib.fields.tracing._report import Fields, Layer, receptive_field
-from dilated_lib.fields.tracing._signals import TracingError
-from dilated_lib.fields.tracing._verify import Disagreement, verify
+from dilated_lib.fields.tracing.chain import Link, chain
+from dilated_lib.fields.tracing.export import TracingError
+from dilated_lib.fields.tracing.named import named_network
+from dilated_lib.fields.tracing.report import Fields, Layer, receptive_field, region
+from dilated_lib.fields.tracing.verify import Disagreement, verify
 
 __all__ = [
     "Disagreement",
@@ -26,5 +24,6 @@ __all__ = [
     "chain",
     "named_network",
     "receptive_field",
+    "region",
     "verify",
 ]

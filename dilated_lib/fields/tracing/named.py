@@ -6,7 +6,7 @@ from importlib import import_module
 import torch
 from torch import nn
 
-from dilated_lib.fields.tracing._signals import TracingError
+from dilated_lib.fields.tracing.export import TracingError
 
 
 def named_network(name: str, *, device: str = "meta") -> nn.Module:

@@ -8,16 +8,9 @@ from torch import fx, nn
 from torch._ops import OpOverload
 
 from dilated_lib.fields.arithmetic import compose
-from dilated_lib.fields.tracing._graph import (
-    first_shape,
-    follow,
-    label,
-    named,
-    operation,
-)
-from dilated_lib.fields.tracing._positions import convolution_windows, pool_windows
-from dilated_lib.fields.tracing._report import receptive_field
-from dilated_lib.fields.tracing._rules import Call
+from dilated_lib.fields.tracing.export import label, named, operation, shapes_of
+from dilated_lib.fields.tracing.report import receptive_field
+from dilated_lib.fields.tracing.rules import Call, convolution_windows, pool_windows
 from dilated_lib.fields.windows import Window
 
 
@@ -43,18 +36,20 @@ def chain(model: nn.Module, input_size: Sequence[int]) -> tuple[Link, ...]:
     [3, 2]
     """
     fields = receptive_field(model, input_size)
-    graph, node = fields.traced.graph, fields.traced.node
-    values = follow(graph, None)
+    node, reached = fields.traced.end, {fields.traced.start}
+    for one in fields.traced.graph.nodes:
+        if not reached.isdisjoint(one.all_input_nodes):
+            reached.add(one)
     links: list[Link] = []
-    while node is not graph.input:
+    while node is not fields.traced.start:
         call = _call(node)
         if "conv" in call.operation:
             links.insert(0, Link(tuple(convolution_windows(call)), False))
         elif call.operation.startswith(("max_pool", "avg_pool")):
             links.insert(0, Link(tuple(pool_windows(call)), True))
         elif "pad" in call.operation:
-            _pad(links, call)
-        sources = [one for one in node.all_input_nodes if one in values]
+            _pad(links, call, label(node))
+        sources = [one for one in node.all_input_nodes if one in reached]
         if len(sources) != 1:
             raise ValueError(
                 f"{label(node)} takes {len(sources)} maps together, and a chain has "
@@ -75,33 +70,28 @@ def chain(model: nn.Module, input_size: Sequence[int]) -> tuple[Link, ...]:
 def _call(node: fx.Node) -> Call:
     """A node's operation and its arguments, values of the graph as they are shown."""
     if not isinstance(node.target, OpOverload):  # one of several results
-        return Call(node.name, "", {}, [])
+        return Call("", {}, [], None)
 
     def shown(argument: Any) -> Any:
         return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
 
-    arguments = named(node, node.args, node.kwargs)
-    return Call(
-        label(node),
-        operation(node),
-        {key: shown(value) for key, value in arguments.items()},
-        [first_shape(node)],
-    )
+    arguments = named(node.target, node.args, node.kwargs)
+    given = {key: shown(value) for key, value in arguments.items()}
+    return Call(operation(node), given, shapes_of(node), None)
 
 
-def _pad(links: list[Link], call: Call) -> None:
+def _pad(links: list[Link], call: Call, name: str) -> None:
     """Give a padding to the layer above it, the first of ``links``."""
     pads = call["pad"] if "pad" in call.args else call["padding"]
     pairs = [*zip(pads[::2], pads[1::2], strict=True)][::-1]  # torch has the last first
     if not links or min(pads) < 0 or links[0].windows[0].transposed:
         raise ValueError(
-            f"{call.name} pads {tuple(pads)}, and no convolution or pooling reads it "
-            "as its own padding"
+            f"{name} pads {tuple(pads)}, and no convolution or pooling reads it as its "
+            "own padding"
         )
     windows = list(links[0].windows)
     for axis, (before, after) in enumerate(pairs, len(windows) - len(pairs)):
         own = windows[axis].pads
-        windows[axis] = replace(
-            windows[axis], padding=(own[0] + before, own[1] + after)
-        )
+        pads = (own[0] + before, own[1] + after)
+        windows[axis] = replace(windows[axis], padding=pads)
     links[0] = Link(tuple(windows), links[0].pooling)

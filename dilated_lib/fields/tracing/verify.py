@@ -1,4 +1,4 @@
-"""Does the analysis agree with the real network? Two measurements, no formula."""
+"""Does the analysis agree with the real network? NaN tells, and shares no rule."""
 
 import copy
 import math
@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dilated_lib.fields.tracing._graph import by_place
-from dilated_lib.fields.tracing._report import Fields, receptive_field
-from dilated_lib.fields.tracing._surrogate import Bools, Surrogate, values_of
+from dilated_lib.fields.tracing.export import by_place
+from dilated_lib.fields.tracing.report import Fields, receptive_field
+
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,12 @@ def verify(
 ) -> Disagreement | None:
     """Compare the analysis with the network itself; None where they agree.
 
-    For the corners, the middle and ``units`` random units of the output,
-
-    - by NaN: the unmodified network is run in float64 with NaN outside the unit's
-      region, where the unit must stay finite, and then with a NaN at single positions
-      of it, each of which must make the unit NaN (but where the network compares
-      values, or masks them, as ``torch.where`` does: there a NaN may be lost);
-    - by gradient: every weight becomes positive and every nonlinearity a sum, so that
-      nothing cancels and no branch is closed; the positions with a gradient must be
-      the region, exactly.
+    For the corners, the middle and ``units`` random units of the output the unmodified
+    network is run in float64 with NaN outside the unit's region, where the unit must
+    stay finite. Then it is run with a NaN at single positions of the region, its first
+    and last along each axis and two random ones, each of which must make the unit NaN.
+    (But where the network compares values, or masks them, as ``torch.where`` does:
+    there a NaN may be lost.) None of the rules of the analysis takes part in this.
 
     ``to`` is as in :func:`receptive_field`, for outputs, and for modules that return
     one tensor. Raises ValueError where the network cannot be run for the comparison:
@@ -68,25 +67,20 @@ def verify(
         tuple(n // 2 for n in last),
         *(tuple(draw.integers(0, n + 1).item() for n in last) for _ in range(units)),
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        surrogate = Surrogate(answer, input_size)
-        turns_nan = _real(model, answer, input_size, to)
-        for unit in sorted(chosen):
-            found = _by_gradient(surrogate, answer, unit)
-            found = found or _by_nan(turns_nan, answer, unit, draw)
-            if found:
-                return found
-    return None
-
-
-def _by_gradient(
-    surrogate: "Surrogate", answer: Fields, unit: tuple[int, ...]
-) -> Disagreement | None:
-    measured, analysed = surrogate.region(unit), answer.region(*unit)
-    for place in np.argwhere(measured != analysed):
-        position = tuple(place.tolist())
-        return Disagreement("gradient", unit, position, bool(measured[position]))
+    numbers = {answer.traced.start}
+    for node in answer.traced.graph.nodes:
+        value = node.meta.get("val")
+        if not numbers.isdisjoint(node.all_input_nodes) and (
+            not isinstance(value, Tensor) or value.is_floating_point()
+        ):
+            numbers.add(node)
+    if answer.traced.end not in numbers:
+        raise ValueError("the output is made of indices or truths: it is never NaN")
+    turns_nan = _real(model, answer, input_size, to)
+    for unit in sorted(chosen):
+        found = _by_nan(turns_nan, answer, unit, draw)
+        if found:
+            return found
     return None
 
 
@@ -107,7 +101,8 @@ def _by_nan(
     if answer.traced.compares:
         return None
     inside = np.argwhere(answer.region(*unit))
-    for place in [*inside[:1], *inside[-1:], *draw.permutation(inside)[:2]]:
+    ends = [inside[[n.argmin(), n.argmax()]] for n in inside.T if len(inside)]
+    for place in np.concatenate([*ends, draw.permutation(inside)[:2]]):
         one = np.zeros_like(outside)
         one[tuple(place)] = True
         if not turns_nan(one, unit):
@@ -131,7 +126,7 @@ def _real(
             network = copy.deepcopy(model).to(dtype).eval()
             clean = _run(network, example.to(device, dtype), to)
             break
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             failure = error
     else:
         line = str(failure).splitlines()[0]
@@ -141,7 +136,9 @@ def _real(
 
     def turns_nan(places: Bools, unit: tuple[int, ...]) -> bool:
         x = example.masked_fill(torch.from_numpy(places), math.nan).to(device, dtype)
-        return bool(values_of(unit, _run(network, x, to), answer).isnan().any())
+        values = _run(network, x, to)
+        belongs = answer.elements(unit).reshape(values.shape)
+        return bool(values[belongs.to(values.device)].isnan().any())
 
     return turns_nan
 
@@ -156,7 +153,8 @@ def _run(network: nn.Module, x: Tensor, to: str | None) -> Tensor:
     default = torch.get_default_dtype()
     torch.set_default_dtype(x.dtype)  # of constants that the network makes
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             outputs = by_place(network(x))
     finally:
         torch.set_default_dtype(default)

@@ -1,0 +1,290 @@
+"""From a network to the graph of its operations, without computing anything."""
+
+import copy
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
+
+ONE_AT_A_TIME = threading.RLock()  # torch.export changes the state of the process
+
+
+class TracingError(ValueError):
+    """What the analysis does not understand: it never guesses."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced network: its operations in order, its inputs, its outputs by name."""
+
+    module: fx.GraphModule
+    inputs: tuple[fx.Node, ...]
+    outputs: dict[str, fx.Node]
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """All nodes, in the order in which they run."""
+        return list(self.module.graph.nodes)
+
+    def find(self, name: str) -> fx.Node:
+        """An output, the last value computed in a module, or a node of the graph.
+
+        Raises ValueError for a name that is none of them.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a module or an output is told by its name, got {name!r}")
+        if name in self.outputs:
+            return self.outputs[name]
+        for node in reversed(self.nodes):
+            if name == node.name or name in path_of(node):
+                return node
+        known = {*self.outputs, *(path for n in self.nodes for path in path_of(n))}
+        near = get_close_matches(name, known, 3) or sorted(known)[:3]
+        raise ValueError(
+            f"the network computes nothing named {name!r}; near to it: "
+            + ", ".join(map(repr, near))
+        )
+
+    def output(self) -> fx.Node:
+        """The only output. Raises ValueError where there are several."""
+        if len(self.outputs) != 1:
+            names = ", ".join(map(repr, self.outputs)) or "nothing"
+            raise ValueError(f"the network returns {names}: choose one with to=…")
+        return next(iter(self.outputs.values()))
+
+
+def path_of(node: fx.Node) -> list[str]:
+    """The modules in which a node is computed, from the outermost in."""
+    stack = node.meta.get("nn_module_stack", {})
+    return [path.split("@")[0] for path, _ in stack.values() if path]
+
+
+def trace(
+    model: nn.Module,
+    sizes: Sequence[tuple[int, ...]],
+    known: Callable[[OpOverload], bool],
+    to: str | None = None,
+) -> Graph:
+    """The operations of a network in evaluation mode, on inputs of those sizes.
+
+    What is not ``known`` is taken apart, if torch can. A network that cannot be traced
+    as a whole is traced as far as the module ``to``. Raises TracingError where it
+    needs the input's values.
+    """
+    try:
+        examples = example_inputs(model, sizes)
+        with ONE_AT_A_TIME, left_alone(model):
+            try:
+                program = _exported(model, examples)
+            except Exception:
+                if to not in dict(model.named_modules()):
+                    raise
+                with _unwound():
+                    program = _exported(_UpTo(model, str(to)), examples)
+            program = program.run_decompositions({})  # nothing in place any more
+            targets = {node.target for node in program.graph.nodes}
+            if not all(known(one) for one in targets if isinstance(one, OpOverload)):
+                table: Any = torch.export.default_decompositions()
+                taken = {one: how for one, how in table.items() if not known(one)}
+                program = program.run_decompositions(taken)
+    except Exception as error:
+        raise TracingError(why(model, sizes, error)) from error
+    return _graph(program, len(sizes))
+
+
+def example_inputs(
+    model: nn.Module, sizes: Sequence[tuple[int, ...]]
+) -> tuple[Tensor, ...]:
+    """Inputs of those sizes, of the kind of the network's weights."""
+    weights = next(model.parameters(), torch.empty(0))
+    dtype = weights.dtype if weights.is_floating_point() else torch.float32
+    return tuple(
+        torch.empty(1, *size, dtype=dtype, device=weights.device) for size in sizes
+    )
+
+
+def _exported(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
+    if isinstance(model, torch.jit.ScriptModule):
+        from torch._export.converter import TS2EPConverter
+
+        jit: Any = torch.jit
+        saved: Any = model
+        if not isinstance(model, jit.TopLevelTracedModule):
+            noise = tuple(map(torch.rand_like, examples))
+            saved = jit.trace(model, noise, check_trace=False)
+        model = TS2EPConverter(saved, examples).convert().module()
+    return torch.export.export(model, examples, strict=False)
+
+
+class _Reached(BaseException):
+    """Stops a network at the module that was asked for."""
+
+
+@contextmanager
+def _unwound() -> Iterator[None]:
+    """Let torch.fx forget the modules that ``_Reached`` leaves: it pops none itself."""
+    inner = fx.Tracer.call_module
+
+    def call_module(tracer: fx.Tracer, *call: Any) -> Any:
+        depth = len(tracer.module_stack)
+        try:
+            return inner(tracer, *call)
+        except _Reached:
+            while len(tracer.module_stack) > depth:
+                tracer.module_stack.popitem()
+            raise
+
+    with patch.object(fx.Tracer, "call_module", call_module):
+        yield
+
+
+class _UpTo(nn.Module):
+    """A network as far as one of its modules, whose result it returns."""
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        super().__init__()
+        self.model, self.name = model, name
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Run until the module has its result."""
+        results: list[Any] = []
+
+        def stop(_module: nn.Module, _inputs: Any, result: Any) -> None:
+            results.append(result)
+            raise _Reached
+
+        hook = self.model.get_submodule(self.name).register_forward_hook(stop)
+        try:
+            return self.model(*inputs)
+        except _Reached:
+            return {self.name: results[0]}
+        finally:
+            hook.remove()
+
+
+@contextmanager
+def left_alone(model: nn.Module) -> Iterator[None]:
+    """Put everything back that tracing changes: modules, and the process.
+
+    A network may make buffers, modules or entries of dictionaries as it runs; while
+    traced it would keep tensors without values.
+    """
+    state = {module: _copied(vars(module)) for module in model.modules()}
+    generator = torch.random.get_rng_state()
+    try:
+        with redirect_stderr(StringIO()), warnings.catch_warnings(action="ignore"):
+            with suppress(NotImplementedError):  # what torch.export gave has one mode
+                model.eval()
+            yield
+    finally:
+        torch.random.set_rng_state(generator)
+        for module, was in state.items():
+            if not isinstance(module, torch.jit.ScriptModule):
+                _restored(vars(module), was)
+
+
+def _copied(values: Any) -> Any:
+    """Each value of a module, and the items of it if it is a container."""
+    kinds = (dict, list, set)
+    pairs = (
+        (v, copy.copy(v) if isinstance(v, kinds) else None) for v in values.values()
+    )
+    return dict(zip(values, pairs, strict=True))
+
+
+def _restored(values: Any, was: Any) -> None:
+    values.clear()
+    for key, (value, items) in was.items():
+        if items is not None:
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(items)
+        values[key] = value
+
+
+def _graph(program: Any, inputs: int) -> Graph:
+    signature = program.graph_signature
+    constants = {**signature.inputs_to_lifted_tensor_constants}
+    constants |= signature.inputs_to_buffers
+    values = {**program.state_dict, **program.constants}
+    for node in program.graph.nodes:
+        if node.name in constants:  # a list of places, say: what it holds matters
+            node.meta["val"] = values[constants[node.name]]
+    returned = program.graph.output_node().args[0]
+    names = list(signature.user_outputs)
+    spec = program.call_spec.out_spec
+    tree = pytree.tree_unflatten(names, spec) if spec else names
+    by_name = {node.name: node for node in returned if isinstance(node, fx.Node)}
+    placed = by_place(tree).items()
+    outputs = {place: by_name[name] for place, name in placed if name in by_name}
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    return Graph(program.graph_module, tuple(placeholders[-inputs:]), outputs)
+
+
+def by_place(outputs: Any) -> dict[str, Any]:
+    """What a network returns, by names: keys and numbers, "output" for a single one."""
+    leaves = pytree.tree_flatten_with_path(outputs)[0]
+    return {pytree.keystr(at).strip("[]'.") or "output": one for at, one in leaves}
+
+
+def why(model: nn.Module, sizes: Sequence[tuple[int, ...]], error: Exception) -> str:
+    """One sentence on the call that stopped the tracing."""
+    python, torchs = Path(traceback.__file__).parent, Path(torch.__file__).parent
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.line
+        and frame.filename != __file__
+        and Path(frame.filename).parent != python
+        and torchs not in Path(frame.filename).parents
+    ]
+    what = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "data-dependent" in what:
+        what = "what it does depends on the values, not only on the size, of its input"
+    if isinstance(error, RecursionError):
+        what = f"it is nested deeper than Python's limit of {sys.getrecursionlimit()}"
+    where = f" at {frames[-1].name}, `{frames[-1].line}`" if frames else ""
+    size = " and ".join(" x ".join(map(str, one)) for one in sizes)
+    return f"{type(model).__name__} on {size} cannot be traced{where}: {what}"
+
+
+def operation(node: fx.Node) -> str:
+    """The name of what a node computes, as in ``torch.ops.aten``, without overload."""
+    return name_of(node.target)
+
+
+def name_of(target: Any) -> str:
+    """The name of an operation without its library and overload."""
+    schema = getattr(target, "_schema", None)
+    return str(schema.name).partition("::")[2] if schema else str(target)
+
+
+def named(target: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """All arguments of an operation by name, left out ones with their default."""
+    places = target._schema.arguments
+    given = dict(zip((one.name for one in places), args, strict=False)) | dict(kwargs)
+    return {one.name: given.get(one.name, one.default_value) for one in places}
+
+
+def label(node: fx.Node) -> str:
+    """Where a node is computed and what it does, for tables and errors."""
+    path = path_of(node)
+    return f"{path[-1]} ({node.name})" if path else node.name
+
+
+def shapes_of(node: fx.Node) -> list[tuple[int, ...]]:
+    """The shapes of a node's results."""
+    shown = pytree.tree_leaves(node.meta["val"])
+    return [tuple(one.shape) for one in shown if isinstance(one, Tensor)]

@@ -1,0 +1,773 @@
+"""What each element of a map has seen of the input: positions carried as data.
+
+Every element of every tensor holds, for each axis of the input, the first and the last
+position that it has seen. They are kept as −first and last, so that what two elements
+see together is a maximum; −inf is nothing, +inf an axis without end. What only moves
+elements (view, permute, cat) is run by torch itself on these numbers, and what mixes
+them is a maximum over what it reads.
+
+A network is asked as if its input went on for ever, so a map is known by one period of
+its units: the unit one period further along sees the same, moved by a whole number of
+positions. A layer may then read beyond any border. Only where torch moves elements are
+the numbers written out for the whole map, beside the number of each element's unit;
+how units run afterwards is read off these.
+
+:class:`Hulls` is this algebra. :class:`Sums` has the same operations with a sum for the
+maximum, on the real tensors with their real borders: differentiated, it gives the exact
+set of positions that a unit reads, holes included.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property, lru_cache, reduce
+from math import gcd, inf, lcm, nan, prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dilated_lib.fields.layers import Along
+from dilated_lib.fields.tracing.export import TracingError
+from dilated_lib.fields.windows import Sampling
+
+Shape = tuple[int, ...]
+Move = Callable[[list[Tensor], float], Any]
+SAME = Sampling(1, ((0,),))
+CLOSE = 1e-6  # centres are fractions of small denominators
+ORIGIN = torch.zeros(1).double()
+LARGE = 2**22  # elements that all see everything, as between all pairs of tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """What the elements of a map see along one axis of the input.
+
+    ``ends`` stacks −first and last, with length 1 along a dimension where all elements
+    are alike. Units run along ``dim``, where ``ends`` holds the first ``period`` of
+    them; from one unit to the next there are ``rate`` input positions. ``centres`` are
+    the positions at which these units look, NaN for one that reads nothing. Units that
+    run along no single dimension, as tokens do, are ``scattered``: the number of each
+    element's unit. Where the axis is gone, no unit runs at all.
+    """
+
+    ends: Tensor
+    rate: Fraction
+    period: int = 1
+    dim: int | None = None
+    scattered: Tensor | None = None
+    centres: Tensor = ORIGIN
+
+    @cached_property
+    def sees(self) -> bool:
+        """Does any element see anything of the axis?"""
+        return bool((self.ends[0] > -inf).any())
+
+    @cached_property
+    def infinite(self) -> bool:
+        """Does every element that sees anything of the axis see it without end?"""
+        return bool(self.ends[0].isinf().all())
+
+    @cached_property
+    def runs(self) -> frozenset[int]:
+        """The dimensions along which units run."""
+        if self.scattered is not None:
+            return frozenset(_spans(self.scattered))
+        return frozenset(() if self.dim is None else [self.dim])
+
+    @property
+    def moved(self) -> int:
+        """Input positions from one period of units to the next."""
+        return int(self.rate * self.period)
+
+    def at(self, dim: int, places: Tensor) -> Tensor:
+        """What is seen at some places along a dimension, within the map or beyond."""
+        size = self.ends.shape[dim + 1]
+        if size == 1 and self.dim != dim:
+            return self.ends
+        ends = self.ends.index_select(dim + 1, places % size)
+        if self.dim != dim:
+            return ends
+        rise = places.div(size, rounding_mode="floor") * self.moved
+        return ends + _line(torch.stack([-rise, rise]).double(), dim, ends.dim() - 1)
+
+    def looks(self, places: Tensor) -> Tensor:
+        """At which positions units look; between two of them, in proportion."""
+        known = places.double().nan_to_num()
+        low, share, ends = known.floor().long(), known % 1, []
+        for unit in (low, low + 1):
+            turn = unit.div(self.period, rounding_mode="floor")
+            ends.append(self.centres[unit % self.period] + turn * float(self.moved))
+        middle = torch.where(share > 0, ends[0].lerp(ends[1], share), ends[0])
+        return middle.where(~places.isnan(), nan)
+
+    def without_end(self) -> "Axis":
+        """The same units, with an axis without end for whatever they see of it."""
+        return replace(self, ends=torch.where(self.ends > -inf, inf, -inf))
+
+    def gone(self) -> "Axis":
+        """The same, but no unit runs along the axis."""
+        return Axis(self.ends, self.rate)
+
+
+@dataclass(frozen=True, eq=False)
+class Hull:
+    """A map: what its elements see along each axis.
+
+    ``askew`` tells that it was made of maps whose units look at different centres.
+    """
+
+    axes: tuple[Axis, ...]
+    shape: Shape
+    askew: bool = False
+
+    @property
+    def everything(self) -> bool:
+        """Do all elements see all axes without end, or nothing?"""
+        return all(axis.infinite for axis in self.axes)
+
+    @property
+    def lengthened(self) -> "Hull":
+        """The same map with at least two units along each axis, and a whole period."""
+        shape = [*self.shape]
+        for axis in self.axes:
+            if axis.dim is not None:
+                shape[axis.dim] = max(shape[axis.dim], 2, axis.period)
+        return replace(self, shape=tuple(shape))
+
+    def with_axes(self, axes: Sequence[Axis]) -> "Hull":
+        """The same map with other axes; dimensions without units are written out."""
+        homes = {axis.dim for axis in axes}
+        for one in self.axes:
+            if one.dim is not None and one.dim not in homes:
+                places = torch.arange(self.shape[one.dim])
+                axes = [replace(axis, ends=axis.at(one.dim, places)) for axis in axes]
+        return Hull(tuple(axes), self.shape)
+
+    def in_period(self, periods: Mapping[int, int]) -> "Hull":
+        """The same, with so many units written out along some dimensions.
+
+        Raises TracingError where no units run along them, and yet elements differ.
+        """
+        axes = self.axes
+        for dim, period in periods.items():
+            if all(axis.dim != dim for axis in axes):
+                if any(a.ends.shape[dim + 1] > 1 and not a.infinite for a in axes):
+                    raise TracingError("takes positions and other things together")
+                axes = tuple(replace(a, ends=_most(a.ends, [dim + 1])) for a in axes)
+            places = torch.arange(period)
+            axes = tuple(
+                replace(axis, ends=axis.at(dim, places))
+                if axis.dim != dim
+                else replace(
+                    axis,
+                    ends=axis.at(dim, places),
+                    period=period,
+                    centres=axis.looks(places),
+                )
+                for axis in axes
+            )
+        return replace(self, axes=axes)
+
+
+class Hulls:
+    """The algebra of first and last positions.
+
+    With ``ignore`` one value for all positions, such as a mean over the picture, that
+    meets a map is left out: ``aside`` holds, for the unions of each node, which were.
+    """
+
+    idle = False
+
+    def __init__(self, *, ignore: bool = False) -> None:
+        self.ignore = ignore
+        self.aside: dict[Any, list[frozenset[int]]] = {None: []}
+        self.node: Any = None
+
+    def begin(self, node: Any) -> None:
+        """The unions to come are those of a node of the graph."""
+        self.node, self.aside[node] = node, []
+
+    def input(self, shape: Shape) -> Hull:
+        """The map in which every position sees itself."""
+        zero = torch.zeros(2, *[1] * len(shape)).double()
+        axes = (Axis(zero, Fraction(1), dim=dim) for dim in range(2, len(shape)))
+        return Hull(tuple(axes), shape)
+
+    def union(
+        self, maps: Sequence[Hull], shape: Shape, *, all_count: bool = False
+    ) -> Hull:
+        """Elements taken together, broadcast to a shape.
+
+        One element for all positions is at any distance from them. So are positions
+        paired with all others. ``all_count`` leaves no statistic out.
+        """
+        wide = [_broadcast(one, shape) for one in maps]
+        aside = _statistics(wide) if self.ignore and not all_count else frozenset()
+        self.aside[self.node].append(aside)
+        wide = [*dict.fromkeys(one for n, one in enumerate(wide) if n not in aside)]
+        if len(wide) == 1:
+            return wide[0]
+        columns = [_paced(column, met=True) for column in _columns(wide)]
+        askew = any(map(_askew, columns))
+        rows = zip(*columns, strict=True)
+        wide = [one.with_axes(axes) for one, axes in zip(wide, rows, strict=True)]
+        periods: dict[int, int] = {}
+        for axis in (axis for one in wide for axis in one.axes):
+            if axis.dim is not None:
+                periods[axis.dim] = lcm(periods.get(axis.dim, 1), axis.period)
+        axes = []
+        for column in _columns([one.in_period(periods) for one in wide]):
+            ends = reduce(torch.maximum, (axis.ends for axis in column))
+            axes.append(replace(max(column, key=_leads), ends=ends))
+        return Hull(tuple(axes), shape, askew)
+
+    def reduce(self, one: Hull, dims: Iterable[int]) -> Hull:
+        """All elements along some dimensions taken together, whose length becomes 1."""
+        gone = frozenset(dim % len(one.shape) for dim in dims)
+        axes = []
+        for axis in one.axes:
+            if axis.runs and axis.runs <= gone:
+                axis = axis.without_end().gone()
+            elif axis.runs & gone:
+                axis = axis.without_end() if _far_apart(axis.scattered, gone) else axis
+                if not axis.infinite:
+                    raise TracingError("takes a part of an axis together, unevenly")
+            ends, unit = _most(axis.ends, [dim + 1 for dim in gone]), axis.scattered
+            unit = unit if unit is None else _most(unit, gone)
+            axes.append(replace(axis, ends=ends, scattered=unit))
+        shape = tuple(1 if dim in gone else n for dim, n in enumerate(one.shape))
+        return Hull(tuple(axes), shape)
+
+    def positions(self, maps: Sequence[Hull], dim: int) -> bool:
+        """Do units of an axis run along a dimension?"""
+        return any(dim in axis.runs for one in maps for axis in one.axes)
+
+    def gather(self, one: Hull, dim: int, how: Along, length: int) -> Hull:
+        """A layer along a dimension, of ``length`` units: each a union of its reads."""
+        dim %= len(one.shape)
+        size, layer = one.shape[dim], how.layer
+        if size == length and layer == SAME:
+            return one
+        own = next((axis for axis in one.axes if axis.dim == dim), None)
+        if own is None:
+            reads, there = _inside(how, size, length)
+        else:
+            period = len(layer.reads) * (own.period // gcd(own.period, layer.step))
+            reads, there = _reads(_outer(layer, own.period), period)
+        axes = []
+        for axis in one.axes:
+            parts = []
+            for places, real in zip(reads, there, strict=True):
+                part = axis.at(dim, places)
+                if not real.all():
+                    part = part.where(_line(real, dim, len(one.shape)), -inf)
+                parts.append(part)
+            ends, unit = reduce(torch.maximum, parts), axis.scattered
+            if axis is own:
+                rate = axis.rate * layer.step / len(layer.reads)
+                centres = axis.looks(_places(how, period))
+                axis = Axis(ends, rate, period, dim, None, centres)
+            elif unit is not None and unit.shape[dim] > 1:  # of what is read first
+                first = unit.index_select(dim, reads[0])
+                first = first.where(_line(there[0], dim, unit.dim()), -inf)
+                axis = replace(axis, ends=ends, scattered=first)
+            else:
+                axis = replace(axis, ends=ends)
+            axes.append(axis)
+        return Hull(tuple(axes), _changed(one.shape, dim, length))
+
+    def scan(self, one: Hull, dim: int) -> Hull:
+        """Each element with all those before it along a dimension."""
+        dim %= len(one.shape)
+        axes = []
+        for axis in one.axes:
+            if dim in axis.runs:
+                axis = axis.without_end()
+            even = any(other.dim == dim for other in one.axes)
+            ends = _most(axis.ends, [dim + 1]) if even else axis.ends
+            axes.append(replace(axis, ends=ends.cummax(dim + 1).values))
+        return Hull(tuple(axes), one.shape)
+
+    def move(self, maps: Sequence[Hull], run: Move) -> Any:
+        """What torch makes of elements that it only moves: a map, or a list of them.
+
+        ``run`` takes a tensor for each map and the number that stands for nothing.
+        """
+        whole = all(one.everything for one in maps)
+        if whole and max(prod(one.shape) for one in maps) > LARGE:
+            raise TracingError("moves more elements than are worth following")
+        columns = [_paced(column, met=False) for column in _columns(maps)]
+        several, parts = _laid_out(columns, maps, run)
+        exact, long = parts, [one.lengthened for one in maps]
+        if any(one.shape != more.shape for one, more in zip(maps, long, strict=True)):
+            with suppress(RuntimeError, IndexError):  # torch was told the sizes
+                _, longer = _laid_out(columns, long, run)
+                parts = longer if all(map(_begins_with, longer, exact)) else exact
+        hulls = []
+        for (_, shape), (data, sizes) in zip(exact, parts, strict=True):
+            axes, tracks = [], []
+            for terms, numbers in zip(columns, map(_shrunk, data), strict=True):
+                (unit,) = _shrunk(numbers[2:])
+                unit = unit if bool((unit > -inf).any()) else None
+                lead = replace(max(terms, key=_leads), dim=None, scattered=unit)
+                axes.append(replace(lead, ends=numbers[:2]))
+                tracks.append(_track(unit) or _lone(terms, maps, shape))
+            axes = _settled(axes, tracks, sizes)
+            hulls.append(Hull(tuple(axes), shape, any(map(_askew, columns))))
+        return hulls if several else hulls[0]
+
+    def everything(self, maps: Sequence[Hull], shape: Shape) -> Hull | None:
+        """What any operation makes of maps that see everything; None if they do not."""
+        if not all(one.everything for one in maps):
+            return None
+        ends = torch.full((2, *[1] * len(shape)), inf, dtype=torch.float64)
+        return Hull(tuple(Axis(ends, axis.rate) for axis in maps[0].axes), shape)
+
+
+class _Level(torch.autograd.Function):
+    """Sums of one size, forward and backward: only whether they are zero matters."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return (values != 0).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return (gradient != 0).to(gradient.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """A map as sums of what its elements read, and its whole shape."""
+
+    value: Tensor
+    shape: Shape
+
+
+class Sums:
+    """The algebra of sums, to be differentiated: the same operations, real borders.
+
+    ``idle`` takes in reads of weight zero; ``aside`` is what Hulls left out.
+    """
+
+    def __init__(
+        self, *, idle: bool, aside: Mapping[Any, Sequence[frozenset[int]]]
+    ) -> None:
+        self.idle, self.aside = idle, aside
+        self.begin(None)
+
+    def begin(self, node: Any) -> None:
+        """The unions to come are those of a node of the graph."""
+        left_out = self.aside.get(node, ())
+        self.left_out, self.whole = iter(left_out), not any(left_out)
+
+    def input(self, shape: Shape) -> Sum:
+        """The map in which every position reads itself."""
+        self.leaf = torch.ones((1, 1, *shape[2:])).double().requires_grad_()
+        return Sum(self.leaf, shape)
+
+    def union(
+        self, maps: Sequence[Sum], shape: Shape, *, all_count: bool = False
+    ) -> Sum:
+        """Elements taken together, broadcast to a shape."""
+        aside = next(self.left_out, frozenset())
+        terms = [one.value for n, one in enumerate(maps) if n not in aside]
+        terms = [term[(None,) * (len(shape) - term.dim())] for term in terms]
+        return Sum(_Level.apply(sum(terms[1:], terms[0])), shape)
+
+    def reduce(self, one: Sum, dims: Iterable[int]) -> Sum:
+        """All elements along some dimensions taken together, whose length becomes 1."""
+        gone = [dim % len(one.shape) for dim in dims]
+        shape = tuple(1 if dim in gone else n for dim, n in enumerate(one.shape))
+        return Sum(_Level.apply(one.value.sum(gone, keepdim=True)), shape)
+
+    def positions(self, maps: Sequence[Sum], dim: int) -> bool:
+        """Are maps side by side to be moved as they are, and none of them left out?"""
+        return self.whole
+
+    def gather(self, one: Sum, dim: int, how: Along, length: int) -> Sum:
+        """A layer along a dimension, of ``length`` units: each a sum of its reads."""
+        dim %= len(one.shape)
+        if self.idle and how.idle:
+            how = how._replace(layer=how.idle)
+        matrix = _matrix(how, one.shape[dim], length)
+        if one.value.shape[dim] < one.shape[dim]:  # all are alike
+            matrix = matrix.amax(1, keepdim=True)
+        value = (one.value.movedim(dim, -1) @ matrix.T).movedim(-1, dim)
+        return Sum(_Level.apply(value), _changed(one.shape, dim, length))
+
+    def scan(self, one: Sum, dim: int) -> Sum:
+        """Each element with all those before it along a dimension."""
+        return Sum(_Level.apply(one.value.cumsum(dim)), one.shape)
+
+    def move(self, maps: Sequence[Sum], run: Move) -> Any:
+        """What torch makes of elements that it only moves: a map, or a list of them."""
+        done = run([one.value.contiguous().expand(one.shape) for one in maps], 0.0)
+        several = isinstance(done, list | tuple)
+        parts = done if several else [done]
+        sums = [Sum(_unexpanded(part), tuple(part.shape)) for part in parts]
+        return sums if several else sums[0]
+
+    def everything(self, maps: Sequence[Sum], shape: Shape) -> Sum:
+        """What an operation makes of maps of which every element reads everything."""
+        for element in (one.value.flatten()[end] for one in maps for end in (0, -1)):
+            (found,) = torch.autograd.grad(element, self.leaf, retain_graph=True)
+            if not bool(found.all()):
+                raise TracingError("has no rule, so what one unit reads is not known")
+        total = sum(one.value.sum() for one in maps) * torch.ones((1,) * len(shape))
+        return Sum(_Level.apply(total), shape)
+
+
+# --- tensors with length 1 where all elements are alike -------------------------------
+
+
+def _unexpanded(plane: Tensor, shared: Sequence[Tensor] = ()) -> Tensor:
+    """Without repetitions along a dimension, of this tensor and those it goes with."""
+    strides = [one.stride() for one in (plane, *shared)]
+    steps = [max(column) for column in zip(*strides, strict=True)]
+    return plane[tuple(slice(None) if step else slice(0, 1) for step in steps)]
+
+
+def _shrunk(data: Tensor) -> Tensor:
+    """With length 1 along each dimension but the first along which nothing changes."""
+    for dim in range(1, data.dim()):
+        if data.shape[dim] > 1 and bool((data == data.narrow(dim, 0, 1)).all()):
+            data = data.narrow(dim, 0, 1)
+    return data.clone()  # the rest of the memory is free
+
+
+def _most(data: Tensor, dims: Iterable[int]) -> Tensor:
+    return data.amax([*dims], keepdim=True)
+
+
+def _line(values: Tensor, dim: int, rank: int) -> Tensor:
+    """Numbers along one dimension of so many; those before it are the tensor's own."""
+    return values.view(
+        *values.shape[:-1], *(-1 if d == dim else 1 for d in range(rank))
+    )
+
+
+def _changed(shape: Shape, dim: int, length: int) -> Shape:
+    return (*shape[:dim], length, *shape[dim + 1 :])
+
+
+# --- reading along a dimension --------------------------------------------------------
+
+
+@lru_cache(1024)
+def _reads(layer: Sampling, length: int) -> tuple[Tensor, Tensor]:
+    """What each unit reads, (reads, units), and which of these it really reads."""
+    widest = max(1, *map(len, layer.reads))
+    rows = [[*r, *[r[-1] if r else 0] * (widest - len(r))] for r in layer.reads]
+    units = torch.arange(length)
+    phase, turn = units % len(rows), units // len(rows)
+    reads = torch.tensor(rows)[phase] + (turn * layer.step)[:, None]
+    there = torch.tensor([bool(r) for r in layer.reads])[phase]
+    return reads.T, there.expand(widest, -1)
+
+
+@lru_cache(1024)
+def _inside(how: Along, size: int, length: int) -> tuple[Tensor, Tensor]:
+    """The same within a map that ends where it ends, by what its border repeats."""
+    reads, there = _reads(how.layer, length)
+    if how.border == "circular":
+        return reads % size, there
+    if how.border == "reflect":
+        far = size - 1
+        return far - (far - reads % max(2 * far, 1)).abs(), there
+    inside = reads.clamp(0, size - 1)
+    return inside, there & ((inside == reads) | (how.border == "replicate"))
+
+
+@lru_cache(1024)
+def _matrix(how: Along, size: int, length: int) -> Tensor:
+    """1 where a unit (row) reads a position (column)."""
+    matrix = torch.zeros(length, size).double()
+    for places, real in zip(*_inside(how, size, length), strict=True):
+        matrix[torch.arange(length)[real], places[real]] = 1
+    return matrix
+
+
+@lru_cache(1024)
+def _outer(layer: Sampling, period: int) -> Sampling:
+    """The layer without reads inside the hull: they come back to the same phase."""
+    reads = ((*r[:period], *r[max(period, len(r) - period) :]) for r in layer.reads)
+    return Sampling(layer.step, tuple(reads))
+
+
+@lru_cache(1024)
+def _places(how: Along, length: int) -> Tensor:
+    """The points below at which units are centred; NaN for one that reads nothing."""
+    count, step = len(how.layer.reads), how.layer.step
+    centres = [how.centres[unit % count] for unit in range(length)]
+    turns = (unit // count * step for unit in range(length))
+    pairs = zip(centres, turns, strict=True)
+    points = [nan if one is None else float(one + turn) for one, turn in pairs]
+    return torch.tensor(points).double()
+
+
+# --- maps taken together --------------------------------------------------------------
+
+
+def _columns(maps: Iterable[Hull]) -> list[tuple[Axis, ...]]:
+    """For each axis, what each of the maps has of it."""
+    return [*zip(*(one.axes for one in maps), strict=True)]
+
+
+def _broadcast(one: Hull, shape: Shape) -> Hull:
+    """The map with a longer shape; an axis that is spread over a dimension is gone."""
+    if one.shape == shape:
+        return one
+    more = len(shape) - len(one.shape)
+    spread = [d for d in range(more, len(shape)) if one.shape[d - more] != shape[d]]
+    axes = []
+    for axis in one.axes:
+        ends = axis.ends[(slice(None), *(None,) * more)]
+        for dim in spread:
+            ends = ends.narrow(dim + 1, 0, 1)
+        unit = axis.scattered
+        unit = unit if unit is None else unit[(None,) * more]
+        home = None if axis.dim is None else axis.dim + more
+        home = None if home in spread else home
+        axes.append(replace(axis, ends=ends, dim=home, scattered=unit))
+    return Hull(tuple(axes), shape)
+
+
+def _far_apart(unit: Tensor | None, dims: Iterable[int]) -> bool:
+    """Do elements along some dimensions lie all over an axis, as every n-th unit?"""
+    if unit is None:
+        return False
+    known, axes = unit > -inf, [dim for dim in dims if unit.shape[dim] > 1]
+    last, first = unit.amax(axes), unit.where(known, inf).amin(axes)
+    steps = torch.cat([unit.diff(dim=dim).abs().flatten() for dim in axes])
+    spread = last - first + steps[steps.isfinite() & (steps > 0)].min()
+    return bool((spread > last.max() - first.min()).all())
+
+
+def _statistics(maps: Sequence[Hull]) -> frozenset[int]:
+    """Which are one value for all positions, and meet a map."""
+    runs = [any(axis.runs for axis in one.axes) for one in maps]
+    alone = {n for n, one in enumerate(maps) if one.everything and not runs[n]}
+    return frozenset(alone if any(runs) else ())
+
+
+def _leads(axis: Axis) -> tuple[bool, ...]:
+    """Of several maps, the one whose units are those of their union is the largest."""
+    return axis.sees, bool(axis.runs), bool(axis.runs) and not axis.infinite
+
+
+def _paced(terms: Sequence[Axis], *, met: bool) -> list[Axis]:
+    """One axis of maps that come together, each as its units run in the leading one.
+
+    Maps that are ``met`` are taken together element by element, others moved.
+    """
+    lead = max(terms, key=_leads)
+    if not lead.runs:
+        return [*terms]
+    bounded = [one for one in terms if all(_leads(one))]
+    if met and not all(_alike(one, lead) for one in bounded):
+        bounded = []  # each position meets all others
+    strides = sorted({axis.rate for axis in bounded})
+    if len(strides) > 1:
+        raise TracingError(
+            "takes maps of different strides together, so that no two units see "
+            "alike: " + " and ".join(map(str, strides))
+        )
+    paced = []
+    for one in terms:
+        if one in bounded:
+            paced.append(one)
+        elif one is lead or (one.dim == lead.dim is not None and one.rate == lead.rate):
+            paced.append(one.without_end())
+        else:
+            paced.append(one.without_end().gone())
+    return paced
+
+
+def _alike(one: Axis, other: Axis) -> bool:
+    """Do the units of two maps run along the same dimension, and not across it?"""
+    if not one.runs & other.runs:
+        return False
+    apart = torch.zeros(1)
+    if one.scattered is not None and other.scattered is not None:
+        apart = one.scattered - other.scattered
+        apart = apart[apart.isfinite()]
+    if one.dim != other.dim or not bool((apart == apart[:1]).all()):
+        raise TracingError("takes units together that run in different orders")
+    return True
+
+
+def _askew(terms: Sequence[Axis]) -> bool:
+    """Do units of one axis look at different centres in maps that meet?"""
+    bounded = [axis for axis in terms if all(_leads(axis))]
+    units = torch.arange(lcm(*(axis.period for axis in bounded)) if bounded else 0)
+    rows = [axis.looks(units) for axis in bounded]
+    return any(bool(((row - rows[0]).abs() > CLOSE).any()) for row in rows)
+
+
+# --- how units run after a move -------------------------------------------------------
+
+
+Part = tuple[list[Tensor], Shape]  # of each axis −first, last and unit; and the shape
+
+
+def _laid_out(
+    columns: Sequence[Sequence[Axis]], maps: Sequence[Hull], run: Move
+) -> tuple[bool, list[Part]]:
+    """What torch makes of maps written out, and whether it makes several of them."""
+    found = []
+    for terms in columns:
+        rows = []
+        written = [_written(*pair) for pair in zip(terms, maps, strict=True)]
+        for number in range(3):
+            pairs = zip(written, maps, strict=True)
+            done = run([data[number].expand(one.shape) for data, one in pairs], -inf)
+            rows.append(done if isinstance(done, list | tuple) else [done])
+        parts = zip(*rows, strict=True)
+        found.append([torch.stack([_unexpanded(p, row) for p in row]) for row in parts])
+    shapes = [tuple(part.shape) for part in rows[0]]
+    data = map(list, zip(*found, strict=True))
+    return done is rows[-1], [*zip(data, shapes, strict=True)]
+
+
+def _begins_with(longer: Part, exact: Part) -> bool:
+    """Are these the same units, and perhaps more after them?"""
+    here = tuple(map(slice, exact[1]))
+    return len(longer[1]) == len(here) and all(
+        bool((more[2][here] == one[2]).all())
+        for more, one in zip(longer[0], exact[0], strict=True)
+    )
+
+
+def _written(axis: Axis, one: Hull) -> Tensor:
+    """−first, last and unit of all elements of a map."""
+    unit = torch.full([1] * len(one.shape), -inf).double()
+    for other in one.axes:
+        if other.dim is not None:
+            places = torch.arange(one.shape[other.dim])
+            axis = replace(axis, ends=axis.at(other.dim, places))
+    if axis.dim is not None:
+        line = torch.arange(one.shape[axis.dim]).double()
+        unit = _line(line, axis.dim, len(one.shape))
+    unit = unit if axis.scattered is None else axis.scattered
+    pairs = zip(axis.ends.shape[1:], unit.shape, strict=True)
+    sizes = [one if other == 1 else other for one, other in pairs]
+    return torch.cat([axis.ends.expand(-1, *sizes), unit.expand(1, *sizes)])
+
+
+class Track(NamedTuple):
+    """Along a dimension, ``advance`` units of an axis for so many ``elements``.
+
+    With 0 elements they do not run evenly.
+    """
+
+    dim: int
+    elements: int
+    advance: int
+
+
+def _lone(terms: Sequence[Axis], maps: Sequence[Hull], shape: Shape) -> Track | None:
+    """Where a dimension of one unit is after a move: before the same sizes."""
+    for axis, one in zip(terms, maps, strict=True):
+        if axis.dim is not None and one.shape[axis.dim] == 1:
+            back = axis.dim - len(one.shape)
+            if len(shape) >= -back and shape[back:] == one.shape[back:]:
+                return Track(back + len(shape), 1, 1)
+    return None
+
+
+def _spans(unit: Tensor) -> dict[int, float]:
+    """The dimensions along which units change, and how far they go along each."""
+    found = {}
+    for dim, size in enumerate(unit.shape):
+        if size > 1 and unit.numel():
+            last = unit.amax(dim)
+            gap = last - torch.where(unit > -inf, unit, inf).amin(dim)
+            if bool((gap[last > -inf] > 0).any()):
+                found[dim] = float(gap[last > -inf].max())
+    return found
+
+
+def _track(unit: Tensor | None) -> Track | None:
+    """How units run along a dimension, if they do so evenly.
+
+    After a view that cuts an axis in pieces, they run along several: the units are
+    then those of the longest stride, and the others are channels of them.
+    """
+    spans = {} if unit is None else _spans(unit)
+    if unit is None or not spans:
+        return None
+    dim = max(spans, key=lambda one: spans[one])
+    size = unit.shape[dim]
+    row = unit.amax([d for d in range(unit.dim()) if d != dim])
+    row = row[row.isfinite().nonzero()[0, 0] :]  # what is constant before it aside
+    counts = torch.arange(1, max(2, len(row) // 2 + 1))
+    starts = torch.linspace(0, len(row) - 1, 32).long()[:, None]
+    rises = row[(starts + counts).clamp(max=len(row) - 1)] - row[starts]
+    even = (rises == rises[:1]) | (starts + counts >= len(row)) | ~rises.isfinite()
+    for count in counts[even.all(0) & (rises[0] != 0)].tolist():  # few are left
+        rise = unit.narrow(dim, count, size - count) - unit.narrow(dim, 0, size - count)
+        rise = rise[rise.isfinite()]
+        if len(rise) and rise[0] != 0 and bool((rise == rise[0]).all()):
+            return Track(dim, count, int(rise[0]))
+    return Track(dim, 0, 0)
+
+
+def _settled(
+    axes: list[Axis], tracks: Sequence[Track | None], shape: Shape
+) -> list[Axis]:
+    """The axes of a map, each along one dimension where its units run evenly."""
+    runs = [
+        axis.runs | ({track.dim} if track else set())
+        for axis, track in zip(axes, tracks, strict=True)
+    ]
+    for n, track in enumerate(tracks):
+        alone = track and all(
+            track.dim not in other for other in runs[:n] + runs[n + 1 :]
+        )
+        if track and track.elements and alone:
+            axes = _folded(axes, n, track, shape[track.dim]) or axes
+    return axes
+
+
+def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | None:
+    """The axes of a map, of which axis ``n`` is known by a period along its track.
+
+    Constants beside a map are like padding: the map goes on there. None where what the
+    elements see does not rise as their units do.
+    """
+    own, (dim, count, advance) = axes[n], track
+    rate = own.rate * advance / count
+    period = count * (own.period // gcd(own.period, advance))
+    if period > size:
+        return None
+    turns = -(-size // period)
+    rise = torch.arange(turns).double() * float(rate * period)
+    result = []
+    for axis in axes:
+        ends, alike = axis.ends, axis.ends.shape[dim + 1] == 1
+        if alike and axis is own and size > 1:
+            if not own.infinite:
+                return None
+            ends = ends.index_select(dim + 1, torch.zeros(period, dtype=torch.long))
+        elif not alike:
+            rest = [0] * 2 * (ends.dim() - dim - 2) + [0, turns * period - size]
+            sizes = [*ends.shape[: dim + 1], turns, period, *ends.shape[dim + 2 :]]
+            ends = F.pad(ends, rest, value=-inf).view(sizes)
+            if axis is own:
+                ends = ends - _line(torch.stack([-rise, rise]), dim, ends.dim() - 1)
+            whole = _most(ends, [dim + 1])
+            if not bool(((ends == whole) | (ends == -inf)).all()):
+                return None
+            ends = whole.squeeze(dim + 1)
+        result.append(replace(axis, ends=ends))
+    assert own.scattered is not None
+    looks = own.looks(own.scattered.where(own.scattered > -inf, nan))
+    row = looks.movedim(dim, -1).flatten(0, -2).nanmean(0).expand(size)
+    row = F.pad(row, (0, turns * period - size), value=nan).view(turns, period)
+    centres = (row - rise[:, None]).nanmean(0)
+    result[n] = Axis(result[n].ends, rate, period, dim, None, centres)
+    return result

@@ -1,0 +1,453 @@
+"""The answer: the field of every layer of a network, and how it came about."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import permutations
+from math import ceil, inf, prod
+from operator import getitem
+from typing import Any, NamedTuple, Self, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from dilated_lib.fields import trial
+from dilated_lib.fields.arithmetic import ReceptiveField
+from dilated_lib.fields.tracing import export, rules
+from dilated_lib.fields.tracing.export import (
+    Graph,
+    TracingError,
+    label,
+    operation,
+    shapes_of,
+)
+from dilated_lib.fields.tracing.reach import (
+    Axis,
+    Hull,
+    Hulls,
+    Sums,
+)
+from dilated_lib.fields.windows import whole
+
+Bools = NDArray[np.bool_]
+SWALLOWS = re.compile(
+    "where|masked_fill|sign|sgn|heaviside|nan_to_num|nansum|fm(ax|in)"
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A row of the table: one operation that reads other units than its own.
+
+    ``module`` is where it is computed and ``operation`` what it does; ``shape`` is its
+    output's, (N, C, …); ``fields`` has one entry an axis, for all channels together.
+    ``aligned`` is False where maps meet whose units at one place look at different
+    centres.
+    """
+
+    module: str
+    operation: str
+    shape: tuple[int, ...]
+    fields: tuple[ReceptiveField, ...]
+    aligned: bool
+
+
+class Traced(NamedTuple):
+    """What is behind an answer: a graph, its two ends, and what the last map sees.
+
+    ``aside`` tells which values were left out as statistics. ``compares`` says that a
+    NaN may be lost on the way: something is a truth or an index, or is chosen by one.
+    """
+
+    graph: Graph
+    start: fx.Node
+    end: fx.Node
+    hull: Hull
+    aside: dict[Any, list[frozenset[int]]]
+    compares: bool
+
+
+class Fields(tuple[ReceptiveField, ...]):
+    """What the units of an output see: a tuple, one field an axis, and how it came.
+
+    ``layers`` has a row for each layer on the way, ``unbounded`` the name of the first
+    whose units depend on positions at any distance, if any. ``ignored`` names the
+    layers that did not count, where statistics were to be ignored. ``coverage`` is an
+    array over the fields of unit 0 (the first, if it is a gap of a transposed layer,
+    that reads anything): which positions its paths reach, where it was asked for.
+    ``seconds`` tells the time for tracing and for the analysis. Copies and pickles are
+    plain tuples of the fields.
+    """
+
+    layers: tuple[Layer, ...]
+    unbounded: str | None
+    ignored: tuple[str, ...]
+    coverage: Bools | None
+    seconds: tuple[float, float]
+    traced: Traced
+    paths: dict[bool, tuple[Sums, dict[fx.Node, Any]]]
+
+    def __new__(cls, fields: Sequence[ReceptiveField], **details: Any) -> Self:
+        """The fields, and what else is known of them, by name."""
+        answer = super().__new__(cls, fields)
+        vars(answer).update(details, paths={})
+        return answer
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[ReceptiveField, ...]]]:
+        return tuple, (tuple(self),)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Units of the output along each axis; 1 where the axis is gone."""
+        hull = self.traced.hull
+        return tuple(1 if a.dim is None else hull.shape[a.dim] for a in hull.axes)
+
+    @property
+    def aligned(self) -> bool:
+        """Do all maps that meet look at the same centres?"""
+        return all(layer.aligned for layer in self.layers)
+
+    def region(self, *unit: int, idle: bool = False) -> Bools:
+        """Which positions of the input one unit depends on; shape of the input's axes.
+
+        Borders are taken as they are: a position in zero padding is none, one in
+        reflected, replicated or circular padding is the one that it repeats. ``idle``
+        adds positions that resizing reads with weight zero.
+
+        Raises ValueError for a unit that the output does not have.
+        """
+        if len(unit) != len(self) or not all(
+            0 <= one < length for one, length in zip(unit, self.lengths, strict=True)
+        ):
+            raise ValueError(f"unit must be within {self.lengths}, got {unit}")
+        if idle not in self.paths:
+            sums = Sums(idle=idle, aside=self.traced.aside)
+            self.paths[idle] = sums, _followed(*self.traced[:3], sums)
+        sums, values = self.paths[idle]
+        end, belongs = values[self.traced.end], self.elements(unit)
+        return _read(sums, end, belongs.reshape(end.shape))
+
+    def elements(self, unit: tuple[int, ...]) -> Tensor:
+        """Which elements of ``traced.hull`` belong to a unit; true or not."""
+        hull = self.traced.hull
+        belongs = torch.ones(hull.shape, dtype=torch.bool)
+        for axis, number in zip(hull.axes, unit, strict=True):
+            if axis.dim is not None:
+                lines = torch.arange(hull.shape[axis.dim]) == number
+                belongs &= lines.view(
+                    [-1 if d == axis.dim else 1 for d in range(belongs.dim())]
+                )
+        return belongs
+
+
+def _read(sums: Sums, end: Any, elements: Tensor) -> Bools:
+    """The positions of the input that some elements of a map depend on."""
+    with torch.enable_grad():
+        whole = (end.value * elements).sum()
+    (found,) = torch.autograd.grad(whole, sums.leaf, retain_graph=True)
+    result: Bools = (found[0, 0] != 0).numpy()
+    return result
+
+
+@overload
+def receptive_field(
+    model: nn.Module, input_size: Sequence[int], **options: Any
+) -> Fields: ...
+@overload
+def receptive_field(
+    model: nn.Module, input_size: Sequence[Sequence[int]], **options: Any
+) -> tuple[Fields, ...]: ...
+def receptive_field(  # type: ignore[misc]
+    model: nn.Module,
+    input_size: Sequence[int] | Sequence[Sequence[int]],
+    *,
+    of: str | None = None,
+    to: str | None = None,
+    coverage: bool = False,
+    statistics: str = "read",
+) -> Fields | tuple[Fields, ...]:
+    """What each unit of a network's output sees of its input, one field an axis.
+
+    ``input_size`` is (C, …) without the batch: (3, H, W) for a picture. For a network
+    with several inputs it is a list of such sizes, and the answer has the fields in
+    each input. The field is that of the network continued over an unlimited input, so
+    it may exceed the picture. ``to`` names the output, or a module whose result to
+    take, such as "layer4": what comes after it does not matter. ``of`` names a module
+    whose result to take for the input. ``coverage`` adds which positions inside the
+    field of unit 0 are reached; for that the network is traced on a larger input.
+
+    Layers that read a whole axis, such as global pooling or attention over all
+    positions, make ``size`` infinite. With ``statistics="ignore"`` one value for all
+    positions that meets a map does not count: the mean and variance of instance norm,
+    the weights of squeeze-and-excitation. The answer names these layers (``ignored``).
+    Batch norm is taken in evaluation mode. Values are not looked at: a weight or a
+    constant mask of zero counts like any other.
+
+    Raises TracingError, with one sentence, for what it does not understand: a network
+    that decides by values, an operation that it does not know, or maps that meet with
+    different strides. ValueError for impossible names or sizes, TypeError for what is
+    no module or no name.
+
+    >>> h, w = receptive_field(nn.Conv2d(3, 8, (3, 5), dilation=2), (3, 32, 32))
+    >>> h.size, w.size
+    (5, 9)
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    if statistics not in ("read", "ignore"):
+        raise ValueError(f"statistics must be 'read' or 'ignore', got {statistics!r}")
+    sizes = _sizes(input_size)
+    begin = time.perf_counter()
+    try:
+        graph = export.trace(model, sizes, rules.known, to)
+    except TracingError as error:
+        text = f"{error}{trial.near(model, sizes)}"
+        raise TracingError(text) from error.__cause__
+    seconds = time.perf_counter() - begin
+    starts = graph.inputs if of is None else [graph.find(of)]
+    ignore = statistics == "ignore"
+    answers = [_analysed(graph, one, of, to, ignore, seconds) for one in starts]
+    for answer in answers if coverage else ():
+        vars(answer)["coverage"] = _covered(model, sizes, answer, of, to)
+    return (
+        answers[0]
+        if not isinstance(next(iter(input_size)), list | tuple)
+        else tuple(answers)
+    )
+
+
+def region(
+    model: nn.Module,
+    input_size: Sequence[int],
+    unit: Sequence[int],
+    *,
+    to: str | None = None,
+) -> Bools:
+    """Which positions of the input one unit of an output (N, C, …) depends on.
+
+    It is ``Fields.region`` for networks whose units have no field in common, such as
+    those that resize with ``align_corners=True`` beside maps of whole strides. The
+    result has the shape of the input's axes.
+
+    Raises ValueError for an output with other axes, or a unit outside it.
+
+    >>> region(nn.Conv1d(1, 1, 3, dilation=2), (1, 7), (1,)).astype(int)
+    array([0, 1, 0, 1, 0, 1, 0])
+    """
+    graph = export.trace(model, _sizes(input_size), rules.known, to)
+    (start,), end = graph.inputs, graph.output() if to is None else graph.find(to)
+    shape, sums = shapes_of(end)[0], Sums(idle=False, aside={})
+    if len(shape) != len(shapes_of(start)[0]) or not all(
+        0 <= one < length for one, length in zip(unit, shape[2:], strict=True)
+    ):
+        raise ValueError(f"unit must be within {shape[2:]}, got {tuple(unit)}")
+    values = _followed(graph, start, end, sums)
+    elements = torch.zeros(shape)
+    place: Any = (slice(None), slice(None), *unit)
+    elements[place] = 1
+    return _read(sums, values[end], elements)
+
+
+def _sizes(input_size: Any) -> list[tuple[int, ...]]:
+    """One size for each input. A number of numpy is a number too."""
+    try:
+        given = list(input_size)
+        several = all(isinstance(one, list | tuple) for one in given)
+        sizes = [
+            tuple(whole("a length", one, 1) for one in size)
+            for size in (given if several else [given])
+        ]
+        if sizes and all(len(size) >= 2 for size in sizes):
+            return sizes
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        "input_size must be (channels, then one length an axis), such as "
+        f"(3, 224, 224); got {input_size!r}"
+    )
+
+
+def _followed(
+    graph: Graph, start: fx.Node, end: fx.Node, algebra: Any
+) -> dict[fx.Node, Any]:
+    """What each node between two sees, or reads."""
+    try:
+        with torch.enable_grad():
+            return rules.follow(graph.nodes, algebra, start, end)
+    except TracingError as error:
+        corners = [
+            label(node)
+            for node in graph.nodes
+            if "upsample" in str(node.target) and True in node.args[1:]
+        ]
+        if "strides" not in str(error) or not corners:
+            raise
+        raise TracingError(
+            f"{error}: {corners[0]} resizes with align_corners=True, so its units have "
+            "no field in common with those of other maps; region(…) gives what one of "
+            "them reads"
+        ) from None
+
+
+def _analysed(
+    graph: Graph,
+    start: fx.Node,
+    of: str | None,
+    to: str | None,
+    ignore: bool,
+    seconds: float,
+) -> Fields:
+    begin, shape = time.perf_counter(), shapes_of(start)[0]
+    if not isinstance(start.meta["val"], Tensor):
+        raise ValueError(f"{start.name} gives several maps, and so none to begin at")
+    if len(shape) < 3:
+        raise ValueError(f"{start.name} has shape {shape}, and so no axis to follow")
+    end = graph.output() if to is None else graph.find(to)
+    hulls = Hulls(ignore=ignore)
+    values = _followed(graph, start, end, hulls)
+    if isinstance(values.get(end), list):
+        raise ValueError(f"{to} is several maps: choose one of them with to=…")
+    if end not in values:
+        raise ValueError(f"{to or 'the output'} does not depend on {of or 'the input'}")
+    try:
+        seen = _as_map(values[end])
+        fields = fields_of(seen)
+    except TracingError as error:
+        raise TracingError(f"{label(end)} {error}") from None
+    live = {node: one for node, one in values.items() if isinstance(one, Hull)}
+    shown = (pytree.tree_leaves(node.meta["val"])[0] for node in values)
+    compares = not all(one.is_floating_point() for one in shown) or any(
+        SWALLOWS.fullmatch(operation(node)) for node in values
+    )
+    endless = (
+        label(node)
+        for node, one in values.items()
+        for hull in rules.maps_in(one)
+        if any(bool((axis.ends == inf).any()) for axis in hull.axes)
+    )
+    return Fields(
+        fields,
+        layers=tuple(_rows(live)),
+        unbounded=next(endless, None),
+        ignored=tuple(
+            dict.fromkeys(
+                label(node) for node, left in hulls.aside.items() if any(left)
+            )
+        ),
+        coverage=None,
+        seconds=(seconds, time.perf_counter() - begin),
+        traced=Traced(graph, start, end, seen, hulls.aside, compares),
+    )
+
+
+def fields_of(hull: Hull) -> tuple[ReceptiveField, ...]:
+    """The field along each axis, for all channels together."""
+    return tuple(map(_field, hull.axes))
+
+
+def _field(axis: Axis) -> ReceptiveField:
+    rate = axis.rate if axis.runs else Fraction(0)
+    if not axis.sees:
+        return ReceptiveField(_number(rate), (None,) * rate.denominator)
+    if bool((axis.ends == inf).any()):
+        return ReceptiveField(_number(rate), ((-inf, inf),) * rate.denominator)
+    if axis.scattered is not None and axis.runs:
+        raise TracingError(
+            "puts positions beside other things along one dimension, or out of order, "
+            "so that its units are no longer those of a map; a larger input may help"
+        )
+    if rate < 0:
+        raise TracingError(
+            "turns an axis round, so that its last unit is the first: region(…) gives "
+            "what one of them reads"
+        )
+    others = [n + 1 for n in range(axis.ends.dim() - 1) if n != axis.dim]
+    ends = axis.ends.amax(others).view(2, -1).T.tolist()
+    hulls = [None if last == -inf else (-int(n), int(last)) for n, last in ends]
+    return ReceptiveField(_number(rate), tuple(hulls))
+
+
+def _as_map(hull: Hull) -> Hull:
+    """Tokens of a picture as a picture again, in which each axis has its dimension."""
+    mixed = [axis for axis in hull.axes if axis.dim is None and axis.runs]
+    dims = {dim for axis in mixed for dim in axis.runs}
+    if len(dims) != 1:
+        return hull
+    (dim,) = dims
+    units = [one.scattered for one in mixed if one.scattered is not None]
+    counts = [len(set(unit.flatten().tolist())) for unit in units]
+    more = [-1] if len(mixed) > 1 else []  # channels before the positions
+    for order in permutations(counts):
+        shape = [*hull.shape[:dim], *more, *order, *hull.shape[dim + 1 :]]
+        if hull.shape[dim] % prod(order) == 0 and (
+            more or prod(order) == hull.shape[dim]
+        ):
+            found: Hull = Hulls().move([hull], partial(_reshaped, shape))
+            if all(axis.dim is not None for axis in found.axes if axis.runs):
+                return found
+    return hull
+
+
+def _reshaped(shape: Sequence[int], planes: Sequence[Tensor], _: float) -> Tensor:
+    return planes[0].reshape(shape)
+
+
+def _number(value: Fraction) -> int | Fraction:
+    return value.numerator if value.denominator == 1 else value
+
+
+def _rows(live: Mapping[fx.Node, Hull]) -> list[Layer]:
+    """A row for each node whose units read others than their own."""
+    rows: list[Layer] = []
+    shown: dict[Hull, tuple[ReceptiveField, ...] | None] = {}
+    askew: dict[Hull, bool] = {}  # of those that were not shown
+    for node, hull in live.items():
+        inputs = {live[one] for one in node.all_input_nodes if one in live}
+        if hull in shown:
+            continue
+        below = {shown.get(one) for one in inputs}
+        try:
+            shown[hull] = fields = fields_of(hull)
+        except TracingError:  # in a shape that is no map: as it was before
+            shown[hull] = next(iter(below), None)
+            askew[hull] = hull.askew or any(askew.get(one) for one in inputs)
+            continue
+        own = len(inputs) > 1 or fields not in below
+        if inputs and own and node.target is not getitem:
+            module = (export.path_of(node) or [node.name])[-1]
+            aligned = not (hull.askew or any(askew.get(one) for one in inputs))
+            rows.append(Layer(module, operation(node), hull.shape, fields, aligned))
+    return rows
+
+
+def _covered(
+    model: nn.Module,
+    sizes: Sequence[tuple[int, ...]],
+    answer: Fields,
+    of: str | None,
+    to: str | None,
+) -> Bools:
+    """The region of a unit like unit 0, on an input that is larger than its field."""
+    if any(field.size == inf for field in answer):
+        raise ValueError("the field is unbounded: a layer reads a whole axis")
+    lengths = shapes_of(answer.traced.start)[0][2:]
+    pairs = [*zip(answer, lengths, strict=True)]
+    times = max(ceil((3 * field.size + length) / length) for field, length in pairs)
+    large = [(size[0], *(times * one for one in size[1:])) for size in sizes]
+    graph = export.trace(model, large, rules.known, to)
+    start = graph.inputs[0] if of is None else graph.find(of)
+    wide = _analysed(graph, start, of, to, False, 0.0)
+    unit, box = [], []
+    for field, length in pairs:
+        period = len(field.phases)
+        first = next(n for n, hull in enumerate(field.phases) if hull)
+        turns = times * length / 2 // int(period * field.stride)
+        unit.append(first + period * int(turns))
+        box.append(slice(field.start(unit[-1]), field.end(unit[-1]) + 1))
+    return wide.region(*unit)[tuple(box)]

@@ -1,0 +1,519 @@
+"""What each operation reads: one rule for every kind, for both algebras.
+
+What only moves elements needs no rule: torch runs it (``MOVES``). What computes element
+by element is a union. The rest is a window or a resampling along dimensions, or takes
+whole dimensions together. An operation without a rule is understood only where all that
+it gets already sees everything: so does what it makes.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from math import prod
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
+
+from dilated_lib.fields.layers import Along, adaptive, along, resampled, windows
+from dilated_lib.fields.tracing import reach
+from dilated_lib.fields.tracing.export import (
+    TracingError,
+    label,
+    name_of,
+    named,
+    shapes_of,
+)
+from dilated_lib.fields.tracing.reach import Shape
+from dilated_lib.fields.windows import Sampling, Window
+
+Map = Any  # a Hull or a Sum: a rule is the same for both
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation: its arguments by name, the shapes of its results, the algebra.
+
+    An argument that depends on the input is a map; of another tensor only the shape is
+    known. ``used`` collects what the rule has looked at, so that none is forgotten.
+    """
+
+    operation: str
+    args: dict[str, Any]
+    shapes: list[Shape]
+    algebra: Any  # Hulls or Sums
+    used: set[str] = field(default_factory=set)
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the result, or of the first."""
+        return self.shapes[0]
+
+    def __getitem__(self, argument: str) -> Any:
+        self.used.add(argument)
+        return self.args[argument]
+
+    def map(self, argument: str = "self") -> Map:
+        """An argument that must depend on the input for the rule to hold."""
+        if not is_map(self[argument]):
+            raise TracingError(f"takes its {argument} from a constant, and others not")
+        return self[argument]
+
+    @property
+    def maps(self) -> list[Map]:
+        """All arguments that depend on the input, those in lists too."""
+        return [one for name in self.args for one in maps_in(self[name])]
+
+    def union(self, *maps: Map, shape: Shape = (), all_count: bool = False) -> Map:
+        """Maps taken together element by element."""
+        return self.algebra.union(maps, shape or self.shape, all_count=all_count)
+
+    def over(self, one: Map, layers: Mapping[int, Along]) -> Map:
+        """A layer along each of some dimensions."""
+        for dim, layer in layers.items():
+            one = self.algebra.gather(one, dim, layer, self.shape[dim])
+        return one
+
+    def move(self, one: Map, run: Callable[[Tensor], Tensor]) -> Map:
+        """The same elements in other places."""
+        return self.algebra.move([one], lambda planes, _: run(planes[0]))
+
+
+def is_map(value: Any) -> bool:
+    """Does a value depend on the input?"""
+    return isinstance(value, reach.Hull | reach.Sum)
+
+
+def maps_in(value: Any) -> list[Map]:
+    """The maps in an argument or a result, which may be a list."""
+    return [one for one in pytree.tree_leaves(value, is_leaf=is_map) if is_map(one)]
+
+
+# --- windows and resampling -----------------------------------------------------------
+
+
+def convolution(call: Call) -> Map:
+    """Each channel from those of its group, each unit from its window."""
+    found, one, groups = convolution_windows(call), call.map("input"), call["groups"]
+    dim = len(call.shape) - len(found) - 1
+    out, size = call.shape[dim], one.shape[dim] // groups
+    if groups == 1:
+        one = call.algebra.reduce(one, [dim])
+    elif not groups == out == one.shape[dim]:
+        table = Sampling(size, (tuple(range(size)),) * (out // groups))
+        one = call.over(one, {dim: Along(table)})
+    one = call.over(one, {n: along(w) for n, w in enumerate(found, dim + 1)})
+    return call.union(one) if groups == 1 else one
+
+
+def convolution_windows(call: Call) -> list[Window]:
+    """A convolution's window along each axis, transposed or not."""
+    taps = call.args["weight"].shape[2:]  # the layer's own, and not from the input
+    transposed = call.args.get("transposed", "transpose" in call.operation)
+    return windows(
+        list(taps),
+        call["stride"],
+        padding=call["padding"],
+        dilation=call["dilation"],
+        transposed=transposed,
+        output_padding=call.args.get("output_padding", 0) if transposed else 0,
+        rank=len(taps),
+    )
+
+
+def pool(call: Call) -> Map:
+    """Each unit from its window."""
+    found = pool_windows(call)
+    first = len(call.shape) - len(found)
+    return call.over(call.map(), {n: along(w) for n, w in enumerate(found, first)})
+
+
+def pool_windows(call: Call, rank: int = 0) -> list[Window]:
+    """The window of a pooling, or of what folds, along each axis."""
+    taps, given = call["kernel_size"], call.args.get  # an average has no dilation
+    pads, dilation = given("padding") or 0, given("dilation") or 1
+    stride, rank = given("stride") or taps, rank or _rank(call)
+    return windows(taps, stride, padding=pads, dilation=dilation, rank=rank)
+
+
+def _rank(call: Call) -> int:
+    return int(call.operation.partition("pool")[2][0])
+
+
+def _adaptive_pool(call: Call) -> Map:
+    one = call.map()
+    for dim in range(len(one.shape) - _rank(call), len(one.shape)):
+        if call.shape[dim] == 1:
+            one = call.algebra.reduce(one, [dim])
+        else:
+            table = Along(adaptive(one.shape[dim], call.shape[dim]))
+            one = call.over(one, {dim: table})
+    return one
+
+
+def _resize(call: Call) -> Map:
+    (one,), rank = call.maps, len(call.shape) - 2
+    kinds = ("nearest_exact", "nearest", "bicubic", "linear")
+    kind = next(kind for kind in kinds if kind in call.operation)
+    smooth, corners = call.operation.endswith("_aa"), call.args.get("align_corners")
+    scales = call.args.get("scale_factors") or [
+        call.args.get(f"scales_{axis}", call.args.get("scales"))
+        for axis in "dhw"[-rank:]
+    ]
+    for dim, scale in enumerate(scales, 2):
+        sizes = one.shape[dim], call.shape[dim]
+        table = resampled(*sizes, kind, scale, bool(corners), smooth)
+        if table is None:
+            raise TracingError(
+                f"resizes {sizes[0]} to {sizes[1]} by {scale} with {kind}, and torch's "
+                "rounding there is not that of exact arithmetic"
+            )
+        one = call.over(one, {dim: table})
+    return one
+
+
+def _pad(call: Call) -> Map:
+    pads = call["pad"] if "pad" in call.args else call["padding"]
+    modes = {"refl": "reflect", "repl": "replicate", "circ": "circular"}
+    border = modes.get(call.args.get("mode", call.operation)[:4], "blank")
+    if border == "circular" and min(pads) < 0:
+        raise TracingError("crops, and repeats what is left in circles")
+    tables = [Along(Sampling(1, ((-before,),)), border) for before in pads[::2]]
+    last = len(call.shape) - 1
+    return call.over(call.map(), {last - n: table for n, table in enumerate(tables)})
+
+
+def _roll(call: Call) -> Map:
+    one = call.map()
+    if not call["dims"]:
+        raise TracingError("rolls all dimensions as one: name those to roll")
+    for by, dim in zip(call["shifts"], call["dims"], strict=True):
+        one = call.over(one, {dim: Along(Sampling(1, ((-by,),)), "circular")})
+    return one
+
+
+def _slice(call: Call) -> Map:
+    one, dim, step = call.map(), call["dim"] % len(call.shape), call["step"]
+    size, start = one.shape[dim], call["start"] or 0
+    first = max(start + size, 0) if start < 0 else start
+    return call.over(one, {dim: Along(Sampling(step, ((first,),)))})
+
+
+def _fold(call: Call) -> Map:
+    found, sizes = pool_windows(call, 2), call["output_size"]
+    taps = [window.kernel_size for window in found]
+    counts = [w.output_size(n) for w, n in zip(found, sizes, strict=True)]
+    shape = (call.shape[0], -1, *taps, *counts)
+    one = call.move(call.map(), lambda p: p.reshape(shape))
+    for window, length in zip(found, sizes, strict=True):
+        parts = []  # unit j of tap t stands at j · stride + t · dilation − padding
+        for tap in range(window.kernel_size):
+            shift = window.pads[0] - tap * window.dilation
+            places = [divmod(n + shift, window.stride) for n in range(window.stride)]
+            table = Sampling(1, tuple((n,) if not rest else () for n, rest in places))
+            part = call.move(one, lambda p, t=tap: p.select(2, t))  # type: ignore[misc]
+            parts.append(call.algebra.gather(part, 3, Along(table), length))
+        one = call.union(*parts, shape=parts[0].shape)
+    return one
+
+
+def _cat(call: Call) -> Map | None:
+    """Side by side as channels; None where it is units that come side by side."""
+    dim, parts, before = call["dim"] % len(call.shape), [], 0
+    if call.algebra.positions(call.maps, dim):
+        return None
+    for one in call["tensors"]:
+        if is_map(one) and prod(one.shape):
+            table = Sampling(1, ((-before,),))
+            parts.append(call.algebra.gather(one, dim, Along(table), call.shape[dim]))
+        before += (
+            one.shape[dim] if prod(one.shape) else 0
+        )  # torch leaves empty ones out
+    return call.union(*parts)
+
+
+# --- whole dimensions taken together --------------------------------------------------
+
+
+def _reduce(call: Call) -> Map:
+    one, dims = call.maps[0], call.args.get("dim")
+    dims = [dims] if isinstance(dims, int) else dims or range(len(one.shape))
+    dims = [dim % len(one.shape) for dim in dims]
+    whole, kept = call.algebra.reduce(one, dims), len(call.shape) == len(one.shape)
+    return whole if kept else call.move(whole, lambda p: p.squeeze(dims))
+
+
+def _of_all(call: Call) -> list[Map]:
+    one, dims = call.maps[0], call["dim"]
+    whole = call.algebra.reduce(one, [dims] if isinstance(dims, int) else dims)
+    return [call.union(whole, shape=shape) for shape in call.shapes]
+
+
+def _with_all(call: Call, one: Map, dims: Sequence[int]) -> Map:
+    """Every element from itself and from all others along some dimensions."""
+    return call.union(one, call.algebra.reduce(one, dims), shape=one.shape)
+
+
+def _group_norm(call: Call) -> Map:
+    one, groups = call.map("input"), call["num_groups"]
+    shape = (one.shape[0], groups, -1, *one.shape[2:])
+    apart = call.move(one, lambda p: p.reshape(shape))
+    whole = _with_all(call, apart, range(2, len(apart.shape)))
+    return call.move(whole, lambda p: p.flatten(1, 2))
+
+
+def _batch_norm(call: Call) -> Map:
+    one, first = call.map("input"), 2 if "instance" in call.operation else 0
+    own = call.args.get("running_mean") is None or call.args.get("training")
+    dims = [*range(first, 1), *range(2, len(one.shape))]
+    return _with_all(call, one, dims) if call.args.get("use_input_stats", own) else one
+
+
+def _recurrent(call: Call) -> list[Map]:
+    if "batch_sizes" in call.args:
+        raise TracingError("is a recurrent layer on a packed sequence: pass a tensor")
+    steps = 1 if call["batch_first"] else 0
+    seen = call.algebra.reduce(call.map("input"), [2])
+    if call["bidirectional"]:
+        whole = call.algebra.reduce(seen, [steps])
+        seen = call.union(whole, shape=seen.shape)
+    else:
+        seen = call.algebra.scan(seen, steps)
+    last = call.algebra.reduce(seen, [steps])
+    last = call.move(last, lambda p: p.transpose(0, steps))  # (layers, N, channels)
+    states = [call.union(last, shape=shape) for shape in call.shapes[1:]]
+    return [call.union(seen), *states]
+
+
+def _matmul(call: Call) -> Map:
+    """Rows times columns: an element of the product takes a whole row and column."""
+    scales = ("beta", "alpha", "out_dtype")
+    *added, left, right = (call[name] for name in call.args if name not in scales)
+    if len(left.shape) == 1:
+        raise TracingError("multiplies a single row by a matrix")
+    vector = len(right.shape) == 1
+    read = [call.algebra.reduce(one, [-1]) for one in maps_in(left)]
+    read += [call.algebra.reduce(one, [-1 if vector else -2]) for one in maps_in(right)]
+    shape = (*call.shape, 1) if vector else call.shape
+    product = call.union(*read, shape=shape)
+    if vector:
+        product = call.move(product, lambda p: p.squeeze(-1))
+    return call.union(*maps_in(added), product)
+
+
+def _attention(call: Call) -> Map:
+    read = [call.algebra.reduce(one, [-1]) for one in maps_in(call["query"])]
+    for name in ("key", "value"):
+        for one in maps_in(call[name]):
+            if not call["is_causal"] or call.algebra.idle:  # those ahead have weight 0
+                one = call.algebra.reduce(one, [-2])
+            elif one.shape[-2] == call.shape[-2]:
+                one = call.algebra.scan(one, -2)
+            else:
+                raise TracingError("is causal, with keys of another length")
+            read.append(call.algebra.reduce(one, [-1]) if name == "key" else one)
+    read += [call.algebra.reduce(one, [-1]) for one in maps_in(call["attn_mask"])]
+    return call.union(*read, all_count=True)
+
+
+# --- the table ------------------------------------------------------------------------
+
+
+def _copy(call: Call) -> Map | None:
+    call.used.add("self")  # it is overwritten
+    return call.union(call["src"]) if is_map(call["src"]) else None
+
+
+def pointwise(call: Call) -> Map:
+    """Every element from the elements at its place."""
+    return call.union(*call.maps)
+
+
+Rule = Callable[[Call], Any]
+RULES: dict[str, Rule] = {
+    "hardswish|log_sigmoid_forward|rrelu": pointwise,
+    "alias|clone|contiguous|detach|(feature_)?dropout|expand(_as)?|_to_copy|to|type_as|"
+    "lift_fresh_copy": lambda call: call.union(*call.maps[:1]),
+    "prelu|_prelu_kernel": lambda call: call.map(),
+    "copy": _copy,
+    "cat|concatenate": _cat,
+    "conv[123]d|conv_transpose[123]d|convolution": convolution,
+    "(max|avg)_pool[123]d(_with_indices)?": pool,
+    "_?adaptive_(max|avg)_pool[123]d": _adaptive_pool,
+    "_?upsample_(nearest(_exact)?|(bi|tri)?linear|bicubic)[123]d(_aa)?": _resize,
+    "pad|constant_pad_nd|(reflection|replication)_pad[123]d": _pad,
+    "roll": _roll,
+    "slice": _slice,
+    "col2im": _fold,
+    "mean|sum|amax|amin|prod|var|std|logsumexp|norm|linalg_vector_norm|max|min|argmax|"
+    "argmin|median|all|any|nansum|var_mean|std_mean": _reduce,
+    "sort|argsort|topk|kthvalue|mode|_fft_(r2c|c2c|c2r)": _of_all,
+    "cumsum|cumprod|logcumsumexp|cummax|cummin": (
+        lambda call: call.algebra.scan(call.map(), call["dim"])
+    ),
+    "(_safe|_log)?_?softmax|log_softmax": (
+        lambda call: _with_all(call, call.map(), [call["dim"]])
+    ),
+    "(native_)?layer_norm|rms_norm|_fused_rms_norm": lambda call: _with_all(
+        call, call.map("input"), range(-len(call["normalized_shape"]), 0)
+    ),
+    "group_norm": _group_norm,
+    "instance_norm|batch_norm|_native_batch_norm_legit(_no_training)?": _batch_norm,
+    "lstm|gru|rnn_tanh|rnn_relu": _recurrent,
+    "linear": lambda call: call.union(call.algebra.reduce(call.map("input"), [-1])),
+    "matmul|bmm|mm|addmm|baddbmm|mv": _matmul,
+    "scaled_dot_product_attention": _attention,
+}
+MOVES = re.compile(
+    "(_unsafe_)?view(_as)?|reshape|_reshape_alias|(un)?flatten|(un)?squeeze|permute|t|"
+    "transpose|swapaxes|movedim|pixel_(un)?shuffle|channel_shuffle|select|narrow|"
+    "(unsafe_|tensor_)?split(_with_sizes)?|chunk|unbind|unfold|(slice|select)_scatter|"
+    "index|index_select|gather|flip|rot90|repeat(_interleave)?|tile|diagonal|cat|"
+    "concatenate|stack"
+)
+CONSTANT = re.compile(  # of which only the shape depends on the input
+    "(zeros|ones|full|empty|rand|randn)_like|new_(zeros|ones|full|empty)|sym_size|"
+    "_assert_tensor_metadata"
+)
+WHY = {
+    "grid_sampler": "reads positions that values decide",
+    "max_unpool": "puts values at positions that other values decide",
+}
+
+
+@cache
+def rule_of(target: Any) -> Rule | None:
+    """The rule of an operation that mixes elements."""
+    name = name_of(target)
+    if torch.Tag.pointwise in target.tags and "prelu" not in name:
+        return pointwise
+    return next((rule for key, rule in RULES.items() if re.fullmatch(key, name)), None)
+
+
+def known(target: OpOverload) -> bool:
+    """Is it known what an operation reads?"""
+    name = name_of(target)
+    return bool(rule_of(target) or CONSTANT.fullmatch(name) or MOVES.fullmatch(name))
+
+
+# --- the graph ------------------------------------------------------------------------
+
+
+def follow(
+    nodes: Sequence[fx.Node], algebra: Any, start: fx.Node, end: fx.Node
+) -> dict[fx.Node, Any]:
+    """Every value on a way from ``start`` to ``end``: a map, or a list of maps."""
+    ahead, needed = {start}, {end}
+    for node in nodes:
+        if node.op == "call_function" and not ahead.isdisjoint(node.all_input_nodes):
+            ahead.add(node)
+    for node in reversed(nodes):
+        if node in needed and node is not start:
+            needed.update(one for one in node.all_input_nodes if one in ahead)
+    values: dict[fx.Node, Any] = {start: algebra.input(shapes_of(start)[0])}
+    for node in nodes:
+        if node in needed and not values.keys().isdisjoint(node.all_input_nodes):
+            try:
+                value = apply(node, values, algebra)
+            except TracingError as error:
+                raise TracingError(f"{label(node)} {error}") from None
+            if value is not None:
+                values[node] = value
+    return values
+
+
+def apply(node: fx.Node, values: Mapping[fx.Node, Any], algebra: Any) -> Any:
+    """What a node makes of the values before it; None if nothing of them is left."""
+
+    def value_of(argument: fx.Node) -> Any:
+        return values[argument] if argument in values else constant(argument)
+
+    args: Any = fx.map_arg(node.args, value_of)
+    kwargs: Any = fx.map_arg(dict(node.kwargs), value_of)
+    if node.target is getitem:
+        whole, place = args
+        return whole[place] if isinstance(whole, list) else whole
+    name = name_of(node.target)
+    if CONSTANT.fullmatch(name):
+        return None
+    shapes = shapes_of(node)
+    algebra.begin(node)
+    try:
+        return _ruled(node.target, args, kwargs, Call(name, {}, shapes, algebra))
+    except TracingError:  # of what sees everything, all that is made sees everything
+        maps = maps_in((args, kwargs))
+        algebra.begin(node)
+        results = [algebra.everything(maps, shape) for shape in shapes]
+        if None in results or not results:
+            raise
+        return results if len(results) > 1 else results[0]
+
+
+def _ruled(target: Any, args: Any, kwargs: Any, call: Call) -> Any:
+    if not isinstance(target, OpOverload) or not known(target):
+        why = f"calls {target}, and it is not known which positions that reads"
+        why = next((text for key, text in WHY.items() if key in call.operation), why)
+        raise TracingError(f"{why}; to=… names a layer before it")
+    call.args.update(named(target, args, kwargs))
+    rule = rule_of(target)
+    result = rule(call) if rule else None
+    if result is None and MOVES.fullmatch(call.operation):
+        return _moved(target, call, args, kwargs)
+    for key, value in call.args.items():
+        if key not in call.used and maps_in(value):
+            raise TracingError(f"takes its {key} from the input")
+    return result
+
+
+def _moved(target: OpOverload, call: Call, args: Any, kwargs: Any) -> Any:
+    """Run torch's own operation on the numbers; what is constant has seen nothing."""
+    shape, name = call.shape, call.operation
+    if "view" in name or name == "_reshape_alias":
+        return call.move(call.maps[0], lambda p: p.reshape(shape))
+    for value in pytree.tree_leaves((args[1:], kwargs), is_leaf=is_map):
+        listed = isinstance(value, Tensor) and not value.is_floating_point()
+        if listed and (type(value) is not Tensor or value.is_meta):
+            raise TracingError("takes places by a list that is computed")
+        if is_map(value) and name in ("gather", "index", "index_select"):
+            raise TracingError("takes places that the input decides")
+
+    def run(planes: list[Tensor], blank: float) -> Any:
+        present = iter(planes)
+
+        def plane(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.is_floating_point():
+                alike = torch.full((1,) * value.dim(), blank).double()
+                return (
+                    alike.expand(value.shape) if prod(value.shape) else torch.empty(0)
+                )
+            return next(present) if is_map(value) else value
+
+        given, more = pytree.tree_map(plane, (args, kwargs), is_leaf=is_map)
+        return target(*given, **more)
+
+    return call.algebra.move(maps_in((args, kwargs)), run)
+
+
+def constant(node: fx.Node) -> Any:
+    """The value of a node that does not depend on the input, or one of its shape.
+
+    Lists of places are computed, if they need no weight.
+    """
+    shown = node.meta.get("val")
+    if not isinstance(shown, Tensor) or shown.is_floating_point():
+        return shown
+    if type(shown) is Tensor or not isinstance(node.target, OpOverload):
+        return shown
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), constant)
+    leaves = pytree.tree_leaves((args, kwargs))
+    if any(type(one) is not Tensor for one in leaves if isinstance(one, Tensor)):
+        return shown
+    try:
+        here = {"device": "cpu"} if kwargs.get("device") else {}
+        return node.target(*args, **{**kwargs, **here})
+    except (RuntimeError, TypeError):
+        return shown
