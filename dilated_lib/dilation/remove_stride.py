@@ -1,47 +1,74 @@
 """From a strided network to a dense one that computes the same."""
 
-import operator
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dilated_lib.dilation.pointwise import is_pointwise, running
+from dilated_lib.dilation.pooling import dilated_pool, pair
+from dilated_lib.fields.tracing import export, rules
+from dilated_lib.fields.tracing.export import (
+    TracingError,
+    operation,
+    path_of,
+    shapes_of,
+)
+from dilated_lib.fields.tracing.reach import Hulls
 
 __all__ = ["remove_stride_"]
 
-# what works on each unit by itself, so that it does not matter how far apart they are
-_POINTWISE: tuple[type[nn.Module], ...] = (
-    *(nn.BatchNorm2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.ReLU, nn.ReLU6),
-    *(nn.Hardswish, nn.LeakyReLU, nn.SiLU, nn.Sigmoid),
-)
-_FUNCTIONS = {F.relu, torch.relu, operator.add, operator.iadd, torch.add}
+_LAYERS: dict[str, Any] = {
+    "conv2d": nn.Conv2d,
+    "max_pool2d": nn.MaxPool2d,
+    "avg_pool2d": nn.AvgPool2d,
+}
+# Sides of pictures to trace on. On odd maps, padding that depends on the size shows.
+_SIDES = 257, 1025, 224, 64
 
 
-class _Spacing(NamedTuple):
-    """Of a map: pixels from unit to unit, and units between two of the strided one's.
+class _Change(NamedTuple):
+    """Does a layer lose its stride, and by what is it dilated?"""
 
-    Both are 1 for the image; a layer that keeps its stride multiplies the first, one
-    that loses it the second.
-    """
-
-    stride: int
+    removed: bool
     rate: int
 
 
-def remove_stride_(network: nn.Module, output_stride: int) -> None:
+_Plan = dict[nn.Module, _Change]
+_NONE = _Change(removed=False, rate=1)
+
+
+def remove_stride_(
+    network: nn.Module, output_stride: int, *, input_size: Sequence[int] | None = None
+) -> None:
     """Remove strides beyond ``output_stride`` and dilate what follows, in place.
 
-    Every n-th unit of the new output, n the stride removed, is what the strided
-    network computed; the units between are, away from the padding, what it computes for
-    the image moved by less than its stride. For networks (N, C, H, W) → (N, C, h, w) of
-    convolutions, max pooling, operations on single units and sums: everything behind a
-    removed stride is dilated, pooling too, and its zero padding grows alike. The
-    layer that loses its stride keeps the dilation it has, which is what "first block of
-    a stage" mistakes are about.
+    Every n-th unit of the new output, n the stride removed, is what the strided network
+    computed in evaluation mode. The units between are, away from the padding, what it
+    computes for the image moved by less than its stride. Each of several outputs has
+    its own n. The layer that loses its stride keeps the dilation it has, which is what
+    "first block of a stage" mistakes are about; everything behind it is dilated,
+    pooling too, and its zero padding grows alike.
 
-    Raises ValueError, before anything is changed, for an operation that has no dense
-    form, for a network that torch.fx cannot trace (in the mode that it is in), for
-    layers with hooks, and where maps of different spacing meet.
+    The network is traced. What computes each unit from that unit alone may follow a
+    removed stride as it is: activations, batch norm, sums, concatenated or permuted
+    channels. Convolutions and pooling are changed if they are layers of the network
+    (``nn.Conv2d``, ``nn.MaxPool2d``, ``nn.AvgPool2d``). Some pooling layers, which have
+    no weights, are replaced: an average that has to be dilated or rounds its size up by
+    a ``DilatedAvgPool2d``, and a maximum that rounds its size up, or whose padding
+    would exceed half its kernel, by an ``nn.ConstantPad2d`` before an ``nn.MaxPool2d``.
+
+    ``input_size`` is the (C, H, W) to trace with; afterwards the network works on any
+    size that it worked on. If it is left out, squares of 257, 1025, 224 and 64 pixels
+    are tried, with as many channels as the first convolution takes.
+
+    Raises ValueError, before anything is changed, for what has no dense form behind a
+    removed stride, such as a mean over all positions or an upsampling; for a
+    convolution or pooling that would have to change and is no layer; for layers with
+    hooks; for a network that cannot be traced; and where maps of different spacing, or
+    of sizes that no longer agree, meet.
 
     Source: Shelhamer, Long and Darrell, PAMI 2017, section 4.2; Yu and Koltun, 2016.
 
@@ -54,87 +81,144 @@ def remove_stride_(network: nn.Module, output_stride: int) -> None:
         raise ValueError(
             f"output_stride must be a whole number above 0, got {output_stride!r}"
         )
-    try:
-        graph = fx.Tracer().trace(network)
-    except Exception as error:  # whatever the network's own code raises
-        raise ValueError(f"the network cannot be traced: {error}") from error
-    spacings: dict[fx.Node, _Spacing] = {}
-    changes: dict[nn.Module, tuple[int, int]] = {}
+    graph = _traced(network, input_size)
+    plan = _planned(network, graph, output_stride)
+    if network in plan and not isinstance(network, nn.Conv2d):
+        raise ValueError(f"{network} may have to be replaced: put it in nn.Sequential")
+    with export.ONE_AT_A_TIME, export.left_alone(network):
+        _change(network, plan)
+        _run(network, graph.inputs[0].meta["val"])
+    _change(network, plan)
+
+
+def _traced(network: nn.Module, input_size: Sequence[int] | None) -> export.Graph:
+    """The graph of a network, on a size of its own or the first that it takes."""
+    convs = (one for one in network.modules() if isinstance(one, nn.Conv2d))
+    channels = next((conv.in_channels for conv in convs), 3)
+    sizes = [(channels, side, side) for side in _SIDES]
+    errors = []
+    for size in sizes if input_size is None else [tuple(input_size)]:
+        try:
+            return export.trace(network, [size], rules.known)
+        except TracingError as error:
+            errors.append(error)
+    raise ValueError(f"{errors[0]}; input_size=(C, H, W) names a size that it takes")
+
+
+def _planned(network: nn.Module, graph: export.Graph, output_stride: int) -> _Plan:
+    """What becomes of each layer that has to change; nothing is changed yet."""
+    graph.module.graph.eliminate_dead_code()
+    start = graph.inputs[0]
+    maps: dict[fx.Node, Any] = {start: Hulls().input(shapes_of(start)[0])}
+    rates = {start: 1}  # units of the dense network between two of the strided one's
+    uses: dict[nn.Module, tuple[str, _Change]] = {}
     for node in graph.nodes:
-        below = {spacings[one] for one in node.all_input_nodes}
-        if len(below) > 1:
-            raise ValueError(f"maps of different spacing meet in {node.name}: {below}")
-        here = below.pop() if below else _Spacing(1, 1)
-        if node.op == "call_module":
-            layer = network.get_submodule(str(node.target))
-            if layer._forward_hooks or layer._forward_pre_hooks:
-                raise ValueError(f"{node.target} has hooks, which may change its units")
-            if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
-                stride = _stride(layer, str(node.target))
-                removed = here.stride * stride > output_stride
-                if removed or here.rate > 1:
-                    _check(layer, str(node.target), here.rate)
-                change = (1 if removed else stride, here.rate)
-                if changes.setdefault(layer, change) != change:
-                    raise ValueError(
-                        f"{node.target} is used twice, at different spacings"
-                    )
-                if removed:
-                    here = here._replace(rate=here.rate * stride)
-                else:
-                    here = here._replace(stride=here.stride * stride)
-            elif not isinstance(layer, _POINTWISE):
-                raise ValueError(
-                    f"{node.target} ({type(layer).__name__}) has no dense form; give "
-                    "the part of the network before it"
-                )
-        elif node.op == "call_function" and node.target not in _FUNCTIONS:
+        below = [one for one in node.all_input_nodes if one in maps]
+        if node.op != "call_function" or not below:
+            continue
+        path = path_of(node)
+        layer = network.get_submodule(path[-1]) if path else network
+        name = path[-1] if path else type(network).__name__
+        try:
+            result = rules.apply(node, maps, Hulls())
+        except TracingError as error:
+            raise ValueError(f"{name} ({node.name}) {error}") from error
+        if result is None:  # only its shape depends on the image
+            continue
+        if not layer._modules and (layer._forward_hooks or layer._forward_pre_hooks):
+            raise ValueError(f"{name} has hooks, which may change its units")
+        spacings = {rates[one] for one in below if running(maps[one])} or {1}
+        if len(spacings) > 1:
             raise ValueError(
-                f"{node.name} has no dense form; give the part of the network before it"
+                f"maps of different spacing meet in {name} ({node.name}): on the ways "
+                f"to it, strides of {' and '.join(map(str, sorted(spacings)))} would "
+                "be removed; another output_stride may suit them"
             )
-        elif node.op == "call_method":
-            raise ValueError(f"the method {node.target} has no dense form")
-        spacings[node] = here
-    for layer, (stride, rate) in changes.items():
-        _change(layer, stride, rate)
+        (rate,) = spacings
+        kept = max([abs(axis.rate) / rate for axis in running(result)], default=0)
+        change = _Change(kept > output_stride, rate)
+        maps[node], rates[node] = result, rate
+        if change == _NONE and not isinstance(layer, tuple(_LAYERS.values())):
+            continue
+        if not change.removed and is_pointwise(node, maps):
+            continue
+        if change != _NONE:
+            _check(node, layer, name, change, maps[below[0]])
+            rates[node] *= pair(layer.stride)[0] if change.removed else 1
+        what, other = uses.setdefault(layer, (operation(node), change))
+        if other != change:
+            raise ValueError(
+                f"{name} is used twice, at different spacings; give each place a layer "
+                "of its own"
+                if what == operation(node)
+                else f"{name} computes {what}, too, which its stride may decide; let "
+                "its padding be a number of zeros"
+            )
+    return {layer: change for layer, (_, change) in uses.items() if change != _NONE}
 
 
-def _stride(layer: nn.Conv2d | nn.MaxPool2d, name: str) -> int:
-    """The stride of a layer along both axes."""
-    first, second = _pair(layer.stride)
-    if first != second:
-        raise ValueError(f"{name} must have one stride for both axes, got {layer}")
-    return first
-
-
-def _check(layer: nn.Conv2d | nn.MaxPool2d, name: str, rate: int) -> None:
-    """Why a layer cannot lose its stride or be dilated, if so."""
-    if isinstance(layer, nn.Conv2d):
-        if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-            raise ValueError(f"{name} must be padded by a number of zeros, got {layer}")
-        return
-    if layer.ceil_mode and _pair(layer.stride) != (1, 1):
+def _check(node: fx.Node, layer: Any, name: str, change: _Change, before: Any) -> None:
+    """Raise ValueError for what cannot be changed as it has to be."""
+    what = operation(node)
+    if what not in _LAYERS:
         raise ValueError(
-            f"{name} rounds its size up, which has no dense form; got {layer}"
+            f"{name} ({what}) has no dense form: it does not compute each unit from "
+            "that unit alone, and alike, and these would stand further apart; give "
+            "the part of the network before it, or a larger output_stride"
         )
-    pads, kernels = _pair(layer.padding), _pair(layer.kernel_size)
-    for pad, kernel in zip(pads, kernels, strict=True):
-        if 2 * pad * rate > kernel:
-            raise ValueError(
-                f"{name} would be padded by {pad * rate}, and torch pads pooling by no "
-                f"more than half its kernel; got {layer}"
-            )
+    if not isinstance(layer, _LAYERS[what]):
+        raise ValueError(
+            f"{name} calls {what} where nothing can be changed, in its forward or as a "
+            f"graph; let a layer nn.{_LAYERS[what].__name__} compute it"
+        )
+    given = export.named(node.target, node.args, node.kwargs)
+    own = ["stride", "padding", *(["dilation"] if "dilation" in given else [])]
+    if any(pair(given[key]) != pair(getattr(layer, key)) for key in own):
+        raise ValueError(
+            f"{name} must use its own stride and dilation, and be padded by a number "
+            f"of zeros; got {layer}"
+        )
+    if {axis.dim for axis in before.axes} != {2, 3}:
+        raise ValueError(f"{name} must work on maps (N, C, H, W)")
+    first, second = pair(layer.stride)
+    if change.removed and first != second:
+        raise ValueError(f"{name} must have one stride for both axes, got {layer}")
+    if layer.padding == "same" and not all(k % 2 for k in pair(layer.kernel_size)):
+        raise ValueError(f"{name} pads an even kernel unevenly; name a number of zeros")
 
 
-def _change(layer: nn.Module, stride: int, rate: int) -> None:
-    if rate == 1 and _pair(layer.stride) == (stride, stride):  # type: ignore[arg-type]
-        return
-    for name, factor in (("dilation", rate), ("padding", rate)):
-        first, second = _pair(getattr(layer, name))
-        setattr(layer, name, (first * factor, second * factor))
-    layer.stride = (stride, stride)  # type: ignore[assignment]
+def _run(network: nn.Module, image: torch.Tensor) -> None:
+    """Raise ValueError if the changed network fails on an image, without computing."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    eager: Any = torch.compiler.set_stance("force_eager")
+    try:
+        with fake, eager, torch.no_grad():
+            network(torch.empty(image.shape, dtype=image.dtype, device=image.device))
+    except Exception as error:  # whatever the network's own code raises
+        raise ValueError(
+            f"without its strides the network would fail: {error}; sizes of maps that "
+            "agreed may now differ, or be others than its forward expects"
+        ) from error
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else value
-    return first, second
+def _change(network: nn.Module, plan: _Plan) -> None:
+    for layer, change in plan.items():
+        new = _changed(layer, change)
+        for parent in [*network.modules()]:
+            for name in [n for n, child in parent._modules.items() if child is layer]:
+                parent._modules[name] = new
+
+
+def _changed(layer: Any, change: _Change) -> Any:
+    """The layer without its stride, or dilated; a pooling may need another module."""
+    stride = (1, 1) if change.removed else pair(layer.stride)
+    if not isinstance(layer, nn.Conv2d):
+        new = dilated_pool(layer, stride, change.rate)
+        if new:
+            return new.train(layer.training)
+    layer.stride = stride
+    for key in ("dilation", "padding"):
+        value = pair(getattr(layer, key, ""))
+        if not isinstance(value, str):
+            setattr(layer, key, tuple(one * change.rate for one in value))
+    return layer

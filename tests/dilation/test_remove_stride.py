@@ -7,7 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 from torchvision import models
+from torchvision.models._utils import IntermediateLayerGetter
 
 import dilated_lib as dl
 
@@ -27,16 +30,24 @@ def spread(network):
     return network.eval()
 
 
-def apart(strided, image, output_stride, factor):
-    """Largest difference between the strided output and the dense one, subsampled."""
+def difference_of(strided, dense, image, *factors):
+    """Largest difference between the strided outputs and the dense ones, subsampled."""
+    with torch.no_grad():
+        wanted, found = (tree_leaves(net(image)) for net in (strided, dense))
+    differences = [0.0]
+    for one, other, factor in zip(wanted, found, factors, strict=True):
+        assert other.shape[2] > one.shape[2] or factor == 1
+        kept = other[:, :, ::factor, ::factor]
+        assert kept.shape == one.shape
+        differences.append(float((kept - one).abs().max() / one.abs().max()))
+    return max(differences)
+
+
+def apart(strided, image, output_stride, *factors):
+    """The same for the dense network, which is returned as well."""
     dense = copy.deepcopy(strided)
     dl.remove_stride_(dense, output_stride)
-    with torch.no_grad():
-        wanted, found = strided(image), dense(image)
-    assert found.shape[2] > wanted.shape[2]
-    kept = found[:, :, ::factor, ::factor]
-    assert kept.shape == wanted.shape
-    return float((kept - wanted).abs().max() / wanted.abs().max()), dense
+    return difference_of(strided, dense, image, *factors), dense
 
 
 @pytest.mark.parametrize("output_stride", [16, 8])
@@ -66,15 +77,85 @@ def test_a_resnet_does_with_the_first_block_of_a_stage_right(name, size):
     assert second.conv2.dilation == (2, 2)
 
 
-def test_torchvision_dilates_the_same_layers():
+def test_torchvision_dilates_the_same_layers_and_computes_the_same():
     wanted = models.resnet50(replace_stride_with_dilation=[False, True, True])
-    body = nn.Sequential(*list(models.resnet50().children())[:-2])
+    theirs = spread(nn.Sequential(*list(wanted.children())[:-2]).double())
+    body = nn.Sequential(*list(models.resnet50().children())[:-2]).double().eval()
+    body.load_state_dict(theirs.state_dict())
     dl.remove_stride_(body, 8)
-    theirs = nn.Sequential(*list(wanted.children())[:-2])
     for one, other in zip(body.modules(), theirs.modules(), strict=True):
         if isinstance(one, nn.Conv2d) and one.kernel_size != (1, 1):
             assert one.dilation == other.dilation
             assert (one.stride, one.padding) == (other.stride, other.padding)
+    image = torch.randn(1, 3, 65, 97, dtype=torch.double)
+    assert difference_of(theirs, body, image, 1) < 1e-9
+
+
+def trunk(name, *until):
+    """A network of torchvision as a sequence of its parts, up to some of them."""
+    network = models.get_model(name)
+    return nn.Sequential(*(getattr(network, part) for part in until))
+
+
+KINDS = {
+    "two outputs": (
+        lambda: IntermediateLayerGetter(
+            models.resnet34(), {"layer3": "aux", "layer4": "out"}
+        ),
+        (8, 2, 4),
+    ),
+    "padding beyond half a kernel": (
+        lambda: trunk("resnet18", "conv1", "bn1", "maxpool", "layer1", "layer2"),
+        (1, 8),
+    ),
+    "concatenation, poolings that round up": (
+        lambda: models.squeezenet1_1().features,
+        (4, 4),
+    ),
+    "average pooling": (lambda: models.densenet121().features, (8, 4)),
+    "shuffled channels": (
+        lambda: trunk(
+            "shufflenet_v2_x0_5", "conv1", "maxpool", "stage2", "stage3", "stage4"
+        ),
+        (8, 4),
+    ),
+    "permutes": (lambda: models.convnext_tiny().features, (8, 4)),
+    "depthwise": (lambda: models.mobilenet_v2().features, (8, 4)),
+    "context module": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 5, 3, 2, padding=1), nn.MaxPool2d(2), dl.ContextModule(5)
+        ),
+        (1, 4),
+    ),
+    "front end": (
+        lambda: dl.front_end(5, width=4, fc_channels=8, padding="zeros"),
+        (2, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_network_keeps_its_units(kind):
+    make, (output_stride, *factors) = KINDS[kind]
+    network = spread(make().double())
+    dense = copy.deepcopy(network)
+    dl.remove_stride_(dense, output_stride)
+    for size in ((97, 128), (130, 65)):
+        image = torch.randn(1, 3, *size, dtype=torch.double)
+        assert difference_of(network, dense, image, *factors) < 1e-9
+    assert network.state_dict().keys() == dense.state_dict().keys()
+
+
+def pools(layer, **options):
+    return st.integers(1, 3).flatmap(
+        lambda k: st.builds(
+            lambda s, p, up, more: layer(k, s, p, ceil_mode=up, **more),
+            st.integers(1, 3),
+            st.integers(0, k // 2),
+            st.booleans(),
+            st.fixed_dictionaries(options),
+        )
+    )
 
 
 LAYERS = st.one_of(
@@ -85,17 +166,17 @@ LAYERS = st.one_of(
         st.integers(1, 2),
         st.integers(0, 2),
     ),
-    st.builds(
-        lambda k, s, d: nn.MaxPool2d(k, s, dilation=d),
-        st.integers(1, 3),
-        st.integers(1, 3),
-        st.integers(1, 2),
+    pools(nn.MaxPool2d, dilation=st.integers(1, 2)),
+    pools(
+        nn.AvgPool2d,
+        count_include_pad=st.booleans(),
+        divisor_override=st.sampled_from([None, 3]),
     ),
     st.just(nn.ReLU()),
 )
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(
     layers=st.lists(LAYERS, min_size=1, max_size=5),
     height=st.integers(40, 60),
@@ -113,31 +194,85 @@ def test_any_chain_does(layers, height, width, output_stride):
         except RuntimeError:  # nothing is left of the image
             return
         found = dense(image)
-    removed = 1
-    for layer, one in zip(strided, dense, strict=True):
-        if not isinstance(layer, nn.ReLU):
-            now = one.stride if isinstance(one.stride, int) else one.stride[0]
-            was = layer.stride if isinstance(layer.stride, int) else layer.stride[0]
-            removed *= was // now
-    torch.testing.assert_close(found[:, :, ::removed, ::removed], wanted)
+    kept = removed = 1
+    for layer in strided:
+        stride = getattr(layer, "stride", 1)
+        stride = stride if isinstance(stride, int) else stride[0]
+        fits = kept * stride <= output_stride
+        kept, removed = (kept * stride, removed) if fits else (kept, removed * stride)
+    torch.testing.assert_close(
+        found[:, :, ::removed, ::removed], wanted, equal_nan=True, rtol=1e-9, atol=1e-9
+    )
+
+
+def test_a_mode_stays_and_what_follows_the_trace_does_too():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Dropout(), nn.AvgPool2d(2))
+    dl.remove_stride_(network.train(), 1)
+    assert all(layer.training for layer in network.modules())
+    assert network(torch.zeros(2, 3, 20, 21)).shape == (2, 4, 16, 17)
+    field = dl.receptive_field(network, (3, 64, 64))[0]
+    assert (field.size, field.stride) == (5, 1)
+
+
+def test_a_shared_pooling_is_replaced_wherever_it_is():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.one = nn.Conv2d(3, 2, 3, 2), nn.AvgPool2d(2, 1)
+            self.same = self.one
+
+        def forward(self, image):
+            return self.same(self.one(self.stem(image)))
+
+    difference, dense = apart(Two(), torch.randn(1, 3, 31, 32), 1, 2)
+    assert difference < 1e-5 and dense.one is dense.same
+
+
+def test_a_size_can_be_given():
+    class OneSize(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, 2)
+
+        def forward(self, image):
+            assert image.shape[2] % 100 == 0
+            return self.conv(image)
+
+    network = OneSize()
+    with pytest.raises(ValueError, match=r"input_size=.* names a size that it takes"):
+        dl.remove_stride_(network, 1)
+    dl.remove_stride_(network, 1, input_size=(4, 100, 200))
+    assert network.conv.stride == (1, 1)
 
 
 class Meeting(nn.Module):
     def __init__(self):
         super().__init__()
-        self.wide, self.same = nn.Conv2d(1, 1, 1, 2), nn.Conv2d(1, 1, 1)
+        self.first = nn.Sequential(nn.Conv2d(1, 1, 1, 2), nn.Conv2d(1, 1, 1, 4))
+        self.second = nn.Sequential(nn.Conv2d(1, 1, 1, 4), nn.Conv2d(1, 1, 1, 2))
 
     def forward(self, image):
-        return self.wide(image)[..., :1, :1] + self.same(image)[..., :1, :1]
+        return self.first(image) + self.second(image)
 
 
-class Sum(nn.Module):
-    def __init__(self):
+class Then(nn.Module):
+    """A function behind a layer whose stride is removed."""
+
+    def __init__(self, function):
         super().__init__()
-        self.wide, self.same = nn.Conv2d(1, 1, 1, 2), nn.Conv2d(1, 1, 1)
+        self.conv, self.function = nn.Conv2d(1, 4, 1, 2), function
 
     def forward(self, image):
-        return self.wide(image) + self.same(image)
+        return self.function(self.conv(image))[:, :1]
+
+
+class Same(nn.Conv2d):
+    """A layer that pads by itself, as its stride decides."""
+
+    def forward(self, image):
+        step = self.stride[0]
+        more = (-(-image.shape[2] // step) - 1) * step + 3 - image.shape[2]
+        return super().forward(F.pad(image, (more // 2, more - more // 2) * 2))
 
 
 class Twice(nn.Module):
@@ -152,11 +287,6 @@ class Twice(nn.Module):
 class Asking(nn.Module):
     def forward(self, image):
         return image if image.sum() > 0 else -image
-
-
-class View(nn.Module):
-    def forward(self, image):
-        return image.flip(2)
 
 
 def hooked():
@@ -178,31 +308,105 @@ def test_a_layer_that_stays_as_it_is_may_round_up_or_reflect():
     assert dense[0].ceil_mode and dense[3].dilation == (2, 2)
 
 
+def test_what_a_pooling_has_for_both_axes_is_a_pair_afterwards():
+    network = nn.Sequential(nn.MaxPool2d(2), nn.MaxPool2d(2))
+    dl.remove_stride_(network, 1)
+    assert [layer.dilation for layer in network] == [(1, 1), (2, 2)]
+    assert [layer.stride for layer in network] == [(1, 1), (1, 1)]
+
+
+AFTER = "give the part of the network before it, or a larger output_stride"
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.AvgPool2d(2), r"0 \(AvgPool2d\) has no dense form"),
-        (nn.MaxPool2d(2, ceil_mode=True), "0 rounds its size up"),
-        (nn.MaxPool2d(3, 1, padding=1), "1 would be padded by 2, and torch pads"),
         (hooked(), "0 has hooks"),
         (nn.Conv2d(1, 1, 3, (1, 2)), "one stride for both axes"),
-        (nn.Conv2d(1, 1, 3, 2, padding="valid"), "padded by a number of zeros"),
         (nn.Conv2d(1, 1, 3, 2, padding=1, padding_mode="reflect"), "number of zeros"),
-        (Meeting(), "getitem has no dense form"),
-        (Sum(), "maps of different spacing meet in add"),
-        (Twice(), "conv is used twice"),
+        (Same(1, 1, 3, 2), "0 computes pad, too, .* a number of zeros"),
+        (Twice(), "0.conv is used twice, at different spacings; give each"),
         (Asking(), "cannot be traced"),
-        (View(), "the method flip has no dense form"),
+        (Then(lambda x: F.max_pool2d(x, 3)), "0 calls max_pool2d .* nn.MaxPool2d"),
+        (Then(lambda x: F.conv2d(x, torch.ones(4, 4, 3, 3))), "0 calls conv2d"),
+        (Then(lambda x: x.mean((2, 3), keepdim=True) * x), f"0 .mean.*{AFTER}"),
+        (Then(lambda x: x.flip(2)), f"0 .flip.*{AFTER}"),
+        (Then(lambda x: x[..., 1:, 1:]), f"0 .slice.*{AFTER}"),
+        (Then(lambda x: x[..., :-1, :]), f"0 .slice.*{AFTER}"),
+        (Then(lambda x: x.roll(1, 2)), f"0 .roll.*{AFTER}"),
+        (Then(lambda x: x.softmax(3)), f"0 .softmax.*{AFTER}"),
+        (Then(lambda x: x + torch.arange(x.shape[3])), f"0 .add.*{AFTER}"),
+        (Then(lambda x: F.pixel_shuffle(x, 2)), f"0 .pixel_shuffle.*{AFTER}"),
+        (Then(lambda x: F.group_norm(x, 1)), f"0 .group_norm.*{AFTER}"),
+        (Then(lambda x: F.interpolate(x, scale_factor=2)), f"0 .upsample.*{AFTER}"),
+        (nn.Upsample(scale_factor=0.5), f"0 .upsample.*{AFTER}"),
+        (nn.ConvTranspose2d(1, 1, 2, 2), None),
     ],
 )
 def test_what_has_no_dense_form_is_refused_and_left_alone(network, message):
     whole = nn.Sequential(network, nn.Conv2d(1, 1, 3, 2))
-    if isinstance(network, nn.MaxPool2d) and network.padding:
-        whole.insert(0, nn.Conv2d(1, 1, 3, 2))
     before = repr(whole)
+    if message is None:  # nothing in front of it is removed
+        return dl.remove_stride_(whole, 1)
     with pytest.raises(ValueError, match=message):
         dl.remove_stride_(whole, 1)
     assert repr(whole) == before
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.permute(0, 2, 3, 1).softmax(3).permute(0, 3, 1, 2),
+        lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (4,)).permute(0, 3, 1, 2),
+        lambda x: x * torch.ones(4, 1, 1) + x.mean(1, keepdim=True),
+        lambda x: torch.cat([x[:, 2:], x[:, 1:2] / 2, x[:, :2]], 1),
+        lambda x: (
+            x.view(*x[:, 0, 0, 0].shape, 2, 2, *x.shape[2:])
+            .transpose(1, 2)
+            .flatten(1, 2)
+        ),
+    ],
+)
+def test_what_is_computed_of_each_unit_alone_stays_as_it_is(function):
+    class Following(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.last = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 2, 3)
+
+        def forward(self, image):
+            return self.last(function(self.stem(image))[:, :4])
+
+    difference, dense = apart(Following(), torch.randn(1, 3, 35, 30), 1, 2)
+    assert difference < 1e-5 and dense.last.dilation == (2, 2)
+
+
+def test_maps_of_different_spacing_do_not_meet():
+    with pytest.raises(ValueError, match=r"meet in Meeting \(add\): .* of 2 and 4"):
+        dl.remove_stride_(Meeting(), 4)
+    difference, _ = apart(Meeting(), torch.randn(1, 1, 30, 41), 1, 8)
+    assert difference < 1e-5
+
+
+def test_maps_whose_sizes_would_no_longer_agree_are_refused():
+    class Differing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.conv = nn.MaxPool2d(2), nn.Conv2d(3, 3, 3, 2, padding=1)
+
+        def forward(self, image):
+            return self.pool(image) + self.conv(image)
+
+    network = Differing()
+    assert network(torch.zeros(1, 3, 64, 64)).shape[2] == 32
+    before = repr(network), vars(network.conv).copy()
+    with pytest.raises(ValueError, match="without its strides the network would fail"):
+        dl.remove_stride_(network, 1)
+    assert (repr(network), vars(network.conv)) == before
+
+
+def test_a_pooling_alone_is_told_where_to_be():
+    with pytest.raises(ValueError, match=r"put it in nn\.Sequential"):
+        dl.remove_stride_(nn.AvgPool2d(2), 1)
 
 
 def test_an_output_stride_below_one_is_refused():
