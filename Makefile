@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PAGE := _build/html/index.html
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+# a page of the reference that runs as well, but is no chapter
+RUN_PAGES := $(wildcard book/*.ipynb)
 PINNED := tests/test_repository.py::test_the_environment_holds_what_the_lock_file_pins
 UNPINNED := PYTEST_ADDOPTS="--deselect $(PINNED)" $(MAKE) unit notebooks-test
 # a process for each core, and whoever has nothing to do takes over tests
@@ -27,7 +29,8 @@ unexport MPLBACKEND
 
 .PHONY: book test quick lint unit notebooks-test pages-test browser test-weekly test-cpus \
 	test-oldest test-newest test-wheel-all test-colab audit lighthouse links \
-	mutants bench survey compare train notebooks address check-address live lock clean
+	mutants bench survey survey-timm compare train notebooks address check-address \
+	live lock clean
 
 book: $(READY)
 	rm -rf _build # no page of an earlier build stays, and no reference of one hides
@@ -55,7 +58,7 @@ unit: $(READY)
 	$(BIN)/pytest -q $(SPREAD) $(CHOICE) tests dilated_lib --ignore tests/browser
 
 notebooks-test: $(READY)
-	$(BIN)/pytest -q $(NBVAL) notebooks
+	$(BIN)/pytest -q $(NBVAL) notebooks $(RUN_PAGES)
 
 pages-test: book browser
 
@@ -127,6 +130,13 @@ bench: $(READY)
 survey: $(READY)
 	$(BIN)/python -m dilated_lib.experiments.torchvision_survey --verify
 
+# one network of each family of timm, compared with itself, in an environment of its own
+survey-timm:
+	test -x .venv-timm/bin/python || $(PYTHON) -m venv .venv-timm
+	.venv-timm/bin/python -m pip install -q -c requirements.lock -e . \
+		torchvision timm==1.0.31 segmentation-models-pytorch==0.6.0
+	.venv-timm/bin/python -m dilated_lib.experiments.timm_survey
+
 # other packages on the same networks, in an environment of their own
 compare:
 	test -x .venv-tools/bin/python || $(PYTHON) -m venv .venv-tools
@@ -142,7 +152,7 @@ train: $(READY)
 # run every notebook, rewrite its outputs, the table of run times, the welcome page's
 # picture and explorer
 notebooks: $(READY)
-	$(BIN)/python book/run_notebooks.py $(NOTEBOOKS)
+	$(BIN)/python book/run_notebooks.py $(NOTEBOOKS) $(RUN_PAGES)
 	$(BIN)/python book/welcome.py
 
 # the repository's address, everywhere: make address URL=https://github.com/OWNER/NAME

@@ -1,4 +1,6 @@
-"""Other packages on the same networks: `make compare`. Chapter 03 shows the record.
+"""Other packages on the same networks: `make compare`.
+
+The book's page "Receptive field of your network" shows the record.
 
 The truth is measured on the network, with NaN, and needs no formula: a row of the input
 is made NaN, and the middle units of the output are looked at. A package is right if it
