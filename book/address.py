@@ -16,7 +16,10 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-FILES = ("*.md", "*.cff", "*.toml", "_config.yml", "book/*.md", "notebooks/*.ipynb")
+FILES = (
+    *("*.md", "*.cff", "*.toml", "_config.yml"),
+    *("book/*.md", "book/*.ipynb", "notebooks/*.ipynb"),
+)
 SETUP = """\
 from importlib.metadata import distributions
 from importlib.util import find_spec
@@ -79,14 +82,7 @@ def texts(root: Path, url: str) -> dict[Path, str]:
     old, new = place_of(present(root)), place_of(url)
     version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     changed = {}
-    for pattern in (
-        "*.md",
-        "*.cff",
-        "*.toml",
-        "_config.yml",
-        "book/*.md",
-        "notebooks/*.ipynb",
-    ):
+    for pattern in FILES:
         for path in sorted(root.glob(pattern)):
             text = path.read_text()
             text = re.sub(
@@ -98,7 +94,7 @@ def texts(root: Path, url: str) -> dict[Path, str]:
                 text = re.sub(r"notfound_urls_prefix: \S+", prefix, text)
             if path.name == "CITATION.cff":
                 text = re.sub(r"(?m)^version: .*$", f"version: {version}", text)
-            if path.suffix == ".ipynb":
+            if path.parent.name == "notebooks":
                 text = notebook(path, text, new, version)
             changed[path] = text
     return changed

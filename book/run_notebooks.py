@@ -1,7 +1,8 @@
 """Run notebooks from top to bottom and rewrite their outputs.
 
 The paths of the notebooks are the arguments. `make notebooks` gives all of them; the
-status page is rewritten only then, so that its times and versions are of one run.
+status page is rewritten only then, so that its times and versions are of one run. It
+has a row for each chapter, that is, for each notebook in `notebooks/`.
 """
 
 import base64
@@ -23,6 +24,7 @@ COLOURS = 2560  # more has a photograph; a drawing has these through smoothed ed
 BASE = np.array([256**2, 256, 1])
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PAGE = Path(__file__).with_name("status.md")
+CHAPTERS = Path(__file__).resolve().parents[1] / "notebooks"
 TEXT = """\
 # Status
 
@@ -97,12 +99,14 @@ def main(paths: list[Path]) -> None:
     rows = []
     for path in paths:
         seconds = run(path)
+        print(f"{seconds:4.0f} s  {path}")
+        if path.resolve().parent != CHAPTERS:
+            continue
         title = nbformat.read(path, 4).cells[0].source.split("\n")[0].removeprefix("# ")
         rows.append(
             f"| [{path.stem[:2]} {title}](../notebooks/{path.name}) | {seconds:.0f} |"
         )
-        print(f"{seconds:4.0f} s  {path}")
-    if len(paths) < len(list(paths[0].parent.glob("*.ipynb"))):
+    if len(rows) < len(list(CHAPTERS.glob("*.ipynb"))):
         return
     versions = {"Python": platform.python_version()}
     versions |= {package: version(package) for package in PACKAGES}

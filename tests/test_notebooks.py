@@ -12,6 +12,9 @@ from pages import CONFIG, MACHINE, ROOT
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = {path.name: json.loads(path.read_text()) for path in PATHS}
+# pages of the reference that run as well, but are no chapters
+PAGES = sorted((ROOT / "book").glob("*.ipynb"))
+EVERY = NOTEBOOKS | {path.name: json.loads(path.read_text()) for path in PAGES}
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 MAX_BYTES = 3_000_000  # of a notebook's outputs: ten seconds on a slow phone
 
@@ -136,15 +139,16 @@ def pages(toc):
 
 
 def not_in_toc(toc, root):
-    there = [*root.glob("notebooks/*.ipynb"), *root.glob("book/*.md")]
+    patterns = ("notebooks/*.ipynb", "book/*.ipynb", "book/*.md")
+    there = [path for pattern in patterns for path in root.glob(pattern)]
     names = {str(path.relative_to(root).with_suffix("")) for path in there}
     return sorted(names ^ set(pages(toc)))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_no_notebook_is(name, rule):
-    assert list(rule(NOTEBOOKS[name])) == []
+    assert list(rule(EVERY[name])) == []
 
 
 def test_there_are_notebooks():
@@ -152,7 +156,7 @@ def test_there_are_notebooks():
 
 
 def test_no_function_or_class_is_defined_in_two_notebooks():
-    assert defined_twice(NOTEBOOKS) == []
+    assert defined_twice(EVERY) == []
 
 
 def test_every_notebook_begins_with_the_same_setup_cell():

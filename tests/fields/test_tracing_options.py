@@ -237,10 +237,10 @@ def test_the_state_of_the_process_is_left_as_it_was():
 
 def test_eight_threads_at_once_get_right_answers():
     shared, stderr, answers = nn.Sequential(conv(5, 2), conv()), sys.stderr, []
+    own = [nn.Sequential(*[conv(p=1)] * (n + 1)) for n in range(8)]
 
     def ask(n):
-        own = nn.Sequential(*[conv(p=1)] * (n + 1))
-        answers.append((n, size_of(own), size_of(shared)))
+        answers.append((n, size_of(own[n]), size_of(shared)))
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
     for thread in threads:

@@ -85,8 +85,8 @@ def trace(
     needs the input's values.
     """
     try:
-        examples = example_inputs(model, sizes)
         with ONE_AT_A_TIME, left_alone(model):
+            examples = example_inputs(model, sizes)
             try:
                 program = _exported(model, examples)
             except Exception:

@@ -655,7 +655,8 @@ def _written(axis: Axis, one: Hull) -> Tensor:
     unit = unit if axis.scattered is None else axis.scattered
     pairs = zip(axis.ends.shape[1:], unit.shape, strict=True)
     sizes = [one if other == 1 else other for one, other in pairs]
-    return torch.cat([axis.ends.expand(-1, *sizes), unit.expand(1, *sizes)])
+    ends, unit = axis.ends.expand(-1, *sizes), unit.expand(1, *sizes)
+    return torch.cat([ends, unit.where(ends[:1] > -inf, -inf)])  # nothing: nowhere
 
 
 class Track(NamedTuple):
