@@ -764,7 +764,9 @@ def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | N
             if not bool(((ends == whole) | (ends == -inf)).all()):
                 return None
             ends = whole.squeeze(dim + 1)
-        result.append(replace(axis, ends=ends))
+        unit = axis.scattered  # its blanks aside, it is the same along this dimension
+        unit = unit if unit is None or axis is own else _most(unit, [dim])
+        result.append(replace(axis, ends=ends, scattered=unit))
     assert own.scattered is not None
     looks = own.looks(own.scattered.where(own.scattered > -inf, nan))
     row = looks.movedim(dim, -1).flatten(0, -2).nanmean(0).expand(size)
