@@ -314,7 +314,31 @@ ANSWERED = {  # what no rule was written for: moves are torch's own
         lambda x, a: a(x.mean(2).mT)[0],
         nn.LSTM(2, 2, batch_first=True, bidirectional=True),
     ),
+    "a Fourier transform and back": Net(
+        lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=(19, 22))
+    ),
+    "a Fourier transform in windows": Net(
+        lambda x: torch.stft(
+            x[:, 0, :, 0], 4, 2, window=torch.ones(4), return_complex=True
+        )
+    ),
+    "all in one row": Net(lambda x, a: a(x).flatten(), conv()),
+    "a row times a map": Net(lambda x, a: torch.ones(17) @ a(x), conv()),
+    "a map times a column": Net(lambda x, a: a(x) @ torch.ones(20), conv()),
+    "blanks put over a row": Net(
+        lambda x, a: a(x.index_put((torch.tensor([0]), torch.tensor([1])), x[:, 0])),
+        conv(1),
+    ),
+    "whole numbers beside a map": Net(
+        lambda x, a: a(torch.cat([x, torch.arange(22).expand(1, 1, 19, 22)], 1)),
+        conv(c=3),
+    ),
 }
+
+
+def test_words_are_looked_up_one_by_one():
+    model = Net(lambda x, a: a(x[:, 0].long()).movedim(3, 1), nn.Embedding(4, 2))
+    assert size_of(model, (2, 19, 22)) == [1, 1]
 
 
 def test_an_unknown_operation_on_what_sees_everything_sees_everything():
@@ -345,6 +369,18 @@ REFUSED = {
     "places that values decide": (
         Net(lambda x: F.grid_sample(x, x.movedim(1, -1))),
         "reads positions that values decide",
+    ),
+    "values put where values decide": (
+        Net(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)),
+        "max_unpool2d puts values at positions that other values decide; to=… names",
+    ),
+    "windows drawn at random": (
+        nn.FractionalMaxPool2d(2, output_ratio=0.5),
+        "fractional_max_pool2d draws its windows at random",
+    ),
+    "values added at a place": (
+        Net(lambda x: x.index_put((torch.tensor([0]),), x, accumulate=True)),
+        "index_put adds up what it puts at one place",
     ),
     "the map twice": (
         Net(lambda x: x.repeat(1, 1, 2, 1)),

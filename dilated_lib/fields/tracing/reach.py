@@ -156,7 +156,7 @@ class Hull:
             if all(axis.dim != dim for axis in axes):
                 if any(a.ends.shape[dim + 1] > 1 and not a.infinite for a in axes):
                     raise TracingError("takes positions and other things together")
-                axes = tuple(replace(a, ends=_most(a.ends, [dim + 1])) for a in axes)
+                axes = tuple(replace(a, ends=most(a.ends, [dim + 1])) for a in axes)
             places = torch.arange(period)
             axes = tuple(
                 replace(axis, ends=axis.at(dim, places))
@@ -235,8 +235,8 @@ class Hulls:
                 axis = axis.without_end() if _far_apart(axis.scattered, gone) else axis
                 if not axis.infinite:
                     raise TracingError("takes a part of an axis together, unevenly")
-            ends, unit = _most(axis.ends, [dim + 1 for dim in gone]), axis.scattered
-            unit = unit if unit is None else _most(unit, gone)
+            ends, unit = most(axis.ends, [dim + 1 for dim in gone]), axis.scattered
+            unit = unit if unit is None else most(unit, gone)
             axes.append(replace(axis, ends=ends, scattered=unit))
         shape = tuple(1 if dim in gone else n for dim, n in enumerate(one.shape))
         return Hull(tuple(axes), shape)
@@ -287,7 +287,7 @@ class Hulls:
             if dim in axis.runs:
                 axis = axis.without_end()
             even = any(other.dim == dim for other in one.axes)
-            ends = _most(axis.ends, [dim + 1]) if even else axis.ends
+            ends = most(axis.ends, [dim + 1]) if even else axis.ends
             axes.append(replace(axis, ends=ends.cummax(dim + 1).values))
         return Hull(tuple(axes), one.shape)
 
@@ -298,7 +298,7 @@ class Hulls:
         """
         whole = all(one.everything for one in maps)
         if whole and max(prod(one.shape) for one in maps) > LARGE:
-            raise TracingError("moves more elements than are worth following")
+            raise TracingError("moves too many elements: a smaller input may help")
         columns = [_paced(column, met=False) for column in _columns(maps)]
         several, parts = _laid_out(columns, maps, run)
         exact, long = parts, [one.lengthened for one in maps]
@@ -439,8 +439,10 @@ def _shrunk(data: Tensor) -> Tensor:
     return data.clone()  # the rest of the memory is free
 
 
-def _most(data: Tensor, dims: Iterable[int]) -> Tensor:
-    return data.amax([*dims], keepdim=True)
+def most(data: Tensor, dims: Iterable[int]) -> Tensor:
+    """The largest along some dimensions, whose length becomes 1."""
+    dims = [*dims]
+    return data.amax(dims, keepdim=True) if dims else data  # torch takes [] for all
 
 
 def _line(values: Tensor, dim: int, rank: int) -> Tensor:
@@ -543,8 +545,10 @@ def _far_apart(unit: Tensor | None, dims: Iterable[int]) -> bool:
     known, axes = unit > -inf, [dim for dim in dims if unit.shape[dim] > 1]
     last, first = unit.amax(axes), unit.where(known, inf).amin(axes)
     steps = torch.cat([unit.diff(dim=dim).abs().flatten() for dim in axes])
-    spread = last - first + steps[steps.isfinite() & (steps > 0)].min()
-    return bool((spread > last.max() - first.min()).all())
+    steps = steps[steps.isfinite() & (steps > 0)]
+    if not len(steps):
+        return False
+    return bool((last - first + steps.min() > last.max() - first.min()).all())
 
 
 def _statistics(maps: Sequence[Hull]) -> frozenset[int]:
@@ -703,7 +707,7 @@ def _track(unit: Tensor | None) -> Track | None:
         return None
     dim = max(spans, key=lambda one: spans[one])
     size = unit.shape[dim]
-    row = unit.amax([d for d in range(unit.dim()) if d != dim])
+    row = most(unit, [d for d in range(unit.dim()) if d != dim]).flatten()
     row = row[row.isfinite().nonzero()[0, 0] :]  # what is constant before it aside
     counts = torch.arange(1, max(2, len(row) // 2 + 1))
     starts = torch.linspace(0, len(row) - 1, 32).long()[:, None]
@@ -760,12 +764,12 @@ def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | N
             ends = F.pad(ends, rest, value=-inf).view(sizes)
             if axis is own:
                 ends = ends - _line(torch.stack([-rise, rise]), dim, ends.dim() - 1)
-            whole = _most(ends, [dim + 1])
+            whole = most(ends, [dim + 1])
             if not bool(((ends == whole) | (ends == -inf)).all()):
                 return None
             ends = whole.squeeze(dim + 1)
         unit = axis.scattered  # its blanks aside, it is the same along this dimension
-        unit = unit if unit is None or axis is own else _most(unit, [dim])
+        unit = unit if unit is None or axis is own else most(unit, [dim])
         result.append(replace(axis, ends=ends, scattered=unit))
     assert own.scattered is not None
     looks = own.looks(own.scattered.where(own.scattered > -inf, nan))

@@ -32,6 +32,7 @@ from dilated_lib.fields.tracing.reach import (
     Hull,
     Hulls,
     Sums,
+    most,
 )
 from dilated_lib.fields.windows import whole
 
@@ -368,7 +369,7 @@ def _field(axis: Axis) -> ReceptiveField:
             "what one of them reads"
         )
     others = [n + 1 for n in range(axis.ends.dim() - 1) if n != axis.dim]
-    ends = axis.ends.amax(others).view(2, -1).T.tolist()
+    ends = most(axis.ends, others).view(2, -1).T.tolist()
     hulls = [None if last == -inf else (-int(n), int(last)) for n, last in ends]
     return ReceptiveField(_number(rate), tuple(hulls))
 

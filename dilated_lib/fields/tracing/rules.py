@@ -230,9 +230,8 @@ def _cat(call: Call) -> Map | None:
         if is_map(one) and prod(one.shape):
             table = Sampling(1, ((-before,),))
             parts.append(call.algebra.gather(one, dim, Along(table), call.shape[dim]))
-        before += (
-            one.shape[dim] if prod(one.shape) else 0
-        )  # torch leaves empty ones out
+        if prod(one.shape):  # torch leaves empty ones out
+            before += one.shape[dim]
     return call.union(*parts)
 
 
@@ -247,10 +246,10 @@ def _reduce(call: Call) -> Map:
     return whole if kept else call.move(whole, lambda p: p.squeeze(dims))
 
 
-def _of_all(call: Call) -> list[Map]:
+def _of_all(call: Call) -> Map:
     one, dims = call.maps[0], call["dim"]
     whole = call.algebra.reduce(one, [dims] if isinstance(dims, int) else dims)
-    return [call.union(whole, shape=shape) for shape in call.shapes]
+    return call.union(whole)
 
 
 def _with_all(call: Call, one: Map, dims: Sequence[int]) -> Map:
@@ -293,16 +292,15 @@ def _matmul(call: Call) -> Map:
     """Rows times columns: an element of the product takes a whole row and column."""
     scales = ("beta", "alpha", "out_dtype")
     *added, left, right = (call[name] for name in call.args if name not in scales)
-    if len(left.shape) == 1:
-        raise TracingError("multiplies a single row by a matrix")
-    vector = len(right.shape) == 1
+    row, column = len(left.shape) == 1, len(right.shape) == 1
     read = [call.algebra.reduce(one, [-1]) for one in maps_in(left)]
-    read += [call.algebra.reduce(one, [-1 if vector else -2]) for one in maps_in(right)]
-    shape = (*call.shape, 1) if vector else call.shape
-    product = call.union(*read, shape=shape)
-    if vector:
-        product = call.move(product, lambda p: p.squeeze(-1))
-    return call.union(*maps_in(added), product)
+    read += [call.algebra.reduce(one, [-1 if column else -2]) for one in maps_in(right)]
+    if row or column:  # as a matrix of one row or column, which is left out again
+        at = len(call.shape) - (not column)
+        shape = (*call.shape[:at], 1, *call.shape[at:])
+        product = call.union(*read, shape=shape)
+        return call.move(product, lambda p: p.squeeze(at))
+    return call.union(*maps_in(added), call.union(*read))
 
 
 def _attention(call: Call) -> Map:
@@ -326,6 +324,10 @@ def _attention(call: Call) -> Map:
 def _copy(call: Call) -> Map | None:
     call.used.add("self")  # it is overwritten
     return call.union(call["src"]) if is_map(call["src"]) else None
+
+
+def _embedding(call: Call) -> Map:
+    return call.union(call.move(call.map("indices"), lambda p: p.unsqueeze(-1)))
 
 
 def pointwise(call: Call) -> Map:
@@ -367,21 +369,25 @@ RULES: dict[str, Rule] = {
     "linear": lambda call: call.union(call.algebra.reduce(call.map("input"), [-1])),
     "matmul|bmm|mm|addmm|baddbmm|mv": _matmul,
     "scaled_dot_product_attention": _attention,
+    "embedding": _embedding,
 }
 MOVES = re.compile(
     "(_unsafe_)?view(_as)?|reshape|_reshape_alias|(un)?flatten|(un)?squeeze|permute|t|"
     "transpose|swapaxes|movedim|pixel_(un)?shuffle|channel_shuffle|select|narrow|"
     "(unsafe_|tensor_)?split(_with_sizes)?|chunk|unbind|unfold|(slice|select)_scatter|"
-    "index|index_select|gather|flip|rot90|repeat(_interleave)?|tile|diagonal|cat|"
+    "index(_put|_select)?|gather|flip|rot90|repeat(_interleave)?|tile|diagonal|cat|"
     "concatenate|stack"
 )
+PLACES = ("index", "indices", "repeats")  # arguments that say where, not what
 CONSTANT = re.compile(  # of which only the shape depends on the input
     "(zeros|ones|full|empty|rand|randn)_like|new_(zeros|ones|full|empty)|sym_size|"
     "_assert_tensor_metadata"
 )
 WHY = {
     "grid_sampler": "reads positions that values decide",
+    "deform_conv2d": "reads positions that values decide",
     "max_unpool": "puts values at positions that other values decide",
+    "fractional_max_pool": "draws its windows at random",
 }
 
 
@@ -395,9 +401,14 @@ def rule_of(target: Any) -> Rule | None:
 
 
 def known(target: OpOverload) -> bool:
-    """Is it known what an operation reads?"""
+    """Is it known what an operation reads, or why that cannot be known?"""
     name = name_of(target)
-    return bool(rule_of(target) or CONSTANT.fullmatch(name) or MOVES.fullmatch(name))
+    told = CONSTANT.fullmatch(name) or MOVES.fullmatch(name) or _why(name)
+    return bool(rule_of(target) or told)
+
+
+def _why(name: str) -> str | None:
+    return next((text for key, text in WHY.items() if key in name), None)
 
 
 # --- the graph ------------------------------------------------------------------------
@@ -454,48 +465,54 @@ def apply(node: fx.Node, values: Mapping[fx.Node, Any], algebra: Any) -> Any:
 
 
 def _ruled(target: Any, args: Any, kwargs: Any, call: Call) -> Any:
-    if not isinstance(target, OpOverload) or not known(target):
-        why = f"calls {target}, and it is not known which positions that reads"
-        why = next((text for key, text in WHY.items() if key in call.operation), why)
+    why = _why(call.operation)
+    if why or not isinstance(target, OpOverload) or not known(target):
+        why = why or f"calls {target}, and it is not known which positions that reads"
         raise TracingError(f"{why}; to=… names a layer before it")
     call.args.update(named(target, args, kwargs))
     rule = rule_of(target)
     result = rule(call) if rule else None
     if result is None and MOVES.fullmatch(call.operation):
-        return _moved(target, call, args, kwargs)
+        return _moved(target, call)
     for key, value in call.args.items():
         if key not in call.used and maps_in(value):
             raise TracingError(f"takes its {key} from the input")
     return result
 
 
-def _moved(target: OpOverload, call: Call, args: Any, kwargs: Any) -> Any:
+def _moved(target: OpOverload, call: Call) -> Any:
     """Run torch's own operation on the numbers; what is constant has seen nothing."""
-    shape, name = call.shape, call.operation
+    shape, name, args = call.shape, call.operation, call.args
     if "view" in name or name == "_reshape_alias":
         return call.move(call.maps[0], lambda p: p.reshape(shape))
-    for value in pytree.tree_leaves((args[1:], kwargs), is_leaf=is_map):
-        listed = isinstance(value, Tensor) and not value.is_floating_point()
-        if listed and (type(value) is not Tensor or value.is_meta):
-            raise TracingError("takes places by a list that is computed")
-        if is_map(value) and name in ("gather", "index", "index_select"):
+    for place in pytree.tree_leaves([args.get(key) for key in PLACES], is_leaf=is_map):
+        if is_map(place):
             raise TracingError("takes places that the input decides")
+        if isinstance(place, Tensor) and (type(place) is not Tensor or place.is_meta):
+            raise TracingError("takes places by a list that is computed")
+    if args.get("accumulate"):
+        raise TracingError("adds up what it puts at one place")
 
     def run(planes: list[Tensor], blank: float) -> Any:
         present = iter(planes)
 
         def plane(value: Any) -> Any:
-            if isinstance(value, Tensor) and value.is_floating_point():
+            if isinstance(value, Tensor):
                 alike = torch.full((1,) * value.dim(), blank).double()
                 return (
                     alike.expand(value.shape) if prod(value.shape) else torch.empty(0)
                 )
             return next(present) if is_map(value) else value
 
-        given, more = pytree.tree_map(plane, (args, kwargs), is_leaf=is_map)
-        return target(*given, **more)
+        given = {
+            key: value
+            if key in PLACES
+            else pytree.tree_map(plane, value, is_leaf=is_map)
+            for key, value in args.items()
+        }
+        return target(**given)
 
-    return call.algebra.move(maps_in((args, kwargs)), run)
+    return call.algebra.move(call.maps, run)
 
 
 def constant(node: fx.Node) -> Any:

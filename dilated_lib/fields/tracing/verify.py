@@ -70,9 +70,10 @@ def verify(
     numbers = {answer.traced.start}
     for node in answer.traced.graph.nodes:
         value = node.meta.get("val")
-        if not numbers.isdisjoint(node.all_input_nodes) and (
-            not isinstance(value, Tensor) or value.is_floating_point()
-        ):
+        whole = isinstance(value, Tensor) and not (
+            value.is_floating_point() or value.is_complex()
+        )
+        if not numbers.isdisjoint(node.all_input_nodes) and not whole:
             numbers.add(node)
     if answer.traced.end not in numbers:
         raise ValueError("the output is made of indices or truths: it is never NaN")
