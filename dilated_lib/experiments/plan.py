@@ -93,9 +93,9 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
         run = replace(_together(_scratch(_front(seed)), "basic"), steps=6000)
         yield Planned("camvid/scratch/front + basic, together", "scratch", run)
     for seed in _SEEDS:
-        for peer in ("fcn_resnet50", "deeplabv3_resnet50"):
-            run = replace(_scratch(_front(seed)), network=peer, batch_norm=False)
-            yield Planned(f"camvid/scratch/{peer}", "peers", run)
+        for baseline in ("fcn_resnet50", "deeplabv3_resnet50"):
+            run = replace(_scratch(_front(seed)), network=baseline, batch_norm=False)
+            yield Planned(f"camvid/scratch/{baseline}", "peers", run)
     paper = replace(
         _front(0),
         start=weights,

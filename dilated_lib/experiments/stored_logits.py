@@ -58,8 +58,6 @@ def store(
     if network.scale != 1:
         raise ValueError(f"the network's scale must be 1, got {network.scale}")
     maps, answers, names = [], [], []
-    mean = torch.tensor(network.mean)[:, None, None]
-    margin = int(network.sizes[0].margin)
     network.eval()
     for index in tqdm(range(len(data)), "logits", disable=not progress):  # type: ignore[arg-type]
         sample = data[index]
@@ -68,12 +66,12 @@ def store(
             raise ValueError(
                 f"both sides must be multiples of 8, got {height} × {width} pixels"
             )
-        crop = CropWithMargin((height // 8, width // 8), margin)  # all of it
+        crop = CropWithMargin((height // 8, width // 8), network.margin)  # all of it
         for flip in (False, True)[: 1 + mirrored]:
             mirror = v2.RandomHorizontalFlip(float(flip))
             image, labels = (one.as_subclass(Tensor) for one in crop(mirror(sample)))
             with torch.no_grad():
-                maps.append(network.front(image.flip(0)[None] - mean))
+                maps.append(network.front(network.normalised(image[None])))
             answers.append(labels)
             names.append(data.name(index))  # type: ignore[attr-defined]
     return Logits(torch.cat(maps), torch.stack(answers), tuple(names))

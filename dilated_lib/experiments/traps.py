@@ -28,22 +28,18 @@ __all__ = ["TRAPS", "Procedure", "measure", "probabilities"]
 Step = Callable[[DilatedNetwork, Tensor], Tensor]
 
 
-def _normalised(network: DilatedNetwork, images: Tensor) -> Tensor:
-    return images.flip(1) - torch.tensor(network.mean)[:, None, None]  # BGR
-
-
 def _with_margin(network: DilatedNetwork, pixels: Tensor) -> Tensor:
-    margin = int(network.sizes[0].margin)
-    logits: Tensor = network.front(F.pad(pixels, (margin,) * 4, mode="reflect"))
+    border = (network.margin,) * 4
+    logits: Tensor = network.front(F.pad(pixels, border, mode="reflect"))
     return logits
 
 
 def _front(network: DilatedNetwork, images: Tensor) -> Tensor:
-    return _with_margin(network, _normalised(network, images))
+    return _with_margin(network, network.normalised(images))
 
 
 def _rgb(network: DilatedNetwork, images: Tensor) -> Tensor:
-    return _with_margin(network, _normalised(network, images).flip(1))
+    return _with_margin(network, network.normalised(images).flip(1))
 
 
 def _no_mean(network: DilatedNetwork, images: Tensor) -> Tensor:
@@ -56,7 +52,7 @@ def _zeros(network: DilatedNetwork, images: Tensor) -> Tensor:
         if isinstance(layer, nn.Conv2d):
             reach = layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
             layer.padding = (reach, reach)
-    logits: Tensor = front(_normalised(network, images))
+    logits: Tensor = front(network.normalised(images))
     return logits
 
 
@@ -71,7 +67,7 @@ def _relu(network: DilatedNetwork, logits: Tensor) -> Tensor:
 
 def _padded_once(network: DilatedNetwork, logits: Tensor) -> Tensor:
     context, margin = copy.deepcopy(network.context), 0
-    for layer in context:
+    for layer in context.modules():
         if isinstance(layer, nn.Conv2d):
             margin += int(layer.padding[0])
             layer.padding = (0, 0)

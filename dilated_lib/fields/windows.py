@@ -4,7 +4,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
-__all__ = ["Sampling", "Window", "whole"]
+__all__ = ["Sampling", "Window", "one_of", "whole"]
 
 
 @dataclass(frozen=True)
@@ -158,3 +158,9 @@ def whole(name: str, value: object, least: int | None = None) -> int:
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
     return number
+
+
+def one_of(name: str, value: object, known: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of those that ``name`` may have."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")

@@ -36,7 +36,7 @@ class Architecture:
 
     >>> two = {"road": (128, 64, 128), "sky": (128, 128, 128)}
     >>> narrow = Architecture(palette=two, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)
-    >>> narrow.build().final
+    >>> narrow.build().front.final
     Conv2d(8, 2, kernel_size=(1, 1), stride=(1, 1))
     """
 

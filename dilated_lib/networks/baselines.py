@@ -1,25 +1,28 @@
-"""torchvision's segmentation networks, to be trained and measured like the paper's."""
+"""torchvision's segmentation networks, trained and measured like the paper's."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-__all__ = ["Peer"]
+__all__ = ["Baseline"]
 
 
-class Peer(nn.Module):
-    """torchvision's FCN or DeepLab v3 on a ResNet-50, for images as in this library.
+class Baseline(nn.Module):
+    """torchvision's FCN or DeepLab v3 on a ResNet-50, behind the paper's interface.
 
-    ``forward`` takes images (N, 3, H, W), RGB, 0 to 255, and returns logits (N, C, H,
-    W). The networks pad by themselves, and normalise as their ImageNet weights want.
-    ``weights="imagenet"`` downloads torchvision's weights of the backbone.
+    ``forward`` takes images (N, 3, H, W), RGB, 0 to 255, normalises them as the
+    ImageNet weights want, and returns logits of the pixels (N, C, H, W). They are
+    those of ``front``; there is no ``context``, and no margin is needed, because these
+    networks pad. ``weights="imagenet"`` downloads torchvision's weights of the
+    backbone; ``scale`` is how often pictures are enlarged.
 
     >>> with torch.device("meta"):
-    ...     Peer("fcn_resnet50", 11)(torch.empty(2, 3, 64, 96)).shape
+    ...     Baseline("fcn_resnet50", 11)(torch.empty(2, 3, 64, 96)).shape
     torch.Size([2, 11, 64, 96])
     """
+
+    stride, margin = 1, 0
 
     def __init__(
         self,
@@ -32,13 +35,16 @@ class Peer(nn.Module):
         from torchvision.models import ResNet50_Weights, segmentation
 
         super().__init__()
-        self.mean: Tensor
-        self.deviation: Tensor
         self.scale = scale
         backbone = ResNet50_Weights.IMAGENET1K_V1 if weights else None
-        self.body = getattr(segmentation, name)(
-            weights=None, weights_backbone=backbone, num_classes=num_classes
+        self.front = _Logits(
+            getattr(segmentation, name)(
+                weights=None, weights_backbone=backbone, num_classes=num_classes
+            )
         )
+        self.context = nn.Identity()
+        self.mean: Tensor
+        self.deviation: Tensor
         for kind, values in (
             ("mean", (0.485, 0.456, 0.406)),
             ("deviation", (0.229, 0.224, 0.225)),
@@ -47,19 +53,23 @@ class Peer(nn.Module):
                 kind, 255 * torch.tensor(values)[:, None, None], persistent=False
             )
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) with ImageNet's mean 0 and deviation 1 in each channel."""
+        return (images - self.mean) / self.deviation
+
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) → logits (N, C, H, W)."""
-        logits: Tensor = self.body((images - self.mean) / self.deviation)["out"]
+        logits: Tensor = self.front(self.normalised(images))
         return logits
 
-    @torch.no_grad()
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Class probabilities (N, C, H, W) of images, enlarged by ``scale`` first."""
-        size = images.shape[2:]
-        larger = [round(side * self.scale) for side in size]
-        grown = F.interpolate(images.float(), larger, mode="bilinear", antialias=True)
-        training = self.training
-        self.eval()
-        shares = self(grown).softmax(1)
-        self.train(training)
-        return F.interpolate(shares, tuple(size), mode="bilinear", antialias=True)
+
+class _Logits(nn.Module):
+    """A network of torchvision without the dictionary around its logits."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.body(images)["out"]
+        return logits

@@ -1,6 +1,6 @@
 """The paper's context module (Table 1) and the identity initialisation it needs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Literal, get_args
 
@@ -8,35 +8,48 @@ import torch
 from torch import Tensor, nn
 
 from dilated_lib.dilation.layer import DilatedConv2d
-from dilated_lib.fields.arithmetic import Window
+from dilated_lib.fields.windows import Window, one_of, whole
 
 __all__ = ["ContextModule", "identity_"]
 
 Variant = Literal["basic", "large"]
 Padding = Literal["each", "once", "none"]
+PaddingMode = Literal["zeros", "reflect", "replicate"]
 
 
 class ContextModule(nn.Module):
     """Dilated 3 × 3 layers, each with a ReLU, and a 1 × 1 layer without one.
 
-    ``forward`` takes logits (N, C, H, W) and returns logits of that shape; with
-    ``padding="none"`` each side is 2 · Σ dilations shorter.
-
-    ``variant`` is Table 1's: "basic" has C channels in every layer, "large" has 2C
-    times the largest dilation so far, and C in the end. ``padding`` says where zeros
-    are added: in "each" layer, as many as its dilation (the released networks for
-    CamVid, KITTI and Cityscapes); "once", all of them in front of the first layer (the
-    one for VOC); or "none". ``windows`` holds the layers for the arithmetic.
+    ``forward`` takes logits (N, C, H, W), or features (N, in_channels, H, W), and
+    returns logits (N, C, H, W); with ``padding="none"`` each side is 2 · Σ dilations
+    shorter. ``windows`` holds the layers for the arithmetic.
 
     A new module is identity-initialised, with noise from torch's global generator;
-    ``reset_parameters`` does it again. It then computes max(x, 0), but for the noise.
+    ``reset_parameters`` does it again. Apart from the noise it computes max(x, 0).
+    Features have no classes to pass on: with ``in_channels`` the first layer starts as
+    He et al. (ICCV 2015) do for ReLUs, and only the others as the identity.
 
     Raises ValueError or TypeError for impossible arguments, and in ``forward``
     ValueError for an input that has other channels or is too small.
 
-    Source: Yu and Koltun, ICLR 2016, Table 1, and their released networks.
+    Source: Yu and Koltun, ICLR 2016, Table 1, and their released networks. They write
+    that reflection does as well as zeros at the border.
+
+    Args:
+        num_classes: C, the number of classes.
+        variant: Table 1's. "basic" has C channels in every layer; "large" has 2C times
+            the largest dilation so far, and C in the end.
+        dilations: The dilation of each 3 × 3 layer.
+        padding: Where the map is continued: in front of "each" layer, by its dilation
+            (the released networks for CamVid, KITTI and Cityscapes); "once", in front
+            of the first layer and for all of them (the one for VOC); or "none".
+        padding_mode: What continues it: zeros, its own reflection, or copies of its
+            outermost positions.
+        in_channels: How many channels the features have that come in place of logits.
 
     >>> ContextModule(21)(torch.zeros(1, 21, 66, 66)).shape
+    torch.Size([1, 21, 66, 66])
+    >>> ContextModule(21, in_channels=64)(torch.zeros(1, 64, 66, 66)).shape
     torch.Size([1, 21, 66, 66])
     """
 
@@ -45,22 +58,27 @@ class ContextModule(nn.Module):
         num_classes: int,
         variant: Variant = "basic",
         *,
-        dilations: Sequence[int] = (1, 1, 2, 4, 8, 16, 1),
+        dilations: Iterable[int] = (1, 1, 2, 4, 8, 16, 1),
         padding: Padding = "each",
+        padding_mode: PaddingMode = "zeros",
+        in_channels: int | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(
-                f"num_classes must be a whole number above 0, got {num_classes!r}"
-            )
-        _one_of("variant", variant, get_args(Variant))
-        _one_of("padding", padding, get_args(Padding))
-        if not isinstance(dilations, tuple | list) or not dilations:
+        self.num_classes = whole("num_classes", num_classes, 1)
+        one_of("variant", variant, get_args(Variant))
+        one_of("padding", padding, get_args(Padding))
+        one_of("padding_mode", padding_mode, get_args(PaddingMode))
+        sequence = not isinstance(dilations, str) and isinstance(dilations, Iterable)
+        layers = [Window(3, dilation=one) for one in (dilations if sequence else ())]
+        if not layers:
             raise ValueError(
                 f"dilations must list one number for each layer, got {dilations!r}"
             )
-        self.num_classes, self.padding = num_classes, padding
-        layers = [Window(3, dilation=dilation) for dilation in dilations]
+        self.padding = padding
+        self.in_channels = self.num_classes
+        if in_channels is not None:
+            self.in_channels = whole("in_channels", in_channels, 1)
+        self.takes_features = in_channels is not None
         pads = {
             "each": [layer.dilation for layer in layers],
             "once": [sum(layer.dilation for layer in layers)] + [0] * len(layers),
@@ -75,7 +93,8 @@ class ContextModule(nn.Module):
         )
         widest = accumulate((layer.dilation for layer in layers), max)
         widths = [2 * most if variant == "large" else 1 for most in widest]
-        channels = [num_classes * width for width in (1, *widths, 1)]
+        channels = [self.num_classes * width for width in (1, *widths, 1)]
+        channels[0] = self.in_channels
         self.layers = nn.ModuleList(
             DilatedConv2d(
                 channels[depth],
@@ -83,9 +102,11 @@ class ContextModule(nn.Module):
                 window.kernel_size,
                 dilation=window.dilation,
                 padding=window.pads[0],
+                padding_mode=padding_mode,
             )
             for depth, window in enumerate(self.windows)
         )
+        self.relu = nn.ReLU(inplace=True)
         self.reset_parameters()
 
     def reset_parameters(
@@ -94,31 +115,42 @@ class ContextModule(nn.Module):
         """Initialise every layer to the identity: see :func:`identity_`.
 
         In a layer of c channels the noise is ``std`` · C/c, as the released code
-        divides it: ``std`` times the taps that carry the signal.
+        divides it: ``std`` times the taps that carry the signal. A first layer that
+        takes features is drawn without regard to ``std``.
         """
-        for layer in self.layers:
-            assert isinstance(layer, nn.Conv2d)
+        for depth, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+            if depth == 0 and self.takes_features:
+                nn.init.kaiming_normal_(
+                    layer.weight, nonlinearity="relu", generator=generator
+                )
+                nn.init.zeros_(layer.bias)
+                continue
             part = std * self.num_classes / layer.out_channels
             identity_(layer, self.num_classes, std=part, generator=generator)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Logits (N, C, H, W) with context; see the class for the size."""
-        if logits.dim() != 4 or logits.shape[1] != self.num_classes:
+        if logits.dim() != 4 or logits.shape[1] != self.in_channels:
+            kind = "features" if self.takes_features else "logits"
             raise ValueError(
-                f"logits must have shape (N, {self.num_classes}, H, W), "
+                f"{kind} must have shape (N, {self.in_channels}, H, W), "
                 f"got {tuple(logits.shape)}"
             )
-        least = 1
+        how, least = f"padding={self.padding!r}", 1
         if self.padding == "none":
             least += sum(window.extent - 1 for window in self.windows)
+        elif self.layers[0].padding_mode == "reflect":  # which leaves the border out
+            how = "padding_mode='reflect'"
+            least += max(window.pads[0] for window in self.windows)
         if min(logits.shape[2:]) < least:
             raise ValueError(
-                f"with padding={self.padding!r} both sides must have at least {least} "
-                f"positions, got {tuple(logits.shape[2:])}"
+                f"with {how} both sides must have at least {least} positions, got "
+                f"{tuple(logits.shape[2:])}"
             )
         *hidden, last = self.layers
         for layer in hidden:
-            logits = torch.relu(layer(logits))
+            logits = self.relu(layer(logits))
         result: Tensor = last(logits)
         return result
 
@@ -149,8 +181,7 @@ def identity_(
     """
     if not isinstance(conv, nn.Conv2d):
         raise TypeError(f"conv must be an nn.Conv2d, got {type(conv).__name__}")
-    if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"groups must be a whole number above 0, got {groups!r}")
+    groups = whole("groups", groups, 1)
     if conv.in_channels % groups or conv.out_channels % groups:
         raise ValueError(
             f"{conv.in_channels} channels in and {conv.out_channels} out must both "
@@ -175,8 +206,3 @@ def identity_(
         same = out_class[:, None] == in_class
         row, column = (side // 2 for side in conv.kernel_size)
         conv.weight[:, :, row, column][same] = groups / conv.out_channels
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")

@@ -1,6 +1,5 @@
 """A front end and a context module behind it, layer by layer."""
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import groupby
@@ -21,27 +20,34 @@ Upsampling = Literal["released", "deconvolution", "half_pixel"]
 
 
 class DilatedNetwork(nn.Module):
-    """A front end, and a context module behind it, with what their numbers mean.
+    """A front end and a context module behind it, as the paper draws them.
 
-    ``forward`` takes images (N, 3, H, W), BGR, 0 to 255, minus ``mean``, and returns
-    logits of the cells (N, C, h, w), or of pixels, (N, C, 8h, 8w), with ``upsample``.
-    The softmax is not part of it. For sizes see
-    :func:`~dilated_lib.fields.input_sizes.input_sizes`.
+    ``forward`` takes images (N, 3, H, W), RGB, 0 to 255, and returns logits of the
+    cells (N, C, h, w), or of pixels, (N, C, 8h, 8w), with ``upsample``. The softmax is
+    not part of it. For sizes see :func:`~dilated_lib.fields.input_sizes.input_sizes`.
 
-    The layers are children under the names of the released files: those of ``front``,
-    its last one called ``final``; then ``prefix`` + conv1_1, conv1_2, conv2_1, …, where
-    the first number rises with the dilation, fc1, final; and with ``upsample`` a fixed
-    bilinear deconvolution. They are those of ``front`` and ``context``, not copies.
-    With ``context=None`` the front end's logits are the network's.
-
-    ``palette`` has a colour (RGB) for the name of each class, in the order of the
-    logits; ``mean`` is (B, G, R), and ``input_size`` the height and width of a tile in
-    pixels. :func:`~dilated_lib.prediction.segmentation.predict` enlarges pictures by
-    ``scale`` first, and goes from cells to pixels by ``upsampling``, "deconvolution"
-    with ``upsample``.
+    ``front`` maps :meth:`normalised` images to logits of the cells, and ``context``
+    refines these; without one it is ``nn.Identity``. ``upsample`` is a fixed bilinear
+    deconvolution, or None. Files keep the names of the released ones: those of the
+    front end's layers, of which the last is called ``final``; then ``prefix`` +
+    conv1_1, conv1_2, conv2_1, …, where the first number rises with the dilation, fc1,
+    final and upsample. :meth:`file_name` translates.
 
     Raises ValueError where the parts do not fit together, and in ``forward`` for an
     input of another shape or one too small for a cell.
+
+    Args:
+        front: From :func:`~dilated_lib.networks.vgg.front_end`, or layers like them.
+        context: Between logits of as many classes, or None.
+        palette: A colour (RGB) for the name of each class, in the order of the logits.
+        mean: Of the training pictures (B, G, R), subtracted from each pixel.
+        input_size: Height and width of a tile in pixels, in prediction.
+        final: What files call the front end's last layer.
+        prefix: What files put before the names of the context module's layers.
+        upsample: Whether to add a deconvolution from cells to pixels.
+        scale: How often pictures are enlarged before they are segmented.
+        upsampling: How prediction goes from cells to pixels; "deconvolution" with
+            ``upsample``.
 
     >>> from dilated_lib.networks.vgg import front_end
     >>> front, sky = front_end(1, fc_channels=8, width=4), {"sky": (128, 128, 128)}
@@ -65,56 +71,35 @@ class DilatedNetwork(nn.Module):
         upsampling: Upsampling = "released",
     ) -> None:
         super().__init__()
-        last = front[-1]
         counts = {
-            "logits of the front end": getattr(last, "out_channels", None),
+            "logits of the front end": getattr(front[-1], "out_channels", None),
             "colours": len(palette),
         }
         if context is not None:
             counts["classes of the context module"] = context.num_classes
+            counts["channels into it"] = context.in_channels
         if len(set(counts.values())) > 1:
             raise ValueError(
                 "all parts must be for as many classes, got "
                 + ", ".join(f"{count} {name}" for name, count in counts.items())
             )
+        self.front = front
+        self.context = nn.Identity() if context is None else context
+        self.upsample = bilinear_deconvolution(len(palette), 8) if upsample else None
         self.palette, self.mean, self.input_size = dict(palette), mean, input_size
         self.scale = scale
         self.upsampling: Upsampling = "deconvolution" if upsample else upsampling
-        *layers, (_, last) = front._modules.items()
-        rows = [*layers, (final, last)]
+        *own, last = front._modules
+        self._file_names = {f"front.{name}": name for name in own}
+        self._file_names |= {f"front.{last}": final, "upsample": f"{prefix}upsample"}
         if context is not None:
-            rows += _named(context, prefix)
-        self._front, self._context = len(layers) + 1, len(rows)
-        if upsample:
-            deconvolution = bilinear_deconvolution(len(palette), 8)
-            rows.append((f"{prefix}upsample", deconvolution))
-        for name, layer in rows:
-            if name in self._modules:
-                raise ValueError(f"two layers would be called {name}")
-            self.add_module(name, layer)
+            for place, name in enumerate(_released_names(context)):
+                self._file_names[f"context.layers.{place}"] = prefix + name
 
-    @property
-    def front(self) -> nn.Sequential:
-        """The front end, images → logits of the cells. Shares the layers."""
-        return self._part(0, self._front)
-
-    @property
-    def context(self) -> nn.Sequential:
-        """The context module, logits → logits. Shares the layers."""
-        return self._part(self._front, self._context)
-
-    def _rows(self) -> list[tuple[str, nn.Module]]:
-        # named_children would leave out a layer that stands there twice
-        return [(name, one) for name, one in self._modules.items() if one is not None]
-
-    def _part(self, first: int, end: int) -> nn.Sequential:
-        return nn.Sequential(OrderedDict(self._rows()[first:end]))
-
-    @property
-    def upsample(self) -> nn.ConvTranspose2d | None:
-        """The deconvolution from cells to pixels, if there is one."""
-        last = [layer for _, layer in self._rows()[self._context :]]
-        return last[0] if last else None  # type: ignore[return-value]
+    def file_name(self, name: str) -> str:
+        """What files call a parameter, "conv1_1.bias" for "front.conv1_1.bias"."""
+        layer, _, kind = name.rpartition(".")
+        return f"{self._file_names[layer]}.{kind}"
 
     @cached_property
     def sizes(self) -> tuple[InputSizes, InputSizes]:
@@ -129,6 +114,25 @@ class DilatedNetwork(nn.Module):
         """
         return _least(self.front, 0), _least(self.front, 1)
 
+    @property
+    def stride(self) -> int:
+        """Pixels from one cell of the front end to the next."""
+        return self.sizes[0].step
+
+    @property
+    def margin(self) -> int:
+        """Pixels around those of its cells that the front end needs on each side."""
+        return int(self.sizes[0].margin)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) as the front end wants them: BGR, minus ``mean``.
+
+        In the precision of its weights; in float32 until then, because bfloat16 would
+        round the pixels.
+        """
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
+        return (images.flip(1) - mean[:, None, None]).to(next(self.front.parameters()))
+
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) → logits; see the class."""
         if images.dim() != 4 or images.shape[1] != 3:
@@ -141,24 +145,17 @@ class DilatedNetwork(nn.Module):
                 f"images must have at least {least[0]} x {least[1]} pixels, for one "
                 f"cell, got {tuple(images.shape[2:])}; pad them by reflection first"
             )
-        for _, layer in self._rows():
-            images = layer(images)
-        return images
+        logits: Tensor = self.context(self.front(self.normalised(images)))
+        return logits if self.upsample is None else self.upsample(logits)
 
 
-def _named(context: ContextModule, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """The layers of a context module under their released names, with their ReLUs."""
-    *hidden, last = context.layers
-    depth = 0
-    dilations = [window.dilation for window in context.windows[: len(hidden) - 1]]
+def _released_names(context: ContextModule) -> Iterator[str]:
+    """What the released files call the layers of a context module, without prefix."""
+    dilations = [window.dilation for window in context.windows[:-2]]
     for level, (_, group) in enumerate(groupby(dilations), 1):
         for number, _ in enumerate(group, 1):
-            yield f"{prefix}conv{level}_{number}", hidden[depth]
-            yield f"{prefix}relu{level}_{number}", nn.ReLU(inplace=True)
-            depth += 1
-    yield f"{prefix}fc1", hidden[depth]
-    yield f"{prefix}fc1_relu", nn.ReLU(inplace=True)
-    yield f"{prefix}final", last
+            yield f"conv{level}_{number}"
+    yield from ("fc1", "final")
 
 
 def _least(layers: nn.Module, axis: int) -> int:

@@ -26,7 +26,7 @@ def dilation8_pascal_voc(
 
     Source: ``models/dilation8_pascal_voc_deploy.prototxt`` of fyu/dilation.
 
-    >>> dilation8_pascal_voc(fc_channels=8).ct_conv1_1.padding
+    >>> dilation8_pascal_voc(fc_channels=8).context.layers[0].padding
     (33, 33)
     """
     return DilatedNetwork(
@@ -49,7 +49,7 @@ def dilation8_camvid(
 
     Source: ``models/dilation8_camvid_deploy.prototxt`` of fyu/dilation.
 
-    >>> dilation8_camvid(fc_channels=8).ctx_conv5_1.dilation
+    >>> dilation8_camvid(fc_channels=8).context.layers[5].dilation
     (16, 16)
     """
     return DilatedNetwork(
@@ -72,7 +72,7 @@ def dilation7_kitti(
 
     Source: ``models/dilation7_kitti_deploy.prototxt`` of fyu/dilation.
 
-    >>> dilation7_kitti(fc_channels=8).ctx_conv4_1.dilation
+    >>> dilation7_kitti(fc_channels=8).context.layers[4].dilation
     (8, 8)
     """
     return DilatedNetwork(

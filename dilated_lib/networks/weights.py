@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dilated_lib.networks.caffe import read_caffemodel
 
-__all__ = ["Loaded", "converted", "fits", "load", "read_weights", "save"]
+__all__ = ["Loaded", "converted", "file_state", "fits", "load", "read_weights", "save"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def save(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    state = {name: one.contiguous() for name, one in network.state_dict().items()}
+    state = {name: one.contiguous() for name, one in file_state(network).items()}
     try:
         save_file(state, beside, metadata)
         beside.replace(path)
@@ -104,9 +104,23 @@ def save(
         beside.unlink(missing_ok=True)
 
 
+def file_state(network: nn.Module) -> dict[str, Tensor]:
+    """A network's tensors, under the names that files have for them.
+
+    They are the network's own, not copies. Of a network that has a ``file_name``, as
+    :class:`~dilated_lib.networks.dilated.DilatedNetwork`; others keep their names.
+
+    >>> [*file_state(nn.Linear(2, 3))]
+    ['weight', 'bias']
+    """
+    file_name = getattr(network, "file_name", str)
+    return {file_name(name): one for name, one in network.state_dict().items()}
+
+
 def load(network: nn.Module, path: str | Path, *, strict: bool = True) -> Loaded:
     """Weights of a file into a network, in place, by name; precision is the network's.
 
+    Names are those of files, see :func:`file_state`.
     Nothing is changed unless everything fits. With ``strict=False`` names may be
     missing from the file or left over in it; which, is returned. A fixed deconvolution
     (transposed, not trained) may always be missing: Caffe's training files have none.
@@ -125,13 +139,14 @@ def load(network: nn.Module, path: str | Path, *, strict: bool = True) -> Loaded
     """
     path = Path(path)
     found = read_weights(path)
-    state = network.state_dict()
+    state = file_state(network)
     if any(one.is_meta for one in state.values()):
         raise ValueError(
             'the network has no memory: network.to_empty(device="cpu") gives it some'
         )
+    file_name = getattr(network, "file_name", str)
     fixed = {
-        f"{name}.weight"
+        file_name(f"{name}.weight")
         for name, layer in network.named_modules()
         if isinstance(layer, nn.ConvTranspose2d) and not layer.weight.requires_grad
     }

@@ -15,14 +15,14 @@ def quick(network: DilatedNetwork) -> DilatedNetwork:
     """A copy that predicts faster on this CPU, with nearly the same labels.
 
     Channels come last in memory. Where the CPU computes in bfloat16, the convolutions
-    of the front end do, but for the first one, which reads pixels: eight bits of
-    mantissa would round these. The context module stays in float32. Chapter 07 shows
+    of the front end do, except the first: bfloat16's eight bits of mantissa cannot hold
+    pixels. The context module stays in float32. Chapter 07 shows
     what that gains and how many labels it changes.
 
     Weights keep their names; the copy is in evaluation and is not meant for training.
 
     >>> from dilated_lib.networks.architecture import small_network
-    >>> quick(small_network()).conv1_1.weight.dtype
+    >>> quick(small_network()).front.conv1_1.weight.dtype
     torch.float32
     """
     ready = copy.deepcopy(network).float().eval()

@@ -170,9 +170,8 @@ def probabilities(
     in their precision, and its logits (N, C, h, w) are interpolated to (H, W), as in
     "half_pixel". Of the options ``scale`` alone is for these.
 
-    The images are enlarged by ``scale``, by default the network's, turned into BGR
-    minus the network's mean, and continued by reflection, as far as the margin of the
-    network needs. The front end runs on one tile after another, of at most ``tile``
+    The images are enlarged by ``scale``, by default the network's, and continued by
+    reflection, as far as the margin of the network needs. The front end runs on one tile after another, of at most ``tile``
     (height, width) pixels, by default the network's ``input_size``: this is exact. Its
     logits are put together, and with ``context="whole"`` the context module runs once
     on all of them. Memory grows with the tile and, for logits and result alone, with
@@ -342,14 +341,12 @@ def _logits(
     progress: bool,
 ) -> Tensor:
     """Logits of cells, or of pixels where a deconvolution makes them."""
-    weight = next(network.parameters())
-    mean = torch.tensor(network.mean, device=weight.device)[:, None, None]
     bar = tqdm(total=len(rows) * len(columns), disable=not progress, unit="tile")
 
     def one(down: Cut, across: Cut) -> Tensor:
         pixels = torch.tensor(down[0])[:, None], torch.tensor(across[0])
         rgb = images[:, :, pixels[0], pixels[1]]
-        logits: Tensor = network.front((rgb.flip(1) - mean).to(weight))
+        logits: Tensor = network.front(network.normalised(rgb))
         logits = logits[:, :, down[1], across[1]]
         if context == "tiles":
             logits = after(logits)

@@ -121,7 +121,7 @@ class Config:
         data: camvid, voc2012, voc_animals, shapes, or the path of a folder of your own.
         stage: The front end alone; the context module on the logits of a front end that
             does not change; or both together.
-        network: The paper's, or a peer of torchvision.
+        network: The paper's, or a baseline of torchvision.
         start: Where weights come from: imagenet (downloaded), a file of VGG-16's
             convolutions for BGR pixels, a network of an earlier stage (.safetensors),
             or none: from scratch.

@@ -1,4 +1,4 @@
-"""Training: one loop for the paper's three stages, from scratch, and for peers."""
+"""Training: one loop for the paper's three stages, from scratch, and for baselines."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def train(
     """Train a network into a folder; the same call again goes on where it stopped.
 
     ``out`` gets checkpoints, a TensorBoard log, and in the end network.safetensors (a
-    peer's weights are not kept) and record.json, whose record is returned;
+    baseline's weights are not kept) and record.json, whose record is returned;
     ``experiment`` is its name. Past ``deadline``, of ``time.monotonic``, a checkpoint
     is written and None returned. Runs on the GPU where there is one, and in all
     processes that torchrun starts, of which the first returns the record.

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dilated_lib.data.labelled import VOID
-from dilated_lib.networks.baselines import Peer
+from dilated_lib.networks.baselines import Baseline
 from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.training.config import Recipe
 
@@ -32,7 +32,7 @@ class Stage(nn.Module):
 
     def __init__(
         self,
-        network: DilatedNetwork | Peer,
+        network: DilatedNetwork | Baseline,
         recipe: Recipe,
         *,
         class_weights: Tensor | None = None,
@@ -41,37 +41,28 @@ class Stage(nn.Module):
         super().__init__()
         self.network, self.recipe, self.frozen = network, recipe, frozen
         self.class_weights: Tensor | None
-        self.mean: Tensor
         self.register_buffer("class_weights", class_weights, persistent=False)
-        if isinstance(network, DilatedNetwork):
-            mean = torch.tensor(network.mean)[:, None, None]
-            self.register_buffer("mean", mean, persistent=False)
         for module in network.modules():
             if isinstance(module, nn.Dropout):
                 module.p = recipe.dropout
         if frozen:
-            assert isinstance(network, DilatedNetwork)
             network.front.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Stage":
         """As of any module; a frozen front end stays in evaluation."""
         super().train(mode)
         if self.frozen:
-            assert isinstance(self.network, DilatedNetwork)
             self.network.front.eval()
         return self
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """The sum of the losses of all pixels, or cells, that have a label."""
-        if isinstance(self.network, Peer):
-            return self._sum(self.network(images), labels)
-        bgr = images.flip(1) - self.mean
+        network = self.network
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            logits = self.network.front(bgr)
-        context = self.network.context
-        if not len(context):
+            logits = network.front(network.normalised(images))
+        if isinstance(network.context, nn.Identity):
             return self._sum(logits, labels)
-        loss = self._sum(context(logits), labels)
+        loss = self._sum(network.context(logits), labels)
         if self.recipe.auxiliary and not self.frozen:
             loss = loss + self.recipe.auxiliary * self._sum(logits, labels)
         return loss
@@ -92,9 +83,8 @@ class Stage(nn.Module):
         ).sum()
 
     def _at(self, labels: Tensor) -> Tensor:
-        if self.recipe.loss_at == "cells" and not isinstance(self.network, Peer):
-            return labels[:, ::8, ::8]
-        return labels
+        step = self.network.stride if self.recipe.loss_at == "cells" else 1
+        return labels[:, ::step, ::step]
 
     def weight(self, labels: Tensor) -> Tensor:
         """What to divide the sum by: the labelled pixels, or cells, with weights."""

@@ -18,8 +18,7 @@ from dilated_lib.data.labelled import DataSet, Sample, class_counts
 from dilated_lib.data.sets import open_data
 from dilated_lib.data.transforms import augmentation
 from dilated_lib.networks.architecture import Architecture, save_network
-from dilated_lib.networks.baselines import Peer
-from dilated_lib.networks.dilated import DilatedNetwork
+from dilated_lib.networks.weights import file_state
 from dilated_lib.prediction.metric import evaluate
 from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.records import Record, device_name, write
@@ -51,7 +50,7 @@ class Run:
     progress: bool
     data: DataSet
     counts: Tensor
-    architecture: Architecture
+    architecture: Architecture | None
     stage: Stage
     module: Callable[..., Any]  # the stage as Fabric runs it
     optimizer: Any
@@ -137,7 +136,7 @@ class Run:
                 "seconds": self.seconds,
                 "waited": self.waited,
                 "losses": self.losses,
-                "network": self.stage.network.state_dict(),
+                "network": file_state(self.stage.network),
                 "optimizer": self.optimizer.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),
             }
@@ -147,10 +146,7 @@ class Run:
     def shares(self, images: Tensor) -> Tensor:
         """Class probabilities of whole images, in float32; a GPU may use TF32."""
         network = self.stage.network
-        if isinstance(network, Peer):
-            return network.probabilities(images)
-        # so that a picture of CamVid, enlarged by 1.5, is one tile
-        return probabilities(network, images, tile=(1200, 1200))
+        return probabilities(network, images, scale=network.scale)
 
     def measure(self, split: str, *, flip: bool = False) -> dict[str, Any]:
         """Scores on a split."""
@@ -197,10 +193,9 @@ class Run:
                 for first in range(0, len(self.losses), part)
             ]
             metrics["waited"] = round(100 * self.waited / self.seconds, 1)
-            network = self.stage.network
-            if isinstance(network, DilatedNetwork):
+            if self.architecture:
                 path = self.out / "network.safetensors"
-                save_network(network, self.architecture, path)
+                save_network(self.stage.network, self.architecture, path)
             done = Record(
                 experiment=experiment,
                 seed=self.config.seed,
@@ -244,7 +239,8 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
     _seed(config.seed, 0)
     network, architecture, trained = build_network(config, data)
     if state:
-        network.load_state_dict(state["network"])
+        for name, tensor in file_state(network).items():
+            tensor.copy_(state["network"][name])
     recipe = config.recipe
     stage = Stage(
         network,
@@ -258,12 +254,9 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
     if config.compile:
         stage.compile()
     module, optimizer = fabric.setup(stage, optimizer)
-    margin = 0
-    if isinstance(network, DilatedNetwork):
-        margin = int(network.sizes[0].margin)
     augment = augmentation(
         cells=config.cells,
-        margin=margin,
+        margin=network.margin,
         scale=(config.scale * recipe.zoom[0], config.scale * recipe.zoom[1]),
         rotation=recipe.rotation,
         colour=recipe.colour,

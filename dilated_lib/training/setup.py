@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dilated_lib.data.labelled import DataSet
 from dilated_lib.networks.architecture import Architecture
-from dilated_lib.networks.baselines import Peer
+from dilated_lib.networks.baselines import Baseline
 from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.networks.vgg import fill
 from dilated_lib.networks.weights import load
@@ -20,15 +20,17 @@ __all__ = ["build_network", "build_optimizer", "check_start", "learning_rate"]
 
 def build_network(
     config: Config, data: DataSet
-) -> tuple[DilatedNetwork | Peer, Architecture, set[str]]:
+) -> tuple[DilatedNetwork | Baseline, Architecture | None, set[str]]:
     """The network, its architecture, and the names of parameters trained before.
+
+    A baseline is torchvision's, and has no architecture of this library.
 
     Raises ValueError for a start that does not fit.
 
     >>> from dilated_lib.data.sets import open_data
     >>> config = Config(data="shapes", width=4, fc_channels=8)
     >>> network, architecture, trained = build_network(config, open_data("shapes"))
-    >>> network.final.out_channels, trained
+    >>> network.front.final.out_channels, trained
     (4, set())
     """
     architecture = Architecture(
@@ -52,16 +54,16 @@ def build_network(
     if config.network != "dilated":
         if isinstance(start, Path):
             raise ValueError(
-                f"a peer starts from imagenet or from scratch, got {start}"
+                f"a baseline starts from imagenet or from scratch, got {start}"
             )
-        peer = Peer(config.network, len(data.palette), start, scale=config.scale)
-        body = {name for name, _ in peer.named_parameters() if "backbone" in name}
-        return peer, architecture, body if start else set()
-    if not _network_file(start):
-        network = architecture.build()
-        filled = fill(network.front, start) if start else set()
-        return network, architecture, filled
+        other = Baseline(config.network, len(data.palette), start, scale=config.scale)
+        body = {name for name, _ in other.named_parameters() if "backbone" in name}
+        return other, None, body if start else set()
     network = architecture.build()
+    network.input_size = (1200, 1200)  # one tile for CamVid, enlarged by 1.5
+    if not _network_file(start):
+        filled = fill(network.front, start) if start else set()
+        return network, architecture, {f"front.{name}" for name in filled}
     assert isinstance(start, Path)
     done = load(network, start, strict=False)
     new = [name for name in done.missing if not name.startswith("ctx_")]
@@ -71,7 +73,8 @@ def build_network(
             "one side only"
         )
     names = {name for name, _ in network.named_parameters()}
-    return network, architecture, names - set(done.missing)
+    new = {name for name in names if network.file_name(name) in done.missing}
+    return network, architecture, names - new
 
 
 def _network_file(start: object) -> bool:
@@ -138,8 +141,7 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
     Traceback (most recent call last):
     ValueError: relu1_1 is 0 everywhere on the first batch: the layers before it are ...
     """
-    network = stage.network
-    if not isinstance(network, DilatedNetwork):
+    if config.network != "dilated":
         return
     dead: list[str] = []
     hooks = [
@@ -148,7 +150,7 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
                 dead.append(name) if not output.any() else None
             )
         )
-        for name, layer in network.named_modules()
+        for name, layer in stage.network.named_modules()
         if isinstance(layer, nn.ReLU)
     ]
     stage.eval()
@@ -168,11 +170,12 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
         return
     if config.stage == "joint":
         loss /= 1 + config.recipe.auxiliary
-    guess = log(len(network.palette))
+    classes = len(stage.network.palette)
+    guess = log(classes)
     if not abs(loss - guess) < 0.5:
         raise ValueError(
             f"the first loss is {loss:.2f}; equal probabilities for "
-            f"{len(network.palette)} classes have ln C = {guess:.2f}. Something starts "
+            f"{classes} classes have ln C = {guess:.2f}. Something starts "
             "too large: the last layer, or weights that want smaller pixels than 0 to "
             "255"
         )
