@@ -3,12 +3,13 @@
 import os
 import pickle
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["latest", "write_checkpoint"]
+__all__ = ["latest", "remove_checkpoints", "write_checkpoint"]
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
@@ -69,6 +70,24 @@ def latest(folder: Path) -> dict[str, Any] | None:
             f"{files[-1]} is damaged or truncated; delete it to go on from {before}"
         ) from error
     return state
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run, whole or begun, and the folder if it is empty.
+
+    Other files in the folder stay, and then so does the folder.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_checkpoint(Path(folder) / "checkpoints", 10, {"step": 10})
+    ...     remove_checkpoints(Path(folder) / "checkpoints")
+    ...     (Path(folder) / "checkpoints").exists()
+    False
+    """
+    for file in [*_files(folder), *folder.glob("step-[0-9]*.part")]:
+        file.unlink()
+    with suppress(OSError):  # other files are in it, or it is a link
+        folder.rmdir()
 
 
 def _files(folder: Path) -> list[Path]:

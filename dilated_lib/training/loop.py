@@ -41,7 +41,8 @@ def train(
     killed ends, on one device and with ``deterministic``, in the same bits.
 
     Raises ValueError for what a start check finds, for a loss that is not finite, and
-    for a folder of another run; else as the data set and the files do.
+    for a folder of another run or the working folder; else as the data set and the
+    files do.
 
     >>> from tempfile import TemporaryDirectory
     >>> small = {"width": 4, "fc_channels": 8, "cells": (2, 3), "pictures": 2}
@@ -51,7 +52,12 @@ def train(
     >>> len(record.metrics["loss"])
     2
     """
-    out = Path(out)
+    given, out = out, Path(out)
+    if out.resolve() == Path.cwd():
+        raise ValueError(
+            "a run needs a folder of its own, not the working folder, got "
+            f"{str(given)!r}"
+        )
     if (out / "record.json").is_file():
         done = Record(**json.loads((out / "record.json").read_text())[0])
         require_same(done.config, config, out)

@@ -1,7 +1,6 @@
 """A run of training: what it is made of, one step of it, and how it is measured."""
 
 import json
-import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,11 @@ from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.prediction.metric import evaluate
 from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.training.checkpoints import latest, write_checkpoint
+from dilated_lib.training.checkpoints import (
+    latest,
+    remove_checkpoints,
+    write_checkpoint,
+)
 from dilated_lib.training.config import Config
 from dilated_lib.training.loss import Stage, layout, median_frequency_weights
 from dilated_lib.training.setup import (
@@ -210,7 +213,7 @@ class Run:
                 device=device_name(self.fabric.device),
             )
             write(self.out / "record.json", [done])
-            shutil.rmtree(self.out / "checkpoints")  # of large networks, gigabytes
+            remove_checkpoints(self.out / "checkpoints")  # of large networks, gigabytes
         self.fabric.barrier()
         return done
 

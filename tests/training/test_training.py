@@ -22,7 +22,11 @@ import dilated_lib as dl
 from dilated_lib.networks.weights import read_weights
 from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.records import Record
-from dilated_lib.training.checkpoints import latest, write_checkpoint
+from dilated_lib.training.checkpoints import (
+    latest,
+    remove_checkpoints,
+    write_checkpoint,
+)
 from dilated_lib.training.config import PAPER
 from dilated_lib.training.loss import Stage
 from dilated_lib.training.run import Run
@@ -278,6 +282,35 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["step-00000010.pt", "step-00000100.pt"]
     assert latest(tmp_path) == {"step": 100}
+
+
+def test_a_finished_run_deletes_its_own_files_alone(tmp_path):
+    kept = tmp_path / "checkpoints"
+    (kept / "step-of-mine").mkdir(parents=True)
+    for name in ("thesis.pt", "step-1.pt", "notes.part"):
+        (kept / name).write_text("mine")
+    (kept / "step-00000003.part").touch()  # of a run that was killed
+    dl.train(replace(TINY, steps=2), tmp_path)
+    names = {file.name for file in kept.iterdir()}
+    assert names == {"step-of-mine", "thesis.pt", "step-1.pt", "notes.part"}
+
+
+def test_a_folder_that_holds_checkpoints_alone_goes_with_them(tmp_path):
+    for folder in ("checkpoints", "elsewhere"):
+        write_checkpoint(tmp_path / folder, 1, {"step": 1})
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for folder in ("checkpoints", "link"):
+        remove_checkpoints(tmp_path / folder)
+    assert {file.name for file in tmp_path.iterdir()} == {"elsewhere", "link"}
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+@pytest.mark.parametrize("out", ["", ".", Path()])
+def test_the_working_folder_is_no_folder_of_a_run(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"a folder of its own.*got '\.?'"):
+        dl.train(TINY, out)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
