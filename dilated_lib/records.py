@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from dilated_lib.whole_files import written_whole
+
 __all__ = ["Record", "device_name", "read", "results", "write"]
 
 _HOME = Path(__file__).parent
@@ -92,10 +94,9 @@ def write(path: Path, records: Iterable[Record]) -> None:
     'traps/none'
     """
     text = json.dumps([asdict(record) for record in records], indent=1)
-    beside = path.with_suffix(".part")
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    beside.write_text(text + "\n")
-    beside.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as new:
+        new.write_text(text + "\n")
 
 
 def results() -> Path:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dilated_lib.networks.weights import read_weights
+from dilated_lib.whole_files import written_whole
 
 __all__ = ["published_weights"]
 
@@ -59,8 +60,9 @@ def _check(file: Path, digits: str) -> None:
         )
     whole = file.with_name(f"{file.name}.sha256")
     if not whole.is_file():
-        with suppress(OSError):  # a cache that cannot be written cannot be changed
-            whole.write_text(digest)
+        # a cache that cannot be written cannot be changed
+        with suppress(OSError), written_whole(whole) as new:
+            new.write_text(digest)
     elif (known := whole.read_text().strip()) != digest:
         raise ValueError(
             f"{file} has changed since its first use: {whole.name} says {known!r}, got "

@@ -1,6 +1,5 @@
 """Checkpoints that a killed run can go on from: whole files, the last two of them."""
 
-import os
 import pickle
 import re
 from contextlib import suppress
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from dilated_lib.whole_files import written_whole
 
 __all__ = ["latest", "remove_checkpoints", "write_checkpoint"]
 
@@ -29,15 +30,10 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{step:08d}.pt"
-    beside = file.with_suffix(".part")
     try:
-        with beside.open("wb") as stream:
+        with written_whole(file) as new, new.open("wb") as stream:
             torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(file)
     except (OSError, RuntimeError) as error:  # torch's writer raises the second
-        beside.unlink(missing_ok=True)
         raise OSError(
             f"{file} cannot be written ({error}); the checkpoints before it are whole"
         ) from error

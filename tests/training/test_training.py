@@ -2,8 +2,10 @@
 
 import errno
 import json
+import os
 import random
 import signal
+import stat
 import threading
 import time
 from dataclasses import replace
@@ -293,6 +295,53 @@ def test_a_finished_run_deletes_its_own_files_alone(tmp_path):
     dl.train(replace(TINY, steps=2), tmp_path)
     names = {file.name for file in kept.iterdir()}
     assert names == {"step-of-mine", "thesis.pt", "step-1.pt", "notes.part"}
+
+
+class Disk:
+    """What a power failure would leave: synced contents, under synced names."""
+
+    def __init__(self, monkeypatch):
+        self.contents, self.folders, self.lost = {}, {}, []
+        self.kept = []  # names that must be safe whenever a checkpoint goes
+        sync, unlink = os.fsync, os.unlink
+
+        def watched_sync(file):
+            sync(file)
+            status = os.fstat(file)
+            if stat.S_ISDIR(status.st_mode):
+                names = {one.name: one.inode() for one in os.scandir(file)}
+                self.folders[status.st_ino] = names
+            else:
+                self.contents[status.st_ino] = status.st_size
+
+        def watched_unlink(path, **options):
+            if Path(path).suffix == ".pt":
+                self.lost += [one for one in self.kept if not self.safe(one)]
+            unlink(path, **options)
+
+        monkeypatch.setattr(os, "fsync", watched_sync)
+        monkeypatch.setattr(os, "unlink", watched_unlink)
+
+    def safe(self, path):
+        status = path.stat()
+        named = self.folders.get(path.parent.stat().st_ino, {}).get(path.name)
+        written = self.contents.get(status.st_ino)
+        return named == status.st_ino and written == status.st_size
+
+
+def test_checkpoints_go_only_when_what_replaces_them_is_on_the_disk(
+    tmp_path, monkeypatch
+):
+    """The power may fail at any moment."""
+    disk = Disk(monkeypatch)
+    disk.kept = [tmp_path / "network.safetensors", tmp_path / "record.json"]
+    dl.train(replace(TINY, steps=2), tmp_path)
+    assert all(map(disk.safe, disk.kept)) and not disk.lost
+    assert not [*tmp_path.rglob("*.p*t")]
+    for step in range(3):
+        disk.kept = [tmp_path / f"step-{step:08d}.pt"]
+        write_checkpoint(tmp_path, step, {"step": step})
+    assert disk.safe(disk.kept[0]) and not disk.lost
 
 
 def test_a_folder_that_holds_checkpoints_alone_goes_with_them(tmp_path):
