@@ -65,6 +65,10 @@ def latest(folder: Path) -> dict[str, Any] | None:
         raise ValueError(
             f"{files[-1]} is damaged or truncated; delete it to go on from {before}"
         ) from error
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{files[-1]} is no checkpoint but a {type(state).__name__}; delete it"
+        )
     return state
 
 
@@ -81,7 +85,7 @@ def remove_checkpoints(folder: Path) -> None:
     False
     """
     for file in [*_files(folder), *folder.glob("step-[0-9]*.part")]:
-        file.unlink()
+        file.unlink(missing_ok=True)
     with suppress(OSError):  # other files are in it, or it is a link
         folder.rmdir()
 
