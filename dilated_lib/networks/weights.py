@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -96,8 +97,11 @@ def save(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
     state = {name: one.contiguous() for name, one in network.state_dict().items()}
-    with written_whole(path) as new:
-        save_file(state, new, metadata)
+    try:
+        with written_whole(path) as new:
+            save_file(state, new, metadata)
+    except SafetensorError as error:  # a full disk, for example
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def load(network: nn.Module, path: str | Path, *, strict: bool = True) -> Loaded:
