@@ -1,6 +1,5 @@
 """A picture in, a label map out: margin, tiles, upsampling, palette."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,6 +30,7 @@ from dilated_lib.prediction.any_network import (
     probabilities_by,
     resized,
 )
+from dilated_lib.whole_files import written_whole
 
 __all__ = ["Segmentation", "predict", "probabilities", "upsampled"]
 
@@ -69,12 +69,8 @@ class Segmentation:
             picture.putpalette(
                 [part for colour in self.palette.values() for part in colour]
             )
-        beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            picture.save(beside, "PNG")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with written_whole(path) as new:
+            picture.save(new, "PNG")
 
 
 @overload

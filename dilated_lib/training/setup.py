@@ -10,6 +10,7 @@ from dilated_lib.data.labelled import DataSet
 from dilated_lib.networks.architecture import Architecture
 from dilated_lib.networks.baselines import Peer
 from dilated_lib.networks.dilated import DilatedNetwork
+from dilated_lib.networks.imagenet import published_weights
 from dilated_lib.networks.vgg import fill
 from dilated_lib.networks.weights import load
 from dilated_lib.training.config import Config
@@ -54,9 +55,12 @@ def build_network(
             raise ValueError(
                 f"a peer starts from imagenet or from scratch, got {start}"
             )
-        peer = Peer(config.network, len(data.palette), start, scale=config.scale)
+        peer = Peer(config.network, len(data.palette), scale=config.scale)
+        if not start:
+            return peer, architecture, set()
+        _fill_backbone(peer)
         body = {name for name, _ in peer.named_parameters() if "backbone" in name}
-        return peer, architecture, body if start else set()
+        return peer, architecture, body
     if not _network_file(start):
         network = architecture.build()
         filled = fill(network.front, start) if start else set()
@@ -72,6 +76,15 @@ def build_network(
         )
     names = {name for name, _ in network.named_parameters()}
     return network, architecture, names - set(done.missing)
+
+
+def _fill_backbone(peer: Peer) -> None:
+    """Put torchvision's ImageNet weights into a peer's backbone, a ResNet-50."""
+    from torchvision.models import ResNet50_Weights
+
+    state = published_weights(ResNet50_Weights.IMAGENET1K_V1.url)
+    body = {name: one for name, one in state.items() if not name.startswith("fc.")}
+    peer.body.backbone.load_state_dict(body)
 
 
 def _network_file(start: object) -> bool:

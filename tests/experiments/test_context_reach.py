@@ -240,3 +240,11 @@ def test_the_command_explains_itself_and_refuses_what_it_does_not_know(
             assert "many" in printed.err
         for word in ("--seeds", "--steps", "The long version of chapter 10"):
             assert code or word in printed.out
+
+
+@pytest.mark.parametrize(
+    "options", [{"seeds": 0}, {"learning_rate": math.nan}, {"learning_rate": -1}]
+)
+def test_impossible_trainings_are_refused_before_the_work(options, tmp_path):
+    with pytest.raises(ValueError, match="seeds must be at least 1, and learning_rate"):
+        reach(tmp_path / "reach.json", **options)

@@ -435,6 +435,19 @@ def test_where_something_does_not_fit_one_sentence_says_so_and_nothing_is_writte
     assert not [*files.glob("*.part")]
 
 
+def test_the_picture_itself_is_no_output(files, capsys):
+    photo = files / "photo.png"
+    (files / "photo.jpg").rename(photo)
+    before = photo.read_bytes()
+    (files / "link.png").symlink_to(photo)
+    for output in (photo, files / "link.png"):
+        with pytest.raises(SystemExit) as caught:
+            segment(photo, output=output)
+        assert caught.value.code == 2
+        assert "is the picture itself" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
 def test_the_output_is_checked_before_the_work(files, capsys):
     for output in (files / "labels.jpg", files / "no" / "labels.png"):
         with pytest.raises(SystemExit):
