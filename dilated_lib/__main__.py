@@ -1,6 +1,13 @@
-"""The command line: ``python -m dilated_lib COMMAND``, with ``--help`` for each."""
+"""The command line: ``python -m dilated_lib COMMAND``, with ``--help`` for each.
 
+``--version`` prints the library's version. With ``--debug`` a command that fails shows
+the traceback before its sentence.
+"""
+
+import argparse
+import logging
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import tyro
@@ -13,7 +20,6 @@ from dilated_lib.experiments.context_reach import reach
 from dilated_lib.experiments.vgg_erf import erf
 
 if __name__ == "__main__":
-    told = one_sentence()  # as the commands tell what is wrong
     every: dict[str, Callable[..., Any]] = {
         "rf": cli.rf,
         "sizes": cli.sizes,
@@ -22,13 +28,24 @@ if __name__ == "__main__":
         "train": cli.train,
         "plan": cli.plan,
         "download": cli.download,
-        "erf": told(erf),
-        "heads": told(heads),
-        "reach": told(reach),
-        "starts": told(context_initialisation.measure),
-        "traps": told(traps.measure),
+        "erf": erf,
+        "heads": heads,
+        "reach": reach,
+        "starts": context_initialisation.measure,
+        "traps": traps.measure,
         "changes": cli.changes,
         "throughput": cli.throughput,
         "speed": cli.speed,
     }
-    tyro.extras.subcommand_cli_from_dict(every, description=__doc__)
+    prog = "python -m dilated_lib"
+    common = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    common.add_argument("--debug", action="store_true")
+    common.add_argument("--version", action="version", version=version("dilated-lib"))
+    asked, words = common.parse_known_args()
+    if asked.debug:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("dilated_lib").setLevel(logging.DEBUG)
+    with one_sentence():  # also what a command does not tell by itself
+        tyro.extras.subcommand_cli_from_dict(
+            every, prog=prog, description=__doc__, args=words
+        )

@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["Record", "device_name", "read", "results", "write"]
+from dilated_lib.whole_files import written_whole
+
+__all__ = ["Record", "device_name", "read", "read_file", "results", "write"]
 
 _HOME = Path(__file__).parent
 
@@ -92,10 +94,9 @@ def write(path: Path, records: Iterable[Record]) -> None:
     'traps/none'
     """
     text = json.dumps([asdict(record) for record in records], indent=1)
-    beside = path.with_suffix(".part")
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    beside.write_text(text + "\n")
-    beside.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as new:
+        new.write_text(text + "\n")
 
 
 def results() -> Path:
@@ -120,7 +121,19 @@ def read(name: str) -> list[Record]:
     if not path.is_file():
         there = sorted(one.stem for one in results().glob("*.json"))
         raise FileNotFoundError(f"no records called {name!r}; there are {there}")
+    return read_file(path)
+
+
+def read_file(path: Path) -> list[Record]:
+    """Return the records of a file. Raises ValueError, with its name, if it is broken.
+
+    >>> read_file(results() / "traps.json")[0].experiment
+    'traps/none'
+    """
     try:
-        return [Record(**one) for one in json.loads(path.read_text())]
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path.name} is no list of records: {error}") from error
+        rows = json.loads(path.read_text())
+        if not isinstance(rows, list):
+            raise TypeError(f"it holds a {type(rows).__name__}")
+        return [Record(**row) for row in rows]
+    except (ValueError, TypeError) as error:  # the first: no JSON, or no text
+        raise ValueError(f"{path} is no list of records: {error}") from error

@@ -1,17 +1,43 @@
 """Errors as one sentence."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
+
+import torch
 
 __all__ = ["one_sentence"]
 
+_LOG = logging.getLogger(__name__)  # --debug shows what it is told
+
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
-    """Exit code 2, and what was wrong, without a traceback."""
+def one_sentence(*, goes_on: bool = False) -> Iterator[None]:
+    """End the program with one sentence where a traceback would stand otherwise.
+
+    The exit code is 2 for what does not fit and for too little memory, and 130 for
+    Ctrl-C. ``goes_on`` tells that the command, typed again, goes on where it was.
+    """
+    again = "goes on where it stopped" if goes_on else "begins anew"
     try:
         yield
+    except KeyboardInterrupt:
+        _end(130, f"Interrupted; the same command {again}.")
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(2, str(error))
+    except (MemoryError, RuntimeError) as error:
+        words = str(error) or "the machine has no more"
+        if not (
+            isinstance(error, MemoryError | torch.OutOfMemoryError)
+            or "can't allocate memory" in words
+        ):
+            raise
+        _end(2, f"there is not enough memory: {words.splitlines()[0]}")
+
+
+def _end(code: int, sentence: str) -> NoReturn:
+    _LOG.debug("What happened:", exc_info=True)
+    print(sentence, file=sys.stderr)
+    raise SystemExit(code) from None

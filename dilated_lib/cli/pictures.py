@@ -63,6 +63,11 @@ def segment(
     with one_sentence():
         if output.suffix.lower() != ".png" or not output.parent.is_dir():
             raise ValueError(f"{output} must be a .png file in a folder that is there")
+        if output.is_file() and image.is_file() and output.samefile(image):
+            raise ValueError(
+                f"{output} is the picture itself, which stays: choose "
+                "another name for the label map"
+            )
         if network and not weights:
             raise ValueError(f"{network} needs its weights: --weights FILE")
         if network and weights:
@@ -141,5 +146,5 @@ def download(name: Literal["camvid", "voc2012"], /) -> None:
     """
     from dilated_lib.data import sets
 
-    with one_sentence():
+    with one_sentence(goes_on=True):
         sets.download(name, progress=True)

@@ -59,7 +59,7 @@ def rf(
         print(dumps(whole, indent=1))
         return
     names = [f"{layer.module} {layer.operation}" for layer in answer.layers]
-    widest = max(map(len, names))
+    widest = max(map(len, ["layer", *names]))
     print(f"{'layer':{widest}} {'units':>11} {'size':>11} {'stride':>9} {'padding':>9}")
     for name, layer in zip(names, answer.layers, strict=True):
         columns = [

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -46,7 +47,7 @@ def train(
     """
     from dilated_lib.training import loop
 
-    with one_sentence():
+    with one_sentence(goes_on=True):
         done = loop.train(config, out, experiment=experiment, progress=True)
     if done:
         for split in ("val", "test"):
@@ -87,7 +88,9 @@ def plan(
 
     if tier is None and not next:
         return _list(runs)
-    with one_sentence():
+    with one_sentence(goes_on=True):
+        if not 0 <= minutes < inf:
+            raise ValueError(f"minutes must be 0 or more, and finite, got {minutes}")
         if next:
             one = plan.next_run(tier or "all", runs=runs, weights=weights)
             if one is None:
@@ -185,7 +188,8 @@ def throughput(
     if not gpu:
         zeros = runs["camvid/imagenet/padded front"]
         configs = {"zeros": zeros, "margin": replace(zeros, padding="none")}
-    module.throughput(out, configs, compiled=compiled, side=8192 if gpu else 4096)
+    with one_sentence():
+        module.throughput(out, configs, compiled=compiled, side=8192 if gpu else 4096)
 
 
 def speed(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from dilated_lib.data.labelled import VOID, DataSet, LabelledPictures
 from dilated_lib.data.palettes import CAMVID
+from dilated_lib.whole_files import written_whole
 
 __all__ = ["camvid", "download_camvid"]
 
@@ -113,12 +113,8 @@ def download_camvid(root: Path, *, progress: bool = False) -> None:
         if _blob(content) != wanted[path]:
             raise OSError(f"{path} was damaged on its way; try again")
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f"{file.name}.{os.getpid()}.part")
-        try:
-            beside.write_bytes(content)
-            beside.replace(file)
-        finally:
-            beside.unlink(missing_ok=True)
+        with written_whole(file) as new:
+            new.write_bytes(content)
 
     with ThreadPoolExecutor(8) as pool:
         done = pool.map(fetch, wanted)

@@ -78,6 +78,15 @@ def folder(root: Path) -> DataSet:
                     f"{split}.txt lists {name}, which is no picture's name, without "
                     f".jpg or .png, in {root / 'pictures'}"
                 )
+    where: dict[str, str] = {}
+    for split, chosen in names.items():
+        for name in chosen:
+            if name in where:
+                raise ValueError(
+                    f"{split}.txt lists {name}, which {where[name]}.txt has listed: a "
+                    "picture must stand once, in one list"
+                )
+            where[name] = split
     splits = {
         split: partial(
             LabelledPictures,
@@ -93,7 +102,15 @@ def _class(number: int, line: str, listing: Path) -> tuple[str, Colour]:
     words = line.split()
     if not words:
         raise ValueError(f"line {number + 1} of {listing} is empty")
-    if len(words) < 4 or not all(word.isdecimal() for word in words[-3:]):
+    coloured = len(words) > 3 and all(word.isdecimal() for word in words[-3:])
+    rest = words[1:-3] if coloured else words[1:]
+    odd = [one for one in rest if one[0] == "#" or not one.strip("0123456789+-.,")]
+    if odd and not (odd == rest[-1:] and odd[0].isdecimal()):  # "class 7" is a name
+        raise ValueError(
+            f"line {number + 1} of {listing} must be a name, or a name and a colour of "
+            f"three whole numbers, got {line.strip()!r}"
+        )
+    if not coloured:
         return " ".join(words), voc_colour(number)
     red, green, blue = map(int, words[-3:])
     if max(red, green, blue) > 255:

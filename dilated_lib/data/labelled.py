@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from tqdm import tqdm
 
 from dilated_lib.data.palettes import Colour
-from dilated_lib.data.pictures import read_picture
+from dilated_lib.data.pictures import FORMATS, read_picture
 
 __all__ = ["VOID", "DataSet", "LabelledPictures", "Sample", "class_counts"]
 
@@ -105,7 +105,7 @@ def _read_ids(file: Path) -> NDArray[np.uint8]:
     try:
         if file.suffix == ".mat":
             return _matrix(file)
-        with Image.open(file) as picture:
+        with Image.open(file, formats=FORMATS) as picture:
             kind = f"{picture.format} {picture.mode}"
             if picture.format == "PNG":
                 # as stored: Pillow stretches grey of 2 and 4 bits, which changes ids

@@ -7,7 +7,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-__all__ = ["Picture", "read_picture"]
+__all__ = ["FORMATS", "Picture", "read_picture"]
+
+# Pillow knows more, and for some of them it starts another program
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 
 Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
@@ -36,7 +39,7 @@ def read_picture(picture: Picture) -> NDArray[np.uint8]:
     name = "the picture" if isinstance(picture, Image.Image) else Path(picture).name
     try:
         if not isinstance(picture, Image.Image):
-            with Image.open(picture) as file:
+            with Image.open(picture, formats=FORMATS) as file:
                 file.load()
                 picture = file
         kind = picture.format

@@ -1,6 +1,7 @@
 """How far do context modules see, and do they use it? The record of chapter 10."""
 
 import time
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,11 @@ def reach(
         test_scenes: Scenes to measure on; pixels at distance 20 must be among them.
         size: Height and width of a picture in pixels.
     """
+    if seeds < 1 or not 0 < learning_rate < inf:
+        raise ValueError(
+            "seeds must be at least 1, and learning_rate a number above 0, got "
+            f"{seeds} and {learning_rate}"
+        )
     config = {
         "steps": steps,
         "learning_rate": learning_rate,

@@ -1,6 +1,5 @@
 """All runs behind the book's results: in tiers, resumable, with what they cost."""
 
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from dilated_lib.dilation.cost import measure
 from dilated_lib.experiments.throughput import operations, training_step
 from dilated_lib.networks.architecture import open_network, save_network
 from dilated_lib.prediction.bfloat16 import has_bfloat16
-from dilated_lib.records import Record, write
+from dilated_lib.records import Record, read_file, write
 from dilated_lib.training.config import MODERN, PAPER, Config
 from dilated_lib.training.loop import train
 
@@ -376,13 +375,13 @@ def _gather(runs: Path, out: Path) -> None:
     """All records of the runs, one file for each data set; others there stay."""
     found: dict[str, list[Record]] = {}
     for file in sorted(runs.rglob("record.json")):
-        record = Record(**json.loads(file.read_text())[0])
-        found.setdefault(record.experiment.split("/")[0], []).append(record)
+        for record in read_file(file):
+            found.setdefault(record.experiment.split("/")[0], []).append(record)
     for name, records in found.items():
         file = out / f"{name}.json"
         runs_of = {(one.experiment, one.seed): one for one in records}
-        before = json.loads(file.read_text()) if file.is_file() else []
-        kept = {(one["experiment"], one["seed"]): Record(**one) for one in before}
+        before = read_file(file) if file.is_file() else []
+        kept = {(one.experiment, one.seed): one for one in before}
         both = kept | runs_of
         write(file, [both[key] for key in sorted(both)])
 

@@ -260,7 +260,7 @@ def _modules(module: ContextModule, x: Tensor) -> dict[str, Callable[[], object]
         plain.layers[at] = nn.Conv2d(*shape, padding=pad, dilation=d)
         full.layers[at] = DilatedConv2d(*more, kernel, padding=pad, dilation=d)
         undilated.layers[at] = DilatedConv2d(*shape, padding=kernel // 2)
-    full.num_classes = -(-module.num_classes // 8) * 8
+    full.in_channels = full.num_classes = -(-module.num_classes // 8) * 8
     wide = F.pad(x, (0, 0, 0, 0, 0, full.num_classes - module.num_classes))
     full.to(x).to(memory_format=order)
     for other in (plain, undilated):

@@ -8,6 +8,8 @@ import torch
 
 from dilated_lib.fields.effective import effective_receptive_field
 from dilated_lib.fields.tracing import receptive_field
+from dilated_lib.networks.imagenet import published_weights
+from dilated_lib.networks.weights import read_weights
 from dilated_lib.records import Record, device_name, write
 
 __all__ = ["erf"]
@@ -34,6 +36,19 @@ def erf(
     from skimage import data  # neither is needed to import the library
     from torchvision.models import VGG16_Weights, vgg16
 
+    if crops < 1:
+        raise ValueError(f"crops must be at least 1, got {crops}")
+    if weights:
+        state = read_weights(weights)
+    else:  # for RGB, of the same scale
+        state = {
+            name.removeprefix("features."): one
+            for name, one in published_weights(
+                VGG16_Weights.IMAGENET1K_FEATURES.url
+            ).items()
+            if name.startswith("features.")
+        }
+        state["0.weight"] = state["0.weight"].flip(1)
     names = ("astronaut", "coffee", "chelsea", "rocket")
     photographs = [getattr(data, name)() for name in names]
     draw = torch.Generator().manual_seed(0)
@@ -52,14 +67,8 @@ def erf(
     for trained in (False, True):
         begin = time.perf_counter()
         layers = vgg16().features[:30]
-        if trained and weights:
-            layers.load_state_dict(torch.load(weights, weights_only=True))
-        elif trained:  # RGB, of the same scale
-            state = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(progress=False)
-            layers.load_state_dict(
-                {k: state[f"features.{k}"] for k in layers.state_dict()}
-            )
-            layers[0].weight.data = layers[0].weight.data.flip(1)
+        if trained:
+            layers.load_state_dict(state)
         field, _ = receptive_field(layers, (3, 224, 224))
         whole = effective_receptive_field(layers, bgr)
         inside = slice(field.start(7), field.end(7) + 1)

@@ -15,7 +15,7 @@ from dilated_lib.data.palettes import Colour
 from dilated_lib.networks.context import ContextModule
 from dilated_lib.networks.dilated import DilatedNetwork, Upsampling, Weights
 from dilated_lib.networks.vgg import Padding, front_end
-from dilated_lib.networks.weights import load, save
+from dilated_lib.networks.weights import file_state, load, save
 from dilated_lib.records import results
 
 __all__ = ["Architecture", "open_network", "save_network", "small_network"]
@@ -102,8 +102,8 @@ def save_network(
             "the architecture is another network's: its front end's padding is "
             f"{architecture.padding!r}"
         )
-    wanted = built.state_dict()
-    for name, one in network.state_dict().items():
+    wanted = file_state(built)
+    for name, one in file_state(network).items():
         if name not in wanted or wanted.pop(name).shape != one.shape:
             raise ValueError(
                 f"the architecture is another network's: it has no {name} with shape "

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dilated_lib.networks.imagenet import published_weights
+
 __all__ = ["Baseline"]
 
 
@@ -35,13 +37,16 @@ class Baseline(nn.Module):
         from torchvision.models import ResNet50_Weights, segmentation
 
         super().__init__()
-        self.scale = scale
-        backbone = ResNet50_Weights.IMAGENET1K_V1 if weights else None
-        self.front = _Logits(
-            getattr(segmentation, name)(
-                weights=None, weights_backbone=backbone, num_classes=num_classes
-            )
+        self.num_classes, self.scale = num_classes, scale
+        body = getattr(segmentation, name)(
+            weights=None, weights_backbone=None, num_classes=num_classes
         )
+        if weights:
+            state = published_weights(ResNet50_Weights.IMAGENET1K_V1.url)
+            classifier = {one for one in state if one.startswith("fc.")}
+            kept = {one: state[one] for one in state.keys() - classifier}
+            body.backbone.load_state_dict(kept)
+        self.front = _Logits(body)
         self.context = nn.Identity()
         self.mean: Tensor
         self.deviation: Tensor
@@ -54,7 +59,7 @@ class Baseline(nn.Module):
             )
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) with ImageNet's mean 0 and deviation 1 in each channel."""
+        """Images (N, 3, H, W) as the weights want them: mean 0, deviation 1."""
         return (images - self.mean) / self.deviation
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """A front end and a context module behind it, layer by layer."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import groupby
@@ -87,7 +88,7 @@ class DilatedNetwork(nn.Module):
         self.context = nn.Identity() if context is None else context
         self.upsample = bilinear_deconvolution(len(palette), 8) if upsample else None
         self.palette, self.mean, self.input_size = dict(palette), mean, input_size
-        self.scale = scale
+        self.num_classes, self.scale = len(palette), scale
         self.upsampling: Upsampling = "deconvolution" if upsample else upsampling
         *own, last = front._modules
         self._file_names = {f"front.{name}": name for name in own}
@@ -95,11 +96,15 @@ class DilatedNetwork(nn.Module):
         if context is not None:
             for place, name in enumerate(_released_names(context)):
                 self._file_names[f"context.layers.{place}"] = prefix + name
+        for name, count in Counter(self._file_names.values()).items():
+            if count > 1:
+                raise ValueError(f"two layers would be called {name} in files")
 
     def file_name(self, name: str) -> str:
         """What files call a parameter, "conv1_1.bias" for "front.conv1_1.bias"."""
-        layer, _, kind = name.rpartition(".")
-        return f"{self._file_names[layer]}.{kind}"
+        pairs = self._file_names.items()
+        own, layer = next(pair for pair in pairs if name.startswith(f"{pair[0]}."))
+        return layer + name.removeprefix(own)
 
     @cached_property
     def sizes(self) -> tuple[InputSizes, InputSizes]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dilated_lib.dilation.layer import DilatedConv2d
+from dilated_lib.networks.imagenet import published_weights
 from dilated_lib.networks.weights import converted, fits, read_weights
 
 __all__ = ["Padding", "fill", "front_end", "fully_convolutional"]
@@ -50,10 +51,10 @@ def front_end(
 
     ``weights`` fills the 13 convolutions, and fc6 and fc7 if they are there and have
     the width of these: "imagenet" downloads torchvision's ``IMAGENET1K_FEATURES`` and
-    checks its hash; a path is a file with torchvision's names or Caffe's, whose
-    conv1_1 reads its channels in ``channel_order``. It must be made for values from 0
-    to 255: torchvision's ``IMAGENET1K_V1`` is not. What is not filled is drawn as for
-    ReLUs (He et al. 2015), and ``final`` from N(0, 0.001²), as in the released
+    checks its hash at every use; a path is a file with torchvision's names or Caffe's,
+    whose conv1_1 reads its channels in ``channel_order``. It must be made for values
+    from 0 to 255: torchvision's ``IMAGENET1K_V1`` is not. What is not filled is drawn
+    as for ReLUs (He et al. 2015), and ``final`` from N(0, 0.001²), as in the released
     training: a new network's loss is ln C.
 
     Three variants are not the paper's. ``fc_channels`` below 4096 makes fc6 and fc7
@@ -176,9 +177,7 @@ def _layers(
 def _downloaded() -> dict[str, Tensor]:
     from torchvision.models import VGG16_Weights  # the library does without otherwise
 
-    state: dict[str, Tensor] = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(
-        progress=False, check_hash=True
-    )
+    state = published_weights(VGG16_Weights.IMAGENET1K_FEATURES.url)
     # the classifier in this file is not a number
     return {name: one for name, one in state.items() if name.startswith("features.")}
 

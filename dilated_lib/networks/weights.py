@@ -3,7 +3,6 @@
 Read are safetensors, PyTorch state dicts and Caffe models; written are safetensors.
 """
 
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dilated_lib.networks.caffe import read_caffemodel
+from dilated_lib.whole_files import written_whole
 
 __all__ = ["Loaded", "converted", "file_state", "fits", "load", "read_weights", "save"]
 
@@ -95,13 +96,12 @@ def save(
         raise ValueError(f"weights are saved as .safetensors, got {path.name}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     state = {name: one.contiguous() for name, one in file_state(network).items()}
     try:
-        save_file(state, beside, metadata)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        with written_whole(path) as new:
+            save_file(state, new, metadata)
+    except SafetensorError as error:  # a full disk, for example
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def file_state(network: nn.Module) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
+from threading import Lock
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = ["check_scale", "evaluating", "name_of", "probabilities_by", "resized"]
+
+_CHANGING = Lock()  # held while modes change, not while a network computes
+_IN_USE: dict[nn.Module, tuple[int, bool]] = {}  # by how many, and the mode before
 
 
 def probabilities_by(
@@ -55,16 +59,27 @@ def check_scale(scale: float) -> None:
 
 @contextmanager
 def evaluating(network: object) -> Iterator[None]:
-    """Dropout and batch norm as in evaluation; afterwards each mode is as it was."""
+    """Dropout and batch norm as in evaluation; afterwards each mode is as it was.
+
+    Several threads may use a network at the same time: the first to come changes a
+    module's mode, and the last to leave changes it back.
+    """
     modules = [*network.modules()] if isinstance(network, nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
+    with _CHANGING:
         for module in modules:
+            users, mode = _IN_USE.get(module, (0, module.training))
+            _IN_USE[module] = users + 1, mode
             module.training = False
+    try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+        with _CHANGING:
+            for module in modules:
+                users, mode = _IN_USE.pop(module)
+                if users > 1:
+                    _IN_USE[module] = users - 1, mode
+                else:
+                    module.training = mode
 
 
 def resized(images: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,6 +1,5 @@
 """A picture in, a label map out: margin, tiles, upsampling, palette."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,6 +30,7 @@ from dilated_lib.prediction.any_network import (
     probabilities_by,
     resized,
 )
+from dilated_lib.whole_files import written_whole
 
 __all__ = ["Segmentation", "predict", "probabilities", "upsampled"]
 
@@ -69,12 +69,8 @@ class Segmentation:
             picture.putpalette(
                 [part for colour in self.palette.values() for part in colour]
             )
-        beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            picture.save(beside, "PNG")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with written_whole(path) as new:
+            picture.save(new, "PNG")
 
 
 @overload
@@ -171,12 +167,13 @@ def probabilities(
     "half_pixel". Of the options ``scale`` alone is for these.
 
     The images are enlarged by ``scale``, by default the network's, and continued by
-    reflection, as far as the margin of the network needs. The front end runs on one tile after another, of at most ``tile``
-    (height, width) pixels, by default the network's ``input_size``: this is exact. Its
-    logits are put together, and with ``context="whole"`` the context module runs once
-    on all of them. Memory grows with the tile and, for logits and result alone, with
-    the image: the largest map of a tile of 900 × 900 pixels takes 207 MB. It runs where
-    the network's weights are, and its layers in their precision.
+    reflection, as far as the margin of the network needs. The front end runs on one
+    tile after another, of at most ``tile`` (height, width) pixels, by default the
+    network's ``input_size``: this is exact. Its logits are put together, and with
+    ``context="whole"`` the context module runs once on all of them. Memory grows with
+    the tile and, for logits and result alone, with the image: the largest map of a tile
+    of 900 × 900 pixels takes 207 MB. It runs where the network's weights are, and its
+    layers in their precision.
 
     A front end that pads inside needs no margin: an image is continued to whole cells
     only, and is one tile if it is no larger than one. Else each tile reads the real

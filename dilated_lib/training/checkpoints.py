@@ -1,14 +1,16 @@
 """Checkpoints that a killed run can go on from: whole files, the last two of them."""
 
-import os
 import pickle
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["latest", "write_checkpoint"]
+from dilated_lib.whole_files import written_whole
+
+__all__ = ["latest", "remove_checkpoints", "write_checkpoint"]
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
@@ -28,15 +30,10 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{step:08d}.pt"
-    beside = file.with_suffix(".part")
     try:
-        with beside.open("wb") as stream:
+        with written_whole(file) as new, new.open("wb") as stream:
             torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(file)
     except (OSError, RuntimeError) as error:  # torch's writer raises the second
-        beside.unlink(missing_ok=True)
         raise OSError(
             f"{file} cannot be written ({error}); the checkpoints before it are whole"
         ) from error
@@ -68,7 +65,29 @@ def latest(folder: Path) -> dict[str, Any] | None:
         raise ValueError(
             f"{files[-1]} is damaged or truncated; delete it to go on from {before}"
         ) from error
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{files[-1]} is no checkpoint but a {type(state).__name__}; delete it"
+        )
     return state
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run, whole or begun, and the folder if it is empty.
+
+    Other files in the folder stay, and then so does the folder.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_checkpoint(Path(folder) / "checkpoints", 10, {"step": 10})
+    ...     remove_checkpoints(Path(folder) / "checkpoints")
+    ...     (Path(folder) / "checkpoints").exists()
+    False
+    """
+    for file in [*_files(folder), *folder.glob("step-[0-9]*.part")]:
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # other files are in it, or it is a link
+        folder.rmdir()
 
 
 def _files(folder: Path) -> list[Path]:

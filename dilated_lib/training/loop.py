@@ -1,6 +1,5 @@
 """Training: one loop for the paper's three stages, from scratch, and for baselines."""
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -8,17 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 from dilated_lib.data.batches import batches
-from dilated_lib.records import Record
+from dilated_lib.records import Record, read_file
+from dilated_lib.training.checkpoints import remove_checkpoints
 from dilated_lib.training.config import Config
 from dilated_lib.training.run import Run, begin, require_same
 
 __all__ = ["train"]
+
+_PATIENCE = 6  # seconds
 
 
 def train(
@@ -40,8 +44,10 @@ def train(
     Everything that is drawn depends on the seed and the step alone. So a run that was
     killed ends, on one device and with ``deterministic``, in the same bits.
 
-    Raises ValueError for what a start check finds, for a loss that is not finite, and
-    for a folder of another run; else as the data set and the files do.
+    Raises ValueError for what a start check finds, for a loss that is not finite, for
+    data that changed since the run began, and for a folder that is the working folder,
+    another run's, or in use; OSError if the folder cannot be written; else as the data
+    set and the files do.
 
     >>> from tempfile import TemporaryDirectory
     >>> small = {"width": 4, "fc_channels": 8, "cells": (2, 3), "pictures": 2}
@@ -51,13 +57,68 @@ def train(
     >>> len(record.metrics["loss"])
     2
     """
-    out = Path(out)
-    if (out / "record.json").is_file():
-        done = Record(**json.loads((out / "record.json").read_text())[0])
-        require_same(done.config, config, out)
-        return done
-    with _settings(config.deterministic), torch.random.fork_rng(devices=()):
+    given, out = out, Path(out)
+    if out.resolve() == Path.cwd():
+        raise ValueError(
+            "a run needs a folder of its own, not the working folder, got "
+            f"{str(given)!r}"
+        )
+    with (
+        _locked(out),
+        _settings(config.deterministic),
+        torch.random.fork_rng(devices=()),
+    ):
+        if (out / "record.json").is_file():
+            return _done(config, out)
         return _train(config, out, experiment, deadline, progress)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, and clear what a killed one left half written.
+
+    Of several processes the first one does it for all.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # processes that read pictures for a killed run live on for five seconds
+        lock = FileLock(out / ".lock", timeout=_PATIENCE).acquire()
+    except Timeout:
+        raise ValueError(
+            f"another run is writing into {out}; wait, or end it"
+        ) from None
+    except OSError as error:
+        raise OSError(f"a run cannot write into {out}: {error}") from error
+    with lock:
+        for name in ("network.safetensors", "record.json"):
+            for half in out.glob(f"{name}.*.part"):
+                half.unlink()
+        yield
+
+
+def _done(config: Config, out: Path) -> Record:
+    """Return the record of a run that has ended, if its files are whole."""
+    file = out / "record.json"
+    records = read_file(file)
+    if len(records) != 1:
+        raise ValueError(f"{file} must hold the record of one run, got {len(records)}")
+    require_same(records[0].config, config, out)
+    if config.network == "dilated":
+        network = out / "network.safetensors"
+        try:
+            with safe_open(network, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"{out} has a record, but {network.name} is missing or damaged "
+                f"({error}); delete {file.name} to train the network again"
+            ) from error
+    if os.environ.get("RANK", "0") == "0":
+        remove_checkpoints(out / "checkpoints")  # left if a run was killed in between
+    return records[0]
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A run of training: what it is made of, one step of it, and how it is measured."""
 
+import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,11 +18,16 @@ from dilated_lib.data.labelled import DataSet, Sample, class_counts
 from dilated_lib.data.sets import open_data
 from dilated_lib.data.transforms import augmentation
 from dilated_lib.networks.architecture import Architecture, save_network
+from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.networks.weights import file_state
 from dilated_lib.prediction.metric import evaluate
 from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.records import Record, device_name, write
-from dilated_lib.training.checkpoints import latest, write_checkpoint
+from dilated_lib.training.checkpoints import (
+    latest,
+    remove_checkpoints,
+    write_checkpoint,
+)
 from dilated_lib.training.config import Config
 from dilated_lib.training.loss import Stage, layout, median_frequency_weights
 from dilated_lib.training.setup import (
@@ -131,6 +136,7 @@ class Run:
         if self.fabric.global_rank == 0:
             state = {
                 "config": _plain(self.config),
+                "data": _digests(self.config, self.data),
                 "counts": self.counts,
                 "step": self.step,
                 "seconds": self.seconds,
@@ -195,7 +201,8 @@ class Run:
             metrics["waited"] = round(100 * self.waited / self.seconds, 1)
             if self.architecture:
                 path = self.out / "network.safetensors"
-                save_network(self.stage.network, self.architecture, path)
+                network: DilatedNetwork = self.stage.network  # type: ignore[assignment]
+                save_network(network, self.architecture, path)
             done = Record(
                 experiment=experiment,
                 seed=self.config.seed,
@@ -205,7 +212,7 @@ class Run:
                 device=device_name(self.fabric.device),
             )
             write(self.out / "record.json", [done])
-            shutil.rmtree(self.out / "checkpoints")  # of large networks, gigabytes
+            remove_checkpoints(self.out / "checkpoints")  # of large networks, gigabytes
         self.fabric.barrier()
         return done
 
@@ -218,10 +225,20 @@ def _first(data: Dataset[Sample], count: int) -> Dataset[Sample]:
 def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
     """A new run, or the newest checkpoint of one."""
     state = latest(out / "checkpoints")
-    if state:
-        require_same(state["config"], config, out)
     data = open_data(config.data)
-    if state:
+    if state is not None:
+        if missing := _KEYS - state.keys():
+            raise ValueError(
+                f"the newest checkpoint in {out / 'checkpoints'} is none of a run, it "
+                f"lacks {', '.join(sorted(missing))}; delete it"
+            )
+        require_same(state["config"], config, out)
+        before, now = state.get("data", {}), _digests(config, data)
+        if other := [name for name, digest in before.items() if digest != now[name]]:
+            raise ValueError(
+                f"the {' and the '.join(other)} of {config.data} are not those with "
+                f"which the run in {out} began; restore them, or choose another folder"
+            )
         counts = state["counts"]
     else:
         pictures = _first(data.split("train"), config.pictures)
@@ -239,8 +256,7 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
     _seed(config.seed, 0)
     network, architecture, trained = build_network(config, data)
     if state:
-        for name, tensor in file_state(network).items():
-            tensor.copy_(state["network"][name])
+        _restore(network, state["network"], out)
     recipe = config.recipe
     stage = Stage(
         network,
@@ -277,6 +293,40 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
     return run
 
 
+_KEYS = {
+    *("config", "counts", "step", "seconds", "waited", "losses"),
+    *("network", "optimizer", "precision"),
+}
+
+
+def _digests(config: Config, data: DataSet) -> dict[str, str]:
+    """Digests of what must not change while a run goes on: classes and pictures."""
+    splits = ("train", "val", "test") if config.test else ("train", "val")
+    names = {}
+    for name in splits:
+        split = data.split(name)
+        count = len(split)  # type: ignore[arg-type]
+        names[name] = [split.name(index) for index in range(count)]  # type: ignore[attr-defined]
+    known = {"classes": [*data.palette.items()], "pictures": names}
+    return {
+        name: hashlib.sha256(json.dumps(one).encode()).hexdigest()
+        for name, one in known.items()
+    }
+
+
+def _restore(network: nn.Module, weights: dict[str, Tensor], out: Path) -> None:
+    names = zip(file_state(network), network.state_dict(), strict=True)
+    own = dict(names)
+    try:
+        network.load_state_dict({own.get(one, one): weights[one] for one in weights})
+    except (AttributeError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the newest checkpoint in {out / 'checkpoints'} does not hold the weights "
+            f"of this network ({reason}); delete it"
+        ) from error
+
+
 def _plain(config: Config) -> dict[str, Any]:
     """As JSON has it: lists for tuples, text for paths."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
@@ -287,7 +337,12 @@ def require_same(found: dict[str, Any], config: Config, folder: Path) -> None:
     """Raises ValueError for the configuration of another run, and says what differs."""
     # a run of before the front end could pad does not say that it did not
     found = {"padding": "none"} | found
-    other = [key for key, value in _plain(config).items() if found.get(key) != value]
+    other = [
+        key
+        for key, value in _plain(config).items()
+        if key not in ("workers", "checkpoint_every")  # which change no number
+        and found.get(key) != value
+    ]
     if other:
         raise ValueError(
             f"{folder} holds another run, with other {', '.join(other)}; choose "

@@ -73,8 +73,8 @@ def build_network(
             "one side only"
         )
     names = {name for name, _ in network.named_parameters()}
-    new = {name for name in names if network.file_name(name) in done.missing}
-    return network, architecture, names - new
+    missing = {name for name in names if network.file_name(name) in done.missing}
+    return network, architecture, names - missing
 
 
 def _network_file(start: object) -> bool:
@@ -170,7 +170,7 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
         return
     if config.stage == "joint":
         loss /= 1 + config.recipe.auxiliary
-    classes = len(stage.network.palette)
+    classes = stage.network.num_classes
     guess = log(classes)
     if not abs(loss - guess) < 0.5:
         raise ValueError(

@@ -4,8 +4,11 @@ import json
 import runpy
 import subprocess
 import sys
+from importlib import metadata
+from unittest.mock import patch
 
 import pytest
+import torch
 from torch import nn
 
 from dilated_lib.cli import rf, sizes
@@ -119,6 +122,83 @@ def test_a_command_that_fails_says_why_in_a_sentence(
     assert stop.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
+
+
+def typed(words, monkeypatch):
+    """Run a command; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["dilated_lib", *words])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("dilated_lib", run_name="__main__")
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("words", "inside", "again"),
+    [
+        ("train RUN modern --data shapes", "training.loop.train", "goes on where it"),
+        ("plan small", "experiments.plan.execute", "goes on where it stopped"),
+        ("download camvid", "data.sets.download", "goes on where it stopped"),
+        ("rf alexnet", "cli.receptive_fields.receptive_field", "begins anew"),
+        ("reach OUT", "experiments.context_reach.Maps.of", "begins anew"),
+    ],
+)
+def test_an_interrupted_command_is_one_sentence(
+    words, inside, again, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    with patch(f"dilated_lib.{inside}", side_effect=KeyboardInterrupt):
+        assert typed(words.split(), monkeypatch) == 130
+    told = capsys.readouterr()
+    assert told.err.startswith("Interrupted; the same command") and again in told.err
+    assert told.err.count("\n") == 1 and not told.out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory.\nTried much"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes\nat 0x1"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(error, capsys):
+    inside = "dilated_lib.cli.receptive_fields.receptive_field"
+    with patch(inside, side_effect=error), pytest.raises(SystemExit):
+        rf("alexnet")
+    told = capsys.readouterr().err
+    assert told.startswith("there is not enough memory: ") and told.count("\n") == 1
+    mistake = RuntimeError("a mistake")  # of the library, which nobody should hide
+    with patch(inside, side_effect=mistake), pytest.raises(RuntimeError):
+        rf("alexnet")
+
+
+def test_a_network_without_layers_has_an_empty_table(capsys):
+    lines = table(capsys, "torch.nn:Identity")
+    assert lines[0].split() == ["layer", "units", "size", "stride", "padding"]
+    assert lines[1].startswith("Traced in ")
+
+
+def test_the_traceback_is_shown_on_demand():
+    call = [sys.executable, "-m", "dilated_lib", "rf", "resnet19"]
+    plain, full = (
+        subprocess.run(words, capture_output=True, text=True).stderr
+        for words in (call, [*call, "--debug"])
+    )
+    assert "Traceback" in full and full.endswith(plain) and plain.count("\n") == 1
+
+
+def test_the_version_and_the_name_of_the_program(monkeypatch, capsys):
+    assert typed(["--version"], monkeypatch) == 0
+    assert capsys.readouterr().out == metadata.version("dilated-lib") + "\n"
+    assert typed(["rf"], monkeypatch) == 2
+    told = capsys.readouterr().err
+    assert "python -m dilated_lib rf" in told and "__main__" not in told
+
+
+@pytest.mark.parametrize("minutes", ["nan", "-1", "inf"])
+def test_a_time_that_is_none_is_refused(minutes, monkeypatch, capsys):
+    assert typed(["plan", "all", f"--minutes={minutes}"], monkeypatch) == 2
+    assert "minutes must be 0 or more" in capsys.readouterr().err
 
 
 def test_the_sizes_of_a_network_and_whether_one_is_whole(capsys):

@@ -751,12 +751,11 @@ def test_lists_say_what_belongs_to_a_split_and_in_which_order(tmp_path):
 
 
 def test_classes_have_colours_of_their_own_or_vocs(tmp_path):
-    own(tmp_path, "flat roof 1 20 255\nwall\nno 12\n4 5 6\n")
+    own(tmp_path, "flat roof 1 20 255\nwall\nno 12\n")
     assert folder(tmp_path).palette == {
         "flat roof": (1, 20, 255),
         "wall": voc_colour(1),
         "no 12": voc_colour(2),
-        "4 5 6": voc_colour(3),
     }
     (tmp_path / "classes.txt").write_bytes("Dach\nTür\n".encode("utf-8-sig"))
     assert [*folder(tmp_path).palette] == ["Dach", "Tür"]
@@ -893,3 +892,26 @@ def test_what_can_be_fetched_goes_where_data_sets_lie(tmp_path, monkeypatch):
     assert calls == [(tmp_path / "camvid", False), (tmp_path, True)]
     told = said(lambda: sets.download("cityscapes"))
     assert told == "camvid and voc2012 can be fetched, got 'cityscapes'"
+
+
+@pytest.mark.parametrize("lists", [("a\nb", "b"), ("a\na", "b")])
+def test_a_picture_stands_in_one_list_once(lists, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "classes.txt").write_text("road")
+    for name in "ab":
+        (tmp_path / "pictures" / f"{name}.jpg").touch()
+    for split, text in zip(("train", "val"), lists, strict=True):
+        (tmp_path / f"{split}.txt").write_text(text)
+    with pytest.raises(ValueError, match=r"lists [ab], which train.txt has listed"):
+        dl.open_data(f"{tmp_path}/")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["road -1 0 0", "road 1.5", "road #ff0000", "road 1 2", "road 1,2,3", "4 5 6"],
+)
+def test_a_colour_that_is_none_does_not_become_a_name(line, tmp_path):
+    (tmp_path / "classes.txt").write_text(line)
+    with pytest.raises(ValueError, match="three whole numbers, got") as caught:
+        dl.open_data(f"{tmp_path}/")
+    assert line in str(caught.value)

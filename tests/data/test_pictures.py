@@ -160,3 +160,14 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
 def test_what_is_no_picture_at_all_is_refused():
     with pytest.raises(TypeError, match=r"a path, a PIL image, an array .*, got int"):
         read_picture(7)
+
+
+def test_a_picture_that_is_postscript_starts_no_program(tmp_path, monkeypatch):
+    def started(*_, **__):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", started)
+    file = tmp_path / "holiday.jpg"
+    Image.new("RGB", (4, 3)).save(file, "EPS")
+    with pytest.raises(ValueError, match=r"holiday.jpg cannot be read.*identify"):
+        read_picture(file)

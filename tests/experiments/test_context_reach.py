@@ -96,7 +96,7 @@ def test_the_control_is_as_deep_as_nine_layers_and_sees_what_five_see():
         for kind in (nn.Conv2d, nn.ReLU)
     )
     assert convs == len(nine.layers) == 10
-    assert relus == 4  # and five inside the module
+    assert relus == 5  # four, and one that the layers of the module share
     sizes = [axis.size for axis in dl.receptive_field(network, (8, 36, 36))]
     assert sizes == [19, 19] == [dl.compose(five.windows).size] * 2
     # the new layers start as the identity: only their ReLU changes anything
@@ -240,3 +240,11 @@ def test_the_command_explains_itself_and_refuses_what_it_does_not_know(
             assert "many" in printed.err
         for word in ("--seeds", "--steps", "The long version of chapter 10"):
             assert code or word in printed.out
+
+
+@pytest.mark.parametrize(
+    "options", [{"seeds": 0}, {"learning_rate": math.nan}, {"learning_rate": -1}]
+)
+def test_impossible_trainings_are_refused_before_the_work(options, tmp_path):
+    with pytest.raises(ValueError, match="seeds must be at least 1, and learning_rate"):
+        reach(tmp_path / "reach.json", **options)

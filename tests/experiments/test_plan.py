@@ -78,7 +78,7 @@ def test_a_plan_is_done_once_and_gathers_records(tmp_path, monkeypatch):
     network, _ = dl.open_network(out / "small.safetensors")
     state = read_weights(out / "small.safetensors")
     assert state["conv1_1.weight"].dtype == torch.float16
-    assert network.conv1_1.weight.dtype == torch.float32
+    assert network.front.conv1_1.weight.dtype == torch.float32
 
 
 def test_a_plan_stops_in_time_and_goes_on(tmp_path, monkeypatch):
@@ -160,7 +160,7 @@ def test_a_step_reads_a_margin_only_where_the_front_end_does_not_pad(monkeypatch
         seen = []
         config = replace(TINY, padding=padding)
         network, _, _ = build_network(config, dl.open_data("shapes"))
-        network.conv1_1.register_forward_hook(
+        network.front.conv1_1.register_forward_hook(
             lambda _, args, __, seen=seen: seen.append(args[0].shape)
         )
         monkeypatch.setattr(

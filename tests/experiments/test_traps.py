@@ -109,7 +109,7 @@ def test_zeros_put_in_front_once_differ_near_the_border_alone():
     context = dl.ContextModule(11, dilations=(1, 2, 1), padding="once")
     for new, old in zip(
         context.layers,
-        [layer for layer in NETWORK.context if isinstance(layer, nn.Conv2d)],
+        [layer for layer in NETWORK.context.layers if isinstance(layer, nn.Conv2d)],
         strict=True,
     ):
         new.load_state_dict(old.state_dict())

@@ -97,7 +97,7 @@ def test_the_papers_numbers_follow_from_the_network():
 
 @pytest.mark.parametrize(
     ("name", "cells"),
-    [("dilation8_pascal_voc", "ct_final"), ("dilation10_cityscapes", "ctx_final")],
+    [("dilation8_pascal_voc", "context"), ("dilation10_cityscapes", "context")],
 )
 def test_a_padded_context_module_changes_nothing(name, cells):
     with torch.device("meta"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 import dilated_lib as dl
 from dilated_lib.data.palettes import CAMVID
@@ -72,18 +73,22 @@ def test_what_it_builds_is_a_front_end_and_a_context_module():
     wanted = {name: one.shape for name, one in paper.state_dict().items()}
     found = {name: one.shape for name, one in network.state_dict().items()}
     assert found.keys() == wanted.keys()
-    assert found["conv1_1.weight"] == wanted["conv1_1.weight"] == (64, 3, 3, 3)
+    assert found["front.conv1_1.weight"] == (64, 3, 3, 3)
+    assert found.keys() == wanted.keys()
     dilations = [
         layer.dilation[0]
-        for layer in network.context
+        for layer in network.context.layers
         if getattr(layer, "kernel_size", (1,))[0] == 3
     ]
     assert dilations == [1, 1, 2, 4, 8, 16, 1]
     narrow, _ = made(batch_norm=True, context="none")
-    assert narrow.conv5_3.out_channels == 8 and narrow.fc6.out_channels == 5
-    assert narrow.bn1_1.num_features == 1 and not len(narrow.context)
+    assert narrow.front.conv5_3.out_channels == 8 and narrow.front.fc6.out_channels == 5
+    assert narrow.front.bn1_1.num_features == 1 and isinstance(
+        narrow.context, nn.Identity
+    )
     large, _ = made(context="large", dilations=(1, 2))
-    assert large.ctx_conv1_1.out_channels == 6 and large.ctx_fc1.dilation == (2, 2)
+    first, second, _ = large.context.layers
+    assert first.out_channels == 6 and second.dilation == (2, 2)
 
 
 def test_a_file_of_half_precision_opens_as_float32(tmp_path):
@@ -177,7 +182,7 @@ def test_weights_of_another_network_than_the_file_says_are_refused(tmp_path):
     assert said(path).startswith("net.safetensors is for another network, or for other")
     written(made(context="none")[1])
     assert "left over: ctx_" in said(path)
-    network.final.weight.data[0] = torch.nan
+    network.front.final.weight.data[0] = torch.nan
     save_network(network, made()[1], path)
     assert said(path).startswith("final.weight of net.safetensors must be finite")
 
@@ -256,13 +261,13 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path, monkeypat
 def test_the_network_that_comes_along_is_for_streets_and_the_callers_own():
     network = files.small_network()
     other = files.small_network()
-    other.final.bias.data += 100
+    other.front.final.bias.data += 100
     other.mean = (0.0, 0.0, 0.0)
     again = files.small_network()
-    assert torch.equal(again.final.bias, network.final.bias)
+    assert torch.equal(again.front.final.bias, network.front.final.bias)
     assert again.mean == network.mean
     assert [*network.palette.items()] == [*CAMVID.items()]
     assert network.mean == dl.networks.dilation8_camvid(fc_channels=1).mean
-    assert network.final.weight.dtype == torch.float32
+    assert network.front.final.weight.dtype == torch.float32
     with safe_open(results() / "small.safetensors", "pt") as file:
         assert file.get_tensor("final.weight").dtype == torch.float16

@@ -1,5 +1,6 @@
 """The context module against the paper's table, a chain of plain torch, and dirac_."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -193,14 +194,55 @@ def test_a_layer_may_have_no_bias_and_the_generator_decides():
     assert noise.std().item() == pytest.approx(0.01, rel=0.02)
 
 
+# The border, and features in place of logits
+
+
+@pytest.mark.parametrize("padding", ["each", "once"])
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_the_border_is_continued_as_torch_pads(mode, padding):
+    module = dl.ContextModule(3, dilations=(1, 4), padding=padding, padding_mode=mode)
+    x, first = logits(2, 3, 11, 12), 1 if padding == "each" else 5
+    wanted = F.pad(x, (first,) * 4, mode=mode)
+    wanted = F.conv2d(wanted, module.layers[0].weight, module.layers[0].bias).relu()
+    if padding == "each":
+        wanted = F.pad(wanted, (4,) * 4, mode=mode)
+    one, last = module.layers[1], module.layers[2]
+    wanted = F.conv2d(wanted, one.weight, one.bias, dilation=4).relu()
+    wanted = F.conv2d(wanted, last.weight, last.bias)
+    torch.testing.assert_close(module(x), wanted)
+
+
+@pytest.mark.parametrize(("padding", "least"), [("each", 17), ("once", 34)])
+def test_a_map_smaller_than_its_reflection_is_refused(padding, least):
+    module = dl.ContextModule(2, padding=padding, padding_mode="reflect")
+    assert module(logits(1, 2, least, least)).shape[2:] == (least, least)
+    message = f"with padding_mode='reflect' both sides must have at least {least} pos"
+    with pytest.raises(ValueError, match=message):
+        module(logits(1, 2, least, least - 1))
+
+
+def test_behind_features_the_first_layer_is_drawn_and_the_others_are_the_identity():
+    module = dl.ContextModule(4, "large", in_channels=6, dilations=np.array([1, 2]))
+    module.reset_parameters(std=0, generator=seeded())
+    first = module.layers[0]
+    x = logits(1, 6, 9, 9)
+    hidden = first(x).relu()
+    spread = first.weight.std().item()
+    assert first.in_channels == 6 and abs(spread / (2 / 54) ** 0.5 - 1) < 0.2
+    per_class = hidden.unflatten(1, (4, 2)).sum(2)
+    torch.testing.assert_close(module(x), per_class)
+    with pytest.raises(ValueError, match=r"features must have shape \(N, 6, H, W\)"):
+        module(logits(1, 4, 9, 9))
+
+
 # Bad input: one error that repeats the value and says what is right
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"num_classes": 0}, ValueError, "^num_classes must be .* above 0, got 0$"),
-        ({"num_classes": 2.0}, ValueError, r"^num_classes must be .*, got 2\.0$"),
+        ({"num_classes": 0}, ValueError, "^num_classes must be at least 1, got 0$"),
+        ({"num_classes": 2.0}, TypeError, r"^num_classes must be .*, got 2\.0$"),
         (
             {"variant": "huge"},
             ValueError,
@@ -210,6 +252,13 @@ def test_a_layer_may_have_no_bias_and_the_generator_decides():
             {"padding": "same"},
             ValueError,
             "^padding must be one of each, once, none; got 'same'$",
+        ),
+        ({"num_classes": True}, TypeError, "^num_classes must be .*, got True$"),
+        ({"in_channels": 0}, ValueError, "^in_channels must be at least 1, got 0$"),
+        (
+            {"padding_mode": "circular"},
+            ValueError,
+            "^padding_mode must be one of zeros, reflect, replicate; got 'circular'$",
         ),
         (
             {"dilations": ()},
@@ -270,8 +319,8 @@ def test_logits_that_do_not_fit_are_refused(padding, shape, message):
             "^6 channels in and 8 out must both divide into 4 groups$",
         ),
         (nn.Conv2d(8, 6, 3), 4, 0, ValueError, "^8 channels in and 6 out must both"),
-        (nn.Conv2d(8, 8, 3), 0, 0, ValueError, "^groups must be .* above 0, got 0$"),
-        (nn.Conv2d(8, 8, 3), 2.0, 0, ValueError, r"^groups must be .*, got 2\.0$"),
+        (nn.Conv2d(8, 8, 3), 0, 0, ValueError, "^groups must be at least 1, got 0$"),
+        (nn.Conv2d(8, 8, 3), 2.0, 0, TypeError, r"^groups must be .*, got 2\.0$"),
         (
             nn.Conv2d(8, 8, 3, groups=2),
             4,

@@ -1,6 +1,7 @@
 """The released networks, layer by layer, against their definitions."""
 
 from collections import OrderedDict
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib.networks.dilated import bilinear_deconvolution
-from dilated_lib.networks.weights import Loaded
+from dilated_lib.networks.weights import Loaded, file_state
 
 KINDS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -30,7 +31,7 @@ def small(name, seed=0):
     torch.manual_seed(seed)
     network = built(name, "cpu", fc_channels=8)
     nn.init.normal_(network.front[-1].weight, std=0.1)
-    for layer in network.context:
+    for layer in network.context.layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.bias, std=0.1)
     return network
@@ -44,8 +45,11 @@ FEW = ("dilation8_pascal_voc", "dilation10_cityscapes")
 def test_every_layer_is_as_released(name):
     network = built(name)
     found = [
-        (key, one.out_channels, one.kernel_size, one.dilation, one.padding)
-        for key, one in network.named_children()
+        (
+            network.file_name(f"{key}.weight").removesuffix(".weight"),
+            *(one.out_channels, one.kernel_size, one.dilation, one.padding),
+        )
+        for key, one in network.named_modules()
         if isinstance(one, KINDS)
     ]
     released = [
@@ -72,24 +76,20 @@ def test_the_released_input_gives_the_released_cells(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_between_convolutions_stand_only_relus_two_dropouts_and_three_poolings(name):
     network = built(name)
-    names = [*network._modules]
-    for key, layer in network.named_children():
-        after = names[names.index(key) + 1 :][:1]
-        if isinstance(layer, nn.Conv2d) and "final" not in key:
-            assert isinstance(network.get_submodule(after[0]), nn.ReLU)
-        if isinstance(layer, nn.ReLU):
-            before = network.get_submodule(names[names.index(key) - 1])
-            assert isinstance(before, nn.Conv2d)
-    others = [
-        one for one in network.children() if not isinstance(one, (*KINDS, nn.ReLU))
-    ]
+    layers = [*network.front]
+    for layer, after in pairwise(layers):
+        if isinstance(layer, nn.Conv2d):
+            assert isinstance(after, nn.ReLU)
+        if isinstance(after, nn.ReLU):
+            assert isinstance(layer, nn.Conv2d)
+    others = [one for one in layers if not isinstance(one, (*KINDS, nn.ReLU))]
     assert [type(one) for one in others] == [nn.MaxPool2d] * 3 + [nn.Dropout] * 2
     for pool in others[:3]:
         assert (pool.kernel_size, pool.stride, pool.ceil_mode) == (2, 2, True)
     assert [drop.p for drop in others[3:]] == [0.5, 0.5]
     assert all(
         layer.bias is not None
-        for layer in network.children()
+        for layer in network.modules()
         if isinstance(layer, nn.Conv2d)
     )
 
@@ -107,11 +107,9 @@ def test_opencv_computes_the_same_with_caffe_files(name, tmp_path):
     sides = (380, 396 if name == "dilation7_kitti" else 388)
     if name == "dilation7_kitti":
         sides = (380, 392)  # no whole size: pooling rounds up
-    blobs = {
-        key: [one.detach().numpy() for one in layer.parameters()]
-        for key, layer in network.named_children()
-        if isinstance(layer, KINDS)
-    }
+    blobs = {}
+    for key, one in file_state(network).items():
+        blobs.setdefault(key.rpartition(".")[0], []).append(one.numpy())
     weights = write(tmp_path / "net.caffemodel", blobs, old=name == "dilation8_camvid")
     lines = NETWORKS[name].prototxt(*sides, fc_channels=8)
     (tmp_path / "net.prototxt").write_text("\n".join(lines))
@@ -122,10 +120,11 @@ def test_opencv_computes_the_same_with_caffe_files(name, tmp_path):
 
     read = built(name, "cpu", fc_channels=8)
     assert dl.load(read, weights) == Loaded((), ())
-    image = 255 * torch.rand(1, 3, *sides) - 128
+    image = 255 * torch.rand(1, 3, *sides)
     with torch.no_grad():
         logits = read(image)
-    peer.setInput(image.numpy())
+    bgr = image.numpy()[:, ::-1] - np.reshape(read.mean, (3, 1, 1))
+    peer.setInput(bgr.astype(np.float32))
     assert logits.std() > 0.1
     np.testing.assert_allclose(peer.forward(), logits.numpy(), rtol=1e-3, atol=1e-3)
 
@@ -175,10 +174,11 @@ def test_parts_share_their_layers_with_the_whole():
     network = small("dilation10_cityscapes")
     image = 255 * torch.rand(1, 3, 380, 388) - 128
     with torch.no_grad():
-        steps = network.upsample(network.context(network.front(image)))
+        bgr = image.flip(1) - torch.tensor(network.mean)[:, None, None]
+        steps = network.upsample(network.context(network.front(bgr)))
         assert torch.equal(steps, network(image))
-    assert network.front[0] is network.conv1_1
-    assert [*network.context._modules][-1] == "ctx_final"
+    assert [*network._modules] == ["front", "context", "upsample"]
+    assert network.file_name("context.layers.9.bias") == "ctx_final.bias"
 
 
 @settings(max_examples=20)
@@ -198,8 +198,11 @@ def test_any_context_module_keeps_its_layers_in_order_under_names_of_their_own(
             mean=(0, 0, 0),
             input_size=(380, 380),
         )
-    layers = [one for one in network.context if isinstance(one, nn.Conv2d)]
-    assert all(a is b for a, b in zip(layers, context.layers, strict=True))
+    assert network.context is context
+    names = [one for one in file_state(network) if one.startswith("ctx_")]
+    assert len(set(names)) == len(names) == 2 * len(context.layers)
+    depths = [names.index(f"ctx_{last}.weight") // 2 for last in ("fc1", "final")]
+    assert depths == [len(dilations) - 1, len(dilations)]
 
 
 def test_parts_for_other_classes_are_refused():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from caffe_files import write
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -308,3 +309,13 @@ def test_two_layers_of_one_name_are_refused(tmp_path):
     path.write_bytes(2 * path.read_bytes())  # messages in a row are merged
     with pytest.raises(ValueError, match="two layers are called conv"):
         read_weights(path)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("dilated_lib.networks.weights.save_file", full)
+    with pytest.raises(OSError, match=r"net.safetensors cannot be written: No space"):
+        dl.save(nn.Linear(2, 3), tmp_path / "net.safetensors")
+    assert not [*tmp_path.iterdir()]

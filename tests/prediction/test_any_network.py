@@ -1,9 +1,13 @@
 """Prediction with networks that are not the paper's: any module, any function."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_network import tiny
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,6 +38,26 @@ def test_any_module_is_run_in_evaluation_and_left_in_its_mode():
     assert (found.labels == wanted.argmax(0).numpy()).all()
     assert [*found.palette] == ["0", "1", "2", "3", "4"]
     assert found.palette["1"] == (128, 0, 0)  # VOC's second colour
+
+
+@pytest.mark.parametrize("make", [strided, tiny])
+def test_threads_may_share_a_network_that_is_in_training(make):
+    """None of them sees dropout, and the last to leave restores each mode."""
+    network = make()
+    wanted = dl.predict(PHOTO, network.eval()).probabilities
+    network.train()
+    held = next(network.children())
+    held.eval()
+    together = Barrier(8)
+
+    def often(_):
+        together.wait()
+        return [dl.predict(PHOTO, network).probabilities for _ in range(10)]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [one for several in pool.map(often, range(8)) for one in several]
+    assert all(torch.equal(one, wanted) for one in found)
+    assert network.training and not held.training
 
 
 def test_a_function_gets_rgb_from_0_to_255_and_no_gradients():

@@ -58,9 +58,9 @@ def test_only_the_middle_of_the_front_end_is_in_bfloat16(monkeypatch):
         for name, layer in ready.named_modules()
         if isinstance(layer, nn.Conv2d) and layer.weight.dtype == torch.bfloat16
     ]
-    assert low[0] == "conv1_2" and low[-1] == "final" and len(low) == 15
-    assert ready.conv1_1.weight.dtype == torch.float32
-    assert not any(name.startswith("ctx_") for name in low)
+    assert low[0] == "front.conv1_2" and low[-1] == "front.final" and len(low) == 15
+    assert ready.front.conv1_1.weight.dtype == torch.float32
+    assert not any(name.startswith("context") for name in low)
 
 
 @pytest.mark.parametrize(

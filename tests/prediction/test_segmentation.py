@@ -69,11 +69,13 @@ def test_tiles_of_any_size_give_what_one_pass_over_the_whole_gives(height, width
 
 def test_tiles_are_cut_where_they_were_asked_to(monkeypatch):
     sides = []
-    TINY.conv1_1.register_forward_hook(lambda _, args, __: sides.append(args[0].shape))
+    TINY.front.conv1_1.register_forward_hook(
+        lambda _, args, __: sides.append(args[0].shape)
+    )
     try:
         dl.predict(picture(100, 60), TINY, tile=(404, 389))
     finally:
-        TINY.conv1_1._forward_hooks.clear()
+        TINY.front.conv1_1._forward_hooks.clear()
     # 14 cells in 4 rows, at most 4 a tile; 9 cells in 5 columns, at most 2
     assert len(sides) == 4 * 5
     assert {tuple(shape) for shape in sides} <= {
@@ -97,7 +99,8 @@ def test_the_released_tiles_are_the_released_procedure(size):
             short = high - tile.shape[0], wide - tile.shape[1]
             tile = cv2.copyMakeBorder(tile, 0, short[0], 0, short[1], border)
             with torch.no_grad():
-                logits = TINY(torch.tensor(tile).permute(2, 0, 1)[None])
+                cells = TINY.front(torch.tensor(tile).permute(2, 0, 1)[None])
+                logits = TINY.context(cells)
             band.append(logits.softmax(1)[0].numpy())
         bands.append(np.concatenate(band, 2))
     wanted = interp_map(np.concatenate(bands, 1), *size)
@@ -161,7 +164,7 @@ def test_the_whole_image_is_taken_where_it_is():
     first.zero_()
     first[0, 2, 1, 1] = 1  # BGR: the third is red
     network.mean = (0.0, 0.0, 0.0)
-    for layer in network.context[::2]:
+    for layer in network.context.layers[::2]:
         dl.identity_(layer, 3, std=0)
     shares = dl.predict(Image.fromarray(marked), network).probabilities
     seen = np.argwhere(shares[0].numpy() > 0.99)
@@ -172,7 +175,7 @@ def test_the_whole_image_is_taken_where_it_is():
 def test_modes_and_gradients_are_left_as_they_were():
     network = tiny()
     network.train()
-    network.conv1_1.eval()
+    network.front.conv1_1.eval()
     before = [module.training for module in network.modules()]
     one = dl.predict(picture(20, 20), network)
     assert [module.training for module in network.modules()] == before
@@ -261,7 +264,9 @@ def test_images_that_are_none_are_refused(shape):
 def test_tiles_of_a_front_end_that_pads_give_what_the_whole_gives(padding, size, tiles):
     """At odd sizes, with tiles that end inside the picture and at its border."""
     network, sides = tiny(front=padding).double(), []
-    network.conv1_1.register_forward_hook(lambda _, args, __: sides.append(args[0]))
+    network.front.conv1_1.register_forward_hook(
+        lambda _, args, __: sides.append(args[0])
+    )
     image = picture(*size)
     whole = dl.predict(image, network, tile=(900, 900)).probabilities
     least = 97 if padding == "reflect" else 1
@@ -277,9 +282,9 @@ def test_tiles_of_a_front_end_that_pads_give_what_the_whole_gives(padding, size,
 def test_a_padded_front_end_continues_a_picture_by_reflection_to_whole_cells():
     network, image = tiny(front="zeros"), picture(43, 61)
     pixels = np.pad(np.asarray(image), ((0, 5), (0, 3), (0, 0)), mode="reflect")
-    bgr = torch.tensor(pixels[..., ::-1].copy()).permute(2, 0, 1)[None].float()
+    rgb = torch.tensor(pixels).permute(2, 0, 1)[None].float()
     with torch.no_grad():
-        logits = network(bgr - torch.tensor(network.mean)[:, None, None])
+        logits = network(rgb)
     found = dl.predict(image, network, upsampling="half_pixel").probabilities
     grown = nn.functional.interpolate(logits, scale_factor=8, mode="bilinear")
     torch.testing.assert_close(found, grown.softmax(1)[0, :, :43, :61])
@@ -297,7 +302,7 @@ def test_the_released_tiles_are_of_front_ends_that_do_not_pad():
 
 def test_a_front_end_that_pads_in_one_layer_only_is_refused():
     network = tiny()
-    network.conv5_3.padding = (2, 2)
+    network.front.conv5_3.padding = (2, 2)
     with pytest.raises(ValueError, match=r"every layer .* or none may pad"):
         dl.predict(picture(8, 8), network)
 
@@ -354,7 +359,7 @@ def test_a_front_end_whose_cells_do_not_fit_is_refused(layer, options, message):
 def files(tmp_path):
     torch.manual_seed(0)
     network = dl.networks.dilation8_camvid(fc_channels=4)
-    nn.init.normal_(network.final.weight)
+    nn.init.normal_(network.front.final.weight)
     dl.save(network, tmp_path / "net.safetensors")
     picture(40, 60).save(tmp_path / "photo.jpg")
     return tmp_path
@@ -433,6 +438,19 @@ def test_where_something_does_not_fit_one_sentence_says_so_and_nothing_is_writte
     assert "Traceback" not in told.err and not told.out
     assert (files / "labels.png").read_bytes() == b"before"
     assert not [*files.glob("*.part")]
+
+
+def test_the_picture_itself_is_no_output(files, capsys):
+    photo = files / "photo.png"
+    (files / "photo.jpg").rename(photo)
+    before = photo.read_bytes()
+    (files / "link.png").symlink_to(photo)
+    for output in (photo, files / "link.png"):
+        with pytest.raises(SystemExit) as caught:
+            segment(photo, output=output)
+        assert caught.value.code == 2
+        assert "is the picture itself" in capsys.readouterr().err
+    assert photo.read_bytes() == before
 
 
 def test_the_output_is_checked_before_the_work(files, capsys):

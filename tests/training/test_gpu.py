@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib.networks.architecture import Architecture
-from dilated_lib.networks.baselines import Peer
+from dilated_lib.networks.baselines import Baseline
 from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.training.config import MODERN, PAPER
 from dilated_lib.training.loss import Stage
@@ -62,7 +62,7 @@ def test_probabilities_of_a_picture_that_lies_elsewhere(gpu, scale, upsampling):
 
 def test_probabilities_of_a_peer(gpu):
     with gpu:
-        peer = Peer("deeplabv3_resnet50", 2, scale=1.5)
+        peer = Baseline("deeplabv3_resnet50", 2, scale=1.5)
     picture = torch.empty(1, 3, 64, 96, dtype=torch.uint8, device=gpu)
     assert peer.probabilities(picture).device.type == "cuda"
 

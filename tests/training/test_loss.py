@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from training_runs import TINY
 
 import dilated_lib as dl
-from dilated_lib.networks.baselines import Peer
+from dilated_lib.networks.baselines import Baseline
 from dilated_lib.training.config import MODERN, PAPER, Config
 from dilated_lib.training.loss import Stage, median_frequency_weights
 from dilated_lib.training.run import Run
@@ -53,7 +53,7 @@ def batch(count=3):
 
 def logits_of(network, images):
     bgr = images[:, [2, 1, 0]] - torch.tensor([10.0, 20.0, 30.0])[:, None, None]
-    return network(bgr)
+    return network.context(network.front(bgr))
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
@@ -148,7 +148,7 @@ def test_a_frozen_front_end_stays_as_it_is(begun):
     after = state(network)
     assert all(torch.equal(after[name], before[name]) for name in before)
     for name, parameter in network.named_parameters():
-        if name.startswith("ctx_"):
+        if name.startswith("context."):
             assert parameter.requires_grad and parameter.grad.any()
         else:
             assert not parameter.requires_grad and parameter.grad is None
@@ -162,9 +162,11 @@ def test_a_front_end_that_is_not_frozen_learns_and_its_batch_norm_follows():
     before = state(network)
     images, labels = batch()
     stage(images, labels).backward()
-    assert network.bn.num_batches_tracked == 1
-    assert not torch.equal(network.bn.running_mean, before["bn.running_mean"])
-    assert all(one.grad.any() for one in network.conv.parameters())
+    assert network.front.bn.num_batches_tracked == 1
+    assert not torch.equal(
+        network.front.bn.running_mean, before["front.bn.running_mean"]
+    )
+    assert all(one.grad.any() for one in network.front.conv.parameters())
     assert stage(images, labels) != stage(images, labels)  # dropout
 
 
@@ -187,25 +189,25 @@ def test_the_loss_of_the_front_ends_logits_adds():
 
 def test_a_recipe_sets_dropout_and_class_weights_are_no_part_of_the_network():
     stage = Stage(tiny(), replace(PIXELS, dropout=0.125), class_weights=WEIGHTS)
-    assert stage.network.drop.p == 0.125
+    assert stage.network.front.drop.p == 0.125
     assert not any("class_weights" in name for name in stage.state_dict())
     assert stage.double().class_weights.dtype == torch.double  # it moves along
 
 
-class OwnPeer(Peer):
+class OwnBaseline(Baseline):
     """One layer in place of a ResNet."""
 
     def __init__(self):
         nn.Module.__init__(self)
-        self.layer = nn.Conv2d(3, 4, 1)
+        self.front, self.context = nn.Conv2d(3, 4, 1), nn.Identity()
 
-    def forward(self, images):
-        return self.layer(images / 255)
+    def normalised(self, images):
+        return images / 255
 
 
 @pytest.mark.parametrize("recipe", [CELLS, PIXELS])
 def test_a_peer_sees_rgb_and_is_measured_at_all_pixels(recipe):
-    peer = OwnPeer()
+    peer = OwnBaseline()
     stage = Stage(peer, recipe, class_weights=WEIGHTS)
     images, labels = batch()
     wanted = F.cross_entropy(peer(images), labels.long(), WEIGHTS, ignore_index=255)

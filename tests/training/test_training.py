@@ -2,8 +2,11 @@
 
 import errno
 import json
+import os
 import random
+import shutil
 import signal
+import stat
 import threading
 import time
 from dataclasses import replace
@@ -13,16 +16,22 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from training_runs import RECIPE, TINY, launch, process
 
 import dilated_lib as dl
-from dilated_lib.networks.weights import read_weights
+from dilated_lib.networks.weights import file_state, read_weights
 from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.records import Record
-from dilated_lib.training.checkpoints import latest, write_checkpoint
+from dilated_lib.training import loop
+from dilated_lib.training.checkpoints import (
+    latest,
+    remove_checkpoints,
+    write_checkpoint,
+)
 from dilated_lib.training.config import PAPER
 from dilated_lib.training.loss import Stage
 from dilated_lib.training.run import Run
@@ -138,8 +147,9 @@ def test_a_stage_starts_where_the_one_before_ended(tiny):
     head = replace(TINY, stage="context", context="basic", start=start)
     network, _, trained = build_network(head, dl.open_data("shapes"))
     front = weights(tiny)
-    assert trained == front.keys()
-    assert all(torch.equal(network.state_dict()[n], front[n]) for n in front)
+    assert {network.file_name(name) for name in trained} == front.keys()
+    state = file_state(network)
+    assert all(torch.equal(state[name], front[name]) for name in front)
 
 
 def test_a_run_that_stops_and_goes_on_ends_in_the_same_bits(tiny, tmp_path):
@@ -280,6 +290,210 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
     assert latest(tmp_path) == {"step": 100}
 
 
+def test_a_finished_run_deletes_its_own_files_alone(tmp_path):
+    kept = tmp_path / "checkpoints"
+    (kept / "step-of-mine").mkdir(parents=True)
+    for name in ("thesis.pt", "step-1.pt", "notes.part"):
+        (kept / name).write_text("mine")
+    (kept / "step-00000003.part").touch()  # of a run that was killed
+    dl.train(replace(TINY, steps=2), tmp_path)
+    names = {file.name for file in kept.iterdir()}
+    assert names == {"step-of-mine", "thesis.pt", "step-1.pt", "notes.part"}
+
+
+def test_one_folder_is_for_one_run_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_PATIENCE", 0.1)
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(ValueError, match=rf"another run is writing into {tmp_path}"),
+    ):
+        dl.train(TINY, tmp_path)
+    assert dl.train(replace(TINY, steps=1), tmp_path)  # it is free again
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    """Before the first step, and not in TensorBoard's words."""
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", Path("/proc/run")):
+        with pytest.raises(OSError, match=f"a run cannot write into {out}: "):
+            dl.train(TINY, out)
+
+
+def test_a_finished_run_whose_network_is_not_whole_is_not_done(tmp_path):
+    run = replace(TINY, steps=1)
+    done = dl.train(run, tmp_path)
+    network = tmp_path / "network.safetensors"
+    content = network.read_bytes()
+    for broken in (content[:-100], bytes(len(content)), None):
+        network.write_bytes(broken) if broken else network.unlink()
+        message = r"network.safetensors is missing or damaged .*delete record.json"
+        with pytest.raises(ValueError, match=message):
+            dl.train(run, tmp_path)
+    (tmp_path / "record.json").unlink()
+    assert dl.train(run, tmp_path).metrics["loss"] == done.metrics["loss"]
+
+
+@pytest.mark.parametrize("left", ["record.json", "checkpoints"])
+def test_what_a_killed_run_left_half_written_is_cleared(tiny, tmp_path, left):
+    """Killed after the record, or in the middle of the network or a checkpoint."""
+    out = tmp_path / "run"
+    if left == "record.json":
+        shutil.copytree(tiny, out)
+        write_checkpoint(out / "checkpoints", 6, {"step": 6})
+    else:
+        dl.train(TINY, out, deadline=0)
+    for name in ("network.safetensors", "record.json", "checkpoints/step-00000001.pt"):
+        (out / f"{name}.7-7.part").touch()
+    (out / "mine.part").touch()
+    dl.train(TINY, out)
+    assert [file.name for file in out.rglob("*.part")] == ["mine.part"]
+    assert not (out / "checkpoints").exists()
+
+
+def own_data(folder, names=("a", "b", "c", "d")):
+    """Pictures of one class beside another; the last one is for validation."""
+    for kind in ("pictures", "labels"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("ground\nroad\n")
+    for name in names:
+        Image.new("RGB", (48, 40), "white").save(folder / "pictures" / f"{name}.png")
+        ids = np.zeros((40, 48), np.uint8)
+        ids[20:] = 1
+        Image.fromarray(ids).save(folder / "labels" / f"{name}.png")
+    (folder / "train.txt").write_text("\n".join(names[:-1]))
+    (folder / "val.txt").write_text(names[-1])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "what"),
+    [
+        ("classes.txt", "road\nground\n", "classes"),
+        ("classes.txt", "ground\nroad\nsky\n", "classes"),
+        ("train.txt", "a\nb\n", "pictures"),
+        ("val.txt", "e", "pictures"),
+    ],
+)
+def test_data_that_changed_since_a_run_began_are_refused(file, text, what, tmp_path):
+    folder = tmp_path / "data"
+    own_data(folder, ("a", "b", "c", "e", "d"))
+    (folder / "train.txt").write_text("a\nb\nc")
+    config = replace(TINY, data=str(folder), steps=2, pictures=0)
+    dl.train(config, tmp_path / "run", deadline=0)
+    before = (folder / file).read_text()
+    (folder / file).write_text(text)
+    message = f"the {what} of {folder} are not those with which the run in .* began"
+    with pytest.raises(ValueError, match=message):
+        dl.train(config, tmp_path / "run")
+    (folder / file).write_text(before)
+    assert dl.train(config, tmp_path / "run")
+
+
+def test_what_changes_no_number_makes_no_other_run(tmp_path):
+    dl.train(TINY, tmp_path, deadline=0)
+    faster = replace(TINY, checkpoint_every=1, workers=0)
+    assert dl.train(faster, tmp_path, deadline=0) is None
+    done = dl.train(TINY, tmp_path)
+    assert dl.train(replace(TINY, workers=2, checkpoint_every=7), tmp_path) == done
+
+
+RECORDS = {
+    "": "Expecting value",
+    "{}": "it holds a dict",
+    "null": "it holds a NoneType",
+    "[]": "must hold the record of one run, got 0",
+    "[null]": "must be a mapping",
+    '[{"seed": 1}]': "missing 5 required keyword-only arguments",
+    "\xff": "can't decode",
+}
+
+
+@pytest.mark.parametrize("text", RECORDS)
+def test_a_record_that_is_none_is_refused_by_its_name(text, tmp_path):
+    file = tmp_path / "record.json"
+    file.write_text(text, "latin1")
+    with pytest.raises(ValueError, match=RECORDS[text]) as caught:
+        dl.train(TINY, tmp_path)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("spoil", ["list", "empty", "config alone", "no tensor"])
+def test_a_checkpoint_of_something_else_is_refused(spoil, tmp_path):
+    dl.train(TINY, tmp_path, deadline=0)
+    (file,) = (tmp_path / "checkpoints").iterdir()
+    state = torch.load(file, weights_only=True)
+    del state["network"]["fc6.weight"]
+    others = {"list": [1], "empty": {}, "config alone": {"config": state["config"]}}
+    torch.save(others.get(spoil, state), file)
+    with pytest.raises(ValueError, match=r"checkpoint.*; delete it") as caught:
+        dl.train(TINY, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+class Disk:
+    """What a power failure would leave: synced contents, under synced names."""
+
+    def __init__(self, monkeypatch):
+        self.contents, self.folders, self.lost = {}, {}, []
+        self.kept = []  # names that must be safe whenever a checkpoint goes
+        sync, unlink = os.fsync, os.unlink
+
+        def watched_sync(file):
+            sync(file)
+            status = os.fstat(file)
+            if stat.S_ISDIR(status.st_mode):
+                names = {one.name: one.inode() for one in os.scandir(file)}
+                self.folders[status.st_ino] = names
+            else:
+                self.contents[status.st_ino] = status.st_size
+
+        def watched_unlink(path, **options):
+            if Path(path).suffix == ".pt":
+                self.lost += [one for one in self.kept if not self.safe(one)]
+            unlink(path, **options)
+
+        monkeypatch.setattr(os, "fsync", watched_sync)
+        monkeypatch.setattr(os, "unlink", watched_unlink)
+
+    def safe(self, path):
+        status = path.stat()
+        named = self.folders.get(path.parent.stat().st_ino, {}).get(path.name)
+        written = self.contents.get(status.st_ino)
+        return named == status.st_ino and written == status.st_size
+
+
+def test_checkpoints_go_only_when_what_replaces_them_is_on_the_disk(
+    tmp_path, monkeypatch
+):
+    """The power may fail at any moment."""
+    disk = Disk(monkeypatch)
+    disk.kept = [tmp_path / "network.safetensors", tmp_path / "record.json"]
+    dl.train(replace(TINY, steps=2), tmp_path)
+    assert all(map(disk.safe, disk.kept)) and not disk.lost
+    assert not [*tmp_path.rglob("*.p*t")]
+    for step in range(3):
+        disk.kept = [tmp_path / f"step-{step:08d}.pt"]
+        write_checkpoint(tmp_path, step, {"step": step})
+    assert disk.safe(disk.kept[0]) and not disk.lost
+
+
+def test_a_folder_that_holds_checkpoints_alone_goes_with_them(tmp_path):
+    for folder in ("checkpoints", "elsewhere"):
+        write_checkpoint(tmp_path / folder, 1, {"step": 1})
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for folder in ("checkpoints", "link"):
+        remove_checkpoints(tmp_path / folder)
+    assert {file.name for file in tmp_path.iterdir()} == {"elsewhere", "link"}
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+@pytest.mark.parametrize("out", ["", ".", Path()])
+def test_the_working_folder_is_no_folder_of_a_run(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"a folder of its own.*got '\.?'"):
+        dl.train(TINY, out)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
     torch.save({"step": Path("x")}, tmp_path / "step-00000001.pt")
     with pytest.raises(ValueError, match=r"damaged.*go on from the beginning"):
@@ -314,14 +528,14 @@ def test_a_good_start_is_let_through(changes):
 
 def test_a_first_loss_far_from_ln_c_is_refused():
     one, images, labels, config = stage()
-    nn.init.normal_(one.network.final.weight, std=30)
+    nn.init.normal_(one.network.front.final.weight, std=30)
     with pytest.raises(ValueError, match=r"first loss is .* ln C = 1\.39"):
         check_start(one, images, labels, config)
 
 
 def test_a_dead_layer_is_named():
     one, images, labels, config = stage()
-    nn.init.constant_(one.network.conv3_2.bias, -1e4)
+    nn.init.constant_(one.network.front.conv3_2.bias, -1e4)
     with pytest.raises(ValueError, match="relu3_2 is 0 everywhere"):
         check_start(one, images, labels, config)
 
@@ -399,9 +613,10 @@ def test_layers_of_a_classifier_learn_slowly_where_they_fit(tmp_path):
         config = replace(TINY, width=64, fc_channels=channels, start=str(start))
         assert config.start == start
         network, _, trained = build_network(config, dl.open_data("shapes"))
-        assert ("fc6.weight" in trained) == ("fc7.bias" in trained) == there
-        assert torch.equal(network.conv3_1.weight, weights["conv3_1.weight"])
-        assert "conv1_1.bias" in trained and "final.weight" not in trained
+        assert ("front.fc6.weight" in trained) == ("front.fc7.bias" in trained) == there
+        assert torch.equal(network.front.conv3_1.weight, weights["conv3_1.weight"])
+        assert "front.conv1_1.bias" in trained
+        assert "front.final.weight" not in trained
 
 
 def test_layers_trained_before_learn_more_slowly(tiny):
@@ -415,8 +630,8 @@ def test_layers_trained_before_learn_more_slowly(tiny):
         for group in optimizer.param_groups
         if any(parameter is one for one in group["params"])
     }
-    assert rates["fc6.weight"] == pytest.approx(0.2 * RECIPE.learning_rate)
-    assert rates["ctx_conv1_1.weight"] == RECIPE.learning_rate
+    assert rates["front.fc6.weight"] == pytest.approx(0.2 * RECIPE.learning_rate)
+    assert rates["context.layers.0.weight"] == RECIPE.learning_rate
     decay = {
         tuple(g["params"][0].shape): g["weight_decay"] for g in optimizer.param_groups
     }

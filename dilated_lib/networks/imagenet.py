@@ -1,0 +1,70 @@
+"""The weights that torchvision publishes, fetched by a door that runs no code."""
+
+import hashlib
+import re
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dilated_lib.networks.weights import read_weights
+from dilated_lib.whole_files import written_whole
+
+__all__ = ["published_weights"]
+
+
+def published_weights(url: str) -> dict[str, Tensor]:
+    """Return the tensors, by name, of a file of weights that torchvision publishes.
+
+    The file lies in torch.hub's cache and is fetched when it is not there. Its name
+    ends with the first digits of its SHA-256, and every use compares them with the
+    file. The first use also writes the whole digest beside it, which later uses compare
+    too. The file is read with ``weights_only=True``, so code in it does not run, as it
+    would in torchvision's own ``get_state_dict``.
+
+    Raises OSError if the file cannot be fetched, and ValueError if its digest is wrong
+    or it holds more than tensors.
+    """
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    named = re.search(r"-([0-9a-f]{8,})\.pth$", file.name)
+    if not named:
+        raise ValueError(f"{url} must end in -DIGITS.pth, the digits of its SHA-256")
+    if not file.is_file():
+        _fetch(url, file, named[1])
+    _check(file, named[1])
+    return read_weights(file)
+
+
+def _fetch(url: str, file: Path, digits: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(file), digits, progress=False)
+    except (OSError, HTTPException, RuntimeError) as error:  # the last: a wrong digest
+        raise OSError(f"{url} cannot be fetched: {error}") from error
+
+
+def _check(file: Path, digits: str) -> None:
+    """Raise ValueError for a file whose digest is not that of its name and first use.
+
+    The digits in the name are 32 bits, for which somebody could make another file; the
+    whole digest leaves no room for that once it is written down.
+    """
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not digest.startswith(digits):
+        raise ValueError(
+            f"{file} is not what torchvision published: its SHA-256 must begin with "
+            f"{digits}, got {digest[: len(digits)]}; delete it to fetch it again"
+        )
+    whole = file.with_name(f"{file.name}.sha256")
+    if not whole.is_file():
+        # a cache that cannot be written cannot be changed
+        with suppress(OSError), written_whole(whole) as new:
+            new.write_text(digest)
+    elif (known := whole.read_text().strip()) != digest:
+        raise ValueError(
+            f"{file} has changed since its first use: {whole.name} says {known!r}, got "
+            f"{digest}; delete both files to fetch it again"
+        )
