@@ -224,7 +224,9 @@ def _():
     pads = {
         (a, 9 - a)
         for a in range(10)
-        if torch.allclose(same, F.conv1d(F.pad(x, (a, 9 - a)), layer.weight, dilation=3))
+        if torch.allclose(
+            same, F.conv1d(F.pad(x, (a, 9 - a)), layer.weight, dilation=3)
+        )
     }
     ((before, after),) = pads
     yield f"the {before + after} zeros become {before} in front and {after} behind"
@@ -284,7 +286,8 @@ def _():
     assert sizes.field.stride == 8
     yield f"sees {sizes.field.size} pixels"
     yield f"need ${sizes.fixed} + {sizes.step}n$ pixels"
-    yield f"{sizes.cells(900)} cells of 900 pixels and {sizes.cells(1396)} cells of 1396"
+    cells = [sizes.cells(side) for side in (900, 1396)]
+    yield f"{cells[0]} cells of 900 pixels and {cells[1]} cells of 1396"
     yield f"the margin on each side, {sizes.margin}."
 
 
@@ -465,7 +468,7 @@ def _():
 def _():
     head = DeepLabHead(1, 2).modules()
     rates = {m.dilation[0] for m in head if isinstance(m, nn.Conv2d)} - {1}
-    yield "the rates {}, {}, {} where".format(*sorted(rates))
+    yield "has the rates {}, {}, {}.".format(*sorted(rates))
     assert 6 * 16 == 12 * 8 == 96
     side = size(RESNET[:3], 224)
     yield f"has a map of {side} × {side}"
@@ -596,7 +599,8 @@ def _():
     tile, _ = front_end_numbers(1396)
     yield f"are {tile / 1e6:.0f} million numbers, {4 * tile / 1e9:.1f} GB;"
     crop, cells = front_end_numbers(628)
-    yield f"628 pixels has {cells} × {cells} cells, and its maps take {4 * crop / 1e9:.1f}"
+    yield f"628 pixels has {cells} × {cells} cells"
+    yield f"its maps take {4 * crop / 1e9:.1f} GB."
 
 
 @check("weights")
