@@ -139,7 +139,7 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
     >>> images, labels = torch.full((1, 3, 388, 396), 128.0), torch.zeros(1, 16, 24)
     >>> check_start(stage, images, labels, config)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: relu1_1 is 0 everywhere on the first batch: the layers before it are ...
+    ValueError: front.relu1_1 is 0 everywhere on the first batch: the layers before ...
     """
     if config.network != "dilated":
         return
