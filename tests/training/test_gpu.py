@@ -64,7 +64,7 @@ def test_probabilities_of_a_peer(gpu):
     with gpu:
         peer = Baseline("deeplabv3_resnet50", 2, scale=1.5)
     picture = torch.empty(1, 3, 64, 96, dtype=torch.uint8, device=gpu)
-    assert peer.probabilities(picture).device.type == "cuda"
+    assert probabilities(peer, picture, scale=1.5).device.type == "cuda"
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
