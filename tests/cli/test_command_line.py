@@ -178,12 +178,11 @@ def test_a_network_without_layers_has_an_empty_table(capsys):
     assert lines[1].startswith("Traced in ")
 
 
-def test_the_traceback_is_shown_on_demand():
-    call = [sys.executable, "-m", "dilated_lib", "rf", "resnet19"]
-    plain, full = (
-        subprocess.run(words, capture_output=True, text=True).stderr
-        for words in (call, [*call, "--debug"])
-    )
+def test_the_traceback_is_shown_on_demand(monkeypatch, capsys):
+    assert typed(["rf", "resnet19"], monkeypatch) == 2
+    plain = capsys.readouterr().err
+    call = [sys.executable, "-m", "dilated_lib", "rf", "resnet19", "--debug"]
+    full = subprocess.run(call, capture_output=True, text=True).stderr
     assert "Traceback" in full and full.endswith(plain) and plain.count("\n") == 1
 
 
