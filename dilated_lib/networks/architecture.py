@@ -97,11 +97,6 @@ def save_network(
     """
     with torch.device("meta"):
         built = architecture.build()
-    if _pads(built) != _pads(network):
-        raise ValueError(
-            "the architecture is another network's: its front end's padding is "
-            f"{architecture.padding!r}"
-        )
     wanted = file_state(built)
     for name, one in file_state(network).items():
         if name not in wanted or wanted.pop(name).shape != one.shape:
@@ -111,12 +106,18 @@ def save_network(
             )
     if wanted:
         raise ValueError(f"the network lacks {next(iter(wanted))} of the architecture")
+    for part in ("front", "context"):
+        if _pads(getattr(built, part)) != _pads(getattr(network, part)):
+            raise ValueError(
+                f"the architecture is another network's: its {part} pads otherwise, "
+                "which no weight tells"
+            )
     save(network, path, metadata={_KEY: json.dumps(asdict(architecture))})
 
 
-def _pads(network: DilatedNetwork) -> list[tuple[object, str]]:
-    """How the front end's convolutions pad, which no weight tells."""
-    layers = (one for one in network.front if isinstance(one, nn.Conv2d))
+def _pads(part: nn.Module) -> list[tuple[object, str]]:
+    """How the convolutions of a part pad."""
+    layers = (one for one in part.modules() if isinstance(one, nn.Conv2d))
     return [(one.padding, one.padding_mode) for one in layers]
 
 

@@ -204,8 +204,16 @@ def test_how_a_front_end_pads_is_part_of_its_file(padding, tmp_path):
     assert torch.equal(network.eval()(image), found(image))
     plain, other = made()
     for one, kind in ((plain, architecture), (network, other)):
-        with pytest.raises(ValueError, match=f"padding is '{kind.padding}'"):
+        with pytest.raises(ValueError, match="its front pads otherwise"):
             save_network(one, kind, tmp_path / "wrong.safetensors")
+
+
+@pytest.mark.parametrize("how", [{"padding": "once"}, {"padding_mode": "reflect"}])
+def test_a_context_module_whose_padding_no_file_tells_is_not_saved(how, tmp_path):
+    network, architecture = made()
+    network.context = dl.ContextModule(3, **how)
+    with pytest.raises(ValueError, match="its context pads otherwise"):
+        save_network(network, architecture, tmp_path / "net.safetensors")
 
 
 def test_an_architecture_of_another_network_is_not_saved(tmp_path):
