@@ -173,6 +173,6 @@ def test_the_reference_names_what_it_documents():
 """
     found = [name.removeprefix("dilated_lib.") for name, _ in documented(page)]
     assert found == [
-        *("records.results", "data.voc.voc2012", "data.voc.voc_layout"),
+        *("records.results", "data.voc.voc2012", "data.voc.voc_animals"),
         "networks.weights.fits",
     ]

@@ -1,6 +1,13 @@
 """Class names and their colours (RGB), in the order of the released networks."""
 
-__all__ = ["CAMVID", "CITYSCAPES", "PASCAL_VOC", "Colour", "voc_colour"]
+__all__ = [
+    "CAMVID",
+    "CITYSCAPES",
+    "PASCAL_VOC",
+    "VOC_ANIMALS",
+    "Colour",
+    "voc_colour",
+]
 
 Colour = tuple[int, int, int]
 
@@ -24,6 +31,10 @@ _VOC_NAMES = (
     *("potted plant", "sheep", "sofa", "train", "tv monitor"),
 )
 PASCAL_VOC = {name: voc_colour(index) for index, name in enumerate(_VOC_NAMES)}
+VOC_ANIMALS = {
+    name: PASCAL_VOC[name]
+    for name in ("background", "cat", "cow", "dog", "horse", "person", "sheep")
+}
 CAMVID: dict[str, Colour] = {
     "building": (128, 0, 0),
     "tree": (128, 128, 0),

@@ -9,7 +9,7 @@ from dilated_lib.data.camvid import camvid, download_camvid
 from dilated_lib.data.folder import folder
 from dilated_lib.data.labelled import DataSet
 from dilated_lib.data.scenes import ShapeScenes
-from dilated_lib.data.voc import voc2012, voc_layout
+from dilated_lib.data.voc import voc2012, voc_animals
 
 __all__ = ["data_home", "download", "open_data"]
 
@@ -44,7 +44,7 @@ def open_data(name: str) -> DataSet:
         "shapes": _shapes,
         "camvid": partial(camvid, home / "camvid"),
         "voc2012": partial(voc2012, home),
-        "voc_animals": partial(voc_layout, home / "voc_animals"),
+        "voc_animals": partial(voc_animals, home / "voc_animals"),
     }
     if name in known:
         return known[name]()

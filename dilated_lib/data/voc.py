@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012: with SBD's labels, and subsets in the same layout."""
+"""PASCAL VOC 2012: with SBD's labels, and its animals alone."""
 
 import tarfile
 from collections.abc import Iterator
@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from dilated_lib.data.labelled import DataSet, LabelledPictures
-from dilated_lib.data.palettes import PASCAL_VOC
+from dilated_lib.data.labelled import VOID, DataSet, LabelledPictures
+from dilated_lib.data.palettes import PASCAL_VOC, VOC_ANIMALS, Colour
 
-__all__ = ["voc2012", "voc_layout"]
+__all__ = ["voc2012", "voc_animals"]
 
 _MEAN = (102.93, 111.36, 116.52)
+_HELD_OUT = (0, 7, 13)  # places in each twenty names of the training list
 Pair = tuple[Path, Path]
 
 
@@ -85,36 +86,56 @@ def _paths(pictures: list[str], labels: list[str]) -> list[Pair]:
     return [(Path(one), Path(two)) for one, two in zip(pictures, labels, strict=True)]
 
 
-def voc_layout(root: Path) -> DataSet:
-    """A subset of VOC: JPEGImages, SegmentationClassAug, train.txt and val.txt.
+def voc_animals(root: Path) -> DataSet:
+    """Six animals, people among them, and the background: a small part of VOC 2012.
 
-    Raises FileNotFoundError for a folder without these.
+    ``root`` has JPEGImages and SegmentationClassAug, and in train.txt and val.txt the
+    names of pictures that VOC 2012, or SBD, labels. VOC's other classes are void. VOC's
+    own validation pictures are to be read once, so they are the split "test"; "val" is
+    held out from train.txt, three of every twenty names.
+
+    Raises FileNotFoundError for a folder without the lists.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     for split in ("train", "val"):
     ...         _ = (Path(folder) / f"{split}.txt").write_text("cat_1 cat_2")
-    ...     voc_layout(Path(folder)).split("val").name(1)
-    'cat_2.jpg'
+    ...     data = voc_animals(Path(folder))
+    >>> len(data.palette), data.split("val").name(0), data.split("train").name(0)
+    (7, 'cat_1.jpg', 'cat_2.jpg')
     """
-    pairs = {}
+    names = {}
     for split in ("train", "val"):
         if not (root / f"{split}.txt").is_file():
             raise FileNotFoundError(f"there is no list {root / split}.txt")
-        pairs[split] = [
+        names[split] = (root / f"{split}.txt").read_text().split()
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": names["val"]}
+    for place, name in enumerate(names["train"]):
+        splits["val" if place % 20 in _HELD_OUT else "train"].append(name)
+    pairs = {
+        split: [
             (
                 root / "JPEGImages" / f"{name}.jpg",
                 root / "SegmentationClassAug" / f"{name}.png",
             )
-            for name in (root / f"{split}.txt").read_text().split()
+            for name in found
         ]
-    return _set(root.name, pairs)
+        for split, found in splits.items()
+    }
+    ids = dict.fromkeys(range(len(PASCAL_VOC)), VOID) | {VOID: VOID}
+    for label, name in enumerate(VOC_ANIMALS):
+        ids[[*PASCAL_VOC].index(name)] = label
+    return _set("voc_animals", pairs, VOC_ANIMALS, ids)
 
 
-def _set(name: str, pairs: dict[str, list[Pair]]) -> DataSet:
-    classes = [*PASCAL_VOC]
+def _set(
+    name: str,
+    pairs: dict[str, list[Pair]],
+    palette: dict[str, Colour] = PASCAL_VOC,
+    ids: dict[int, int] | None = None,
+) -> DataSet:
     splits = {
-        split: partial(LabelledPictures, found, classes)
+        split: partial(LabelledPictures, found, [*palette], ids=ids)
         for split, found in pairs.items()
     }
-    return DataSet(name, PASCAL_VOC, _MEAN, splits)
+    return DataSet(name, palette, _MEAN, splits)

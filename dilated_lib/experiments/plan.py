@@ -26,9 +26,10 @@ __all__ = [
     "state",
 ]
 
-# each with its question; the first one is for a CPU, the others for a GPU
+# each with its question; the first two are for a CPU, the others for a GPU
 TIERS = {
     "padded": "How good is a front end that pads zeros, trained on two CPU cores?",
+    "animals": "And one that knows six animals, from 850 photographs?",
     "imagenet": "What does a context module add behind a front end from ImageNet?",
     "together": "Is it better to train front end and module together from the start?",
     "joint": "Does joint training help, beside the front end trained on as long?",
@@ -70,6 +71,9 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
     for seed in _SEEDS:
         run = replace(_PADDED, start=weights, seed=seed)
         yield Planned("camvid/imagenet/padded front", "padded", run)
+    for seed in _SEEDS:
+        run = replace(_ANIMALS, start=weights, seed=seed)
+        yield Planned("voc_animals/imagenet/padded front", "animals", run)
     for seed in _SEEDS:
         yield from _street(seed, "imagenet", weights)
     for seed in _SEEDS:
@@ -204,6 +208,13 @@ _PADDED = Config(
     checkpoint_every=100,
     test=True,
 )
+_ANIMALS = replace(
+    _PADDED,
+    data="voc_animals",
+    recipe=replace(_PADDED.recipe, learning_rate=2.5e-4, zoom=(0.6, 1.3)),
+    steps=2000,
+    cells=(38, 38),
+)
 _SMALL = Config(
     data="camvid",
     stage="joint",
@@ -245,7 +256,7 @@ def execute(
 
     >>> execute("gpu", runs=Path("runs"), out=Path("results"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: tier must be all or one of padded, imagenet, ..., got 'gpu'
+    ValueError: tier must be all or one of padded, animals, ..., got 'gpu'
     """
     if tier not in ("all", *TIERS):
         raise ValueError(f"tier must be all or one of {', '.join(TIERS)}, got {tier!r}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dilated_lib.data.labelled import DataSet
-from dilated_lib.data.palettes import CAMVID, PASCAL_VOC
+from dilated_lib.data.palettes import CAMVID, PASCAL_VOC, VOC_ANIMALS
 from dilated_lib.data.sets import open_data
 from dilated_lib.dilation.cost import measure
 from dilated_lib.records import Record, device_name, write
@@ -156,7 +156,7 @@ def _stage(config: Config) -> Stage:
 def _classes(config: Config) -> DataSet:
     """A data set with the classes of the run's, which need not be on this machine."""
     made_up = open_data("shapes")
-    palette = {"camvid": CAMVID, "voc2012": PASCAL_VOC, "voc_animals": PASCAL_VOC}
+    palette = {"camvid": CAMVID, "voc2012": PASCAL_VOC, "voc_animals": VOC_ANIMALS}
     return replace(made_up, palette=palette.get(config.data, made_up.palette))
 
 

@@ -27,7 +27,7 @@ from dilated_lib.data.folder import folder
 from dilated_lib.data.labelled import DataSet, LabelledPictures, class_counts
 from dilated_lib.data.palettes import CAMVID, PASCAL_VOC, voc_colour
 from dilated_lib.data.scenes import ShapeScenes
-from dilated_lib.data.voc import voc2012, voc_layout
+from dilated_lib.data.voc import voc2012, voc_animals
 
 RNG = np.random.default_rng(0)
 IDS = np.array([[0, 1, 2], [2, 2, 255]], "u1")
@@ -681,22 +681,28 @@ def test_an_archive_cannot_lead_out_of_its_folder(tmp_path, monkeypatch):
     assert tarfile.TarFile.extraction_filter is None
 
 
-def test_a_subset_in_vocs_layout_has_its_lists(tmp_path):
+def test_vocs_animals_are_seven_classes_and_val_is_held_out_from_train(tmp_path):
     root = tmp_path / "animals"
-    for name in ("2007_1", "2007_2", "2007_3"):
+    listed = [f"2007_{number:02}" for number in range(40)]
+    for name in (*listed, "2008_1"):
         image(root / "JPEGImages" / f"{name}.jpg")
-        labels(root / "SegmentationClassAug" / f"{name}.png", [[0, 20, 255]] * 2)
-    (root / "train.txt").write_text("2007_3\n2007_1\n")
-    told = said(lambda: voc_layout(root), FileNotFoundError)
+        labels(root / "SegmentationClassAug" / f"{name}.png", [[0, 17, 20]] * 2)
+    (root / "train.txt").write_text("\n".join(listed))
+    told = said(lambda: voc_animals(root), FileNotFoundError)
     assert told == f"there is no list {root}/val.txt"
-    (root / "val.txt").write_text("2007_2\n2007_9\n")
-    data = voc_layout(root)
-    assert data.name == "animals" and data.palette == PASCAL_VOC
-    train, val = data.split("train"), data.split("val")
-    assert [train.name(0), train.name(1)] == ["2007_3.jpg", "2007_1.jpg"]
-    assert train[1][1].tolist() == [[0, 20, 255]] * 2
-    told = said(lambda: val[1], FileNotFoundError)
-    assert told == f"there is no picture {root}/JPEGImages/2007_9.jpg"
+    (root / "val.txt").write_text("2008_1\n2008_9\n")
+    data = voc_animals(root)
+    assert [*data.palette] == [
+        *("background", "cat", "cow", "dog", "horse", "person", "sheep")
+    ]
+    assert data.palette.items() <= PASCAL_VOC.items()
+    assert names(data, "val") == [f"{listed[n]}.jpg" for n in (0, 7, 13, 20, 27, 33)]
+    both = names(data, "train") + names(data, "val")
+    assert sorted(both) == [f"{name}.jpg" for name in listed]
+    # sheep, VOC's 17, are the last class; a television is none
+    assert data.split("test")[0][1].tolist() == [[0, 6, 255]] * 2
+    told = said(lambda: data.split("test")[1], FileNotFoundError)
+    assert told == f"there is no picture {root}/JPEGImages/2008_9.jpg"
 
 
 # a folder of one's own
