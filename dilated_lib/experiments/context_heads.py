@@ -70,7 +70,9 @@ def heads(
 
     def keep(name: str, seed: int, module: nn.Module, **metrics: Any) -> None:
         for split in ("val", "test"):
-            metrics[split] = asdict(stored_logits.score(module, stored[split], classes))
+            metrics[split] = asdict(
+                stored_logits.measure(module, stored[split], classes).compute()
+            )
         done.append(
             Record(
                 experiment=f"heads/{name}",

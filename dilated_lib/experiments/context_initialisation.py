@@ -302,7 +302,8 @@ def _trained(
 def _small_network(data: str) -> Record:
     """Of the small network's front end: its cells, and its scores after max(x, 0)."""
     from dilated_lib.data.sets import open_data
-    from dilated_lib.experiments.stored_logits import score, store
+    from dilated_lib.experiments.stored_logits import measure as measured
+    from dilated_lib.experiments.stored_logits import store
     from dilated_lib.networks.architecture import (
         small_network,  # the shapes need none of these
     )
@@ -314,9 +315,9 @@ def _small_network(data: str) -> Record:
     metrics: dict[str, Any] = {}
     for split in ("val", "test"):
         logits = store(network, files.split(split), progress=True)
-        metrics[split] = _largest(logits.maps)
+        metrics[split] = _largest(torch.stack([*logits.maps]))
         for name, step in (("front end", nn.Identity()), ("max(x, 0)", nn.ReLU())):
-            found = score(step, logits, classes)
+            found = measured(step, logits, classes).compute()
             metrics[split][name] = {
                 "miou": found.miou,
                 "accuracy": found.accuracy,

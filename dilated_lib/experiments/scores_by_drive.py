@@ -81,6 +81,12 @@ class DriveMeter:
         for one in (self._whole, meter):
             one.update(predicted, labels)
 
+    @property
+    def confusion(self) -> Tensor:
+        """Pixels (C, C), int64: a row a label, a column a predicted class."""
+        found: Tensor = self._whole.confmat
+        return found
+
     def compute(self) -> SplitScores:
         """The scores so far; a drive without any label is left out.
 

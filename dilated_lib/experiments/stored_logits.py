@@ -5,33 +5,36 @@ context module on these maps. A module is a matter of minutes then, so that many
 compared: of other dilations, with other seeds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 from tqdm import tqdm
 
 from dilated_lib.data.labelled import VOID, Sample
-from dilated_lib.data.transforms import CropWithMargin
-from dilated_lib.experiments.scores_by_drive import DriveMeter, SplitScores
+from dilated_lib.experiments.scores_by_drive import DriveMeter
 from dilated_lib.experiments.shape_training import descend
 from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.prediction.segmentation import upsampled
 
-__all__ = ["Logits", "fit", "score", "store"]
+__all__ = ["Logits", "fit", "measure", "store"]
 
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits (N, C, h, w) of a front end, labels (N, 8h, 8w), uint8, and file names."""
+    """Logits (C, h, w) and labels (H, W), uint8, of each picture, and file names.
 
-    maps: Tensor
-    labels: Tensor
-    names: tuple[str, ...]
+    A picture has ⌈H/8⌉ × ⌈W/8⌉ cells.
+    """
+
+    maps: Sequence[Tensor]
+    labels: Sequence[Tensor]
+    names: Sequence[str]
 
 
 def store(
@@ -41,40 +44,37 @@ def store(
     mirrored: bool = False,
     progress: bool = False,
 ) -> Logits:
-    """What a network's front end says of whole pictures, and of their mirror images.
+    """Store what a front end says of whole pictures, and of their mirror images.
 
-    Each picture has its margin, by reflection, as in
+    Each picture is continued to whole cells, and has its margin, by reflection, as in
     :func:`~dilated_lib.prediction.segmentation.probabilities`. The network is in
     evaluation afterwards.
 
-    Raises ValueError for a network that enlarges its pictures, and for a picture whose
-    sides are no multiples of 8.
+    Raises ValueError for a network that enlarges its pictures.
 
     >>> from dilated_lib.networks.architecture import small_network
     >>> from dilated_lib.data.scenes import ShapeScenes
-    >>> store(small_network(), ShapeScenes(1), mirrored=True).maps.shape
-    torch.Size([2, 11, 8, 12])
+    >>> stored = store(small_network(), ShapeScenes(1), mirrored=True)
+    >>> [one.shape for one in stored.maps]
+    [torch.Size([11, 8, 12]), torch.Size([11, 8, 12])]
     """
     if network.scale != 1:
         raise ValueError(f"the network's scale must be 1, got {network.scale}")
     maps, answers, names = [], [], []
+    margin = network.margin
     network.eval()
     for index in tqdm(range(len(data)), "logits", disable=not progress):  # type: ignore[arg-type]
-        sample = data[index]
-        height, width = sample[1].shape
-        if height % 8 or width % 8:
-            raise ValueError(
-                f"both sides must be multiples of 8, got {height} × {width} pixels"
-            )
-        crop = CropWithMargin((height // 8, width // 8), network.margin)  # all of it
+        picture, labels = (one.as_subclass(Tensor) for one in data[index])
+        rest = [-side % 8 for side in labels.shape]
+        around = [(0, 0), *((margin, margin + more) for more in rest)]
         for flip in (False, True)[: 1 + mirrored]:
-            mirror = v2.RandomHorizontalFlip(float(flip))
-            image, labels = (one.as_subclass(Tensor) for one in crop(mirror(sample)))
+            image = picture.flip(2) if flip else picture
+            image = torch.from_numpy(np.pad(image, around, mode="reflect"))
             with torch.no_grad():
-                maps.append(network.front(network.normalised(image[None])))
-            answers.append(labels)
+                maps.append(network.front(network.normalised(image[None]))[0])
+            answers.append(labels.flip(1) if flip else labels)
             names.append(data.name(index))  # type: ignore[attr-defined]
-    return Logits(torch.cat(maps), torch.stack(answers), tuple(names))
+    return Logits(maps, answers, names)
 
 
 def fit(
@@ -92,8 +92,8 @@ def fit(
     A cell's label is that of the pixel at 8i + 4, next to the centre of what it sees.
     ``weights`` are the classes' (C,), as of
     :func:`~dilated_lib.training.loss.median_frequency_weights`. The learning rate
-    rises and falls once (``OneCycleLR``). Void does not count. Raises ValueError
-    without maps.
+    rises and falls once (``OneCycleLR``). Void does not count, and neither do cells
+    whose pixel lies beyond the picture. Raises ValueError without maps.
 
     >>> draw = torch.Generator().manual_seed(0)
     >>> data = Logits(torch.zeros(2, 3, 4, 5), torch.zeros(2, 32, 40), ("a", "b"))
@@ -101,51 +101,61 @@ def fit(
     3
     """
     if not len(data.maps):
-        raise ValueError(f"there must be maps to train on, got {data.maps.shape}")
-    cells = data.labels[:, 4::8, 4::8].long()
+        raise ValueError("there must be maps to train on, got none")
+    cells = [_of_cells(one) for one in data.labels]
     batches = _batches(len(cells), batch, steps, generator)
 
     def loss() -> Tensor:
-        chosen = next(batches)
-        return F.cross_entropy(
-            module(data.maps[chosen]), cells[chosen], weights, ignore_index=VOID
-        )
+        chosen = sorted(next(batches), key=lambda index: data.maps[index].shape)
+        total, weight = torch.zeros(()), torch.zeros(())
+        for _, same in groupby(chosen, lambda index: data.maps[index].shape):
+            indices = [*same]
+            logits = module(torch.stack([data.maps[index] for index in indices]))
+            wanted = torch.stack([cells[index] for index in indices])
+            total = total + F.cross_entropy(
+                logits, wanted, weights, ignore_index=VOID, reduction="sum"
+            )
+            known = wanted[wanted != VOID]
+            weight += len(known) if weights is None else weights[known].sum()
+        return total / weight
 
     optimizer = torch.optim.AdamW(module.parameters())
     return descend(optimizer, loss, steps=steps, learning_rate=learning_rate)
 
 
+def _of_cells(labels: Tensor) -> Tensor:
+    rest = [-side % 8 for side in labels.shape]
+    whole = F.pad(labels, (0, rest[1], 0, rest[0]), value=VOID)
+    return whole[4::8, 4::8].long()
+
+
 def _batches(
     count: int, size: int, steps: int, generator: torch.Generator
-) -> Iterator[Tensor]:
+) -> Iterator[list[int]]:
     order = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         while len(order) < size:
             order = torch.cat([order, torch.randperm(count, generator=generator)])
         chosen, order = order[:size], order[size:]
-        yield chosen
+        yield chosen.tolist()
 
 
-def score(module: nn.Module, data: Logits, classes: tuple[str, ...]) -> SplitScores:
-    """Scores of a module on stored logits, at all pixels, and those of each drive.
+def measure(module: nn.Module, data: Logits, classes: tuple[str, ...]) -> DriveMeter:
+    """Collect a module's labels on stored logits, at all pixels, in a meter.
 
     Its logits are interpolated, cell i at 8i + 3.5 (``upsampling="half_pixel"``).
 
     >>> maps = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 3)
     >>> labels = torch.zeros(1, 16, 24, dtype=torch.uint8)
     >>> roads = Logits(maps, labels, ("morning_1.png",))
-    >>> found = score(nn.Identity(), roads, ("road", "sky"))
+    >>> found = measure(nn.Identity(), roads, ("road", "sky")).compute()
     >>> found.miou, [*found.drives]
     (100.0, ['morning'])
     """
     meter = DriveMeter(classes)
-    for start in range(0, len(data.maps), 8):
-        batch = slice(start, start + 8)
+    for logits, labels, name in zip(data.maps, data.labels, data.names, strict=True):
+        height, width = labels.shape
         with torch.no_grad():
-            logits = upsampled(module(data.maps[batch]), "half_pixel", 8)
-        each = zip(
-            data.names[batch], logits.argmax(1), data.labels[batch].long(), strict=True
-        )
-        for name, predicted, labels in each:
-            meter.update(name, predicted, labels)
-    return meter.compute()
+            found = upsampled(module(logits[None]), "half_pixel", 8).argmax(1)[0]
+        meter.update(name, found[:height, :width], labels.long())
+    return meter
