@@ -18,6 +18,7 @@ from dilated_lib.experiments import context_initialisation, traps
 from dilated_lib.experiments.context_evidence import context
 from dilated_lib.experiments.context_heads import heads
 from dilated_lib.experiments.context_reach import reach
+from dilated_lib.experiments.far_evidence import far
 from dilated_lib.experiments.vgg_erf import erf
 
 if __name__ == "__main__":
@@ -31,6 +32,7 @@ if __name__ == "__main__":
         "download": cli.download,
         "context": context,
         "erf": erf,
+        "far": far,
         "heads": heads,
         "reach": reach,
         "starts": context_initialisation.measure,
