@@ -199,10 +199,8 @@ def test_one_seed_draws_one_start_and_one_order_for_layers_of_the_same_shapes():
 
 
 def test_the_front_end_may_be_that_of_another_network(streets, tmp_path):
-    kind = Architecture(
-        palette=dict(CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
-    )
-    network, path = kind.build(), tmp_path / "other.safetensors"
+    kind = Architecture(width=4, fc_channels=8, context="basic")
+    network, path = kind.build(CAMVID, (1.0, 2.0, 3.0)), tmp_path / "other.safetensors"
     dl.save_network(network, kind, path)
     out = tmp_path / "heads.json"
     context_heads.heads(out, data=str(streets), network=path, seeds=1, steps=1)
