@@ -37,13 +37,6 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
 
     The file appears whole or not at all, even where the power fails. Raises OSError
     where it cannot be written, on a full disk for example; the older ones stay then.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     for step in (10, 20, 30):
-    ...         write_checkpoint(Path(folder), step, {"step": step})
-    ...     sorted(file.name for file in Path(folder).iterdir())
-    ['step-00000020.pt', 'step-00000030.pt']
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{step:08d}.pt"
@@ -93,13 +86,6 @@ def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a run, whole or begun, and the folder if it is empty.
 
     Other files in the folder stay, and then so does the folder.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     write_checkpoint(Path(folder) / "checkpoints", 10, {"step": 10})
-    ...     remove_checkpoints(Path(folder) / "checkpoints")
-    ...     (Path(folder) / "checkpoints").exists()
-    False
     """
     for file in [*_files(folder), *folder.glob("step-[0-9]*.part")]:
         file.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from dilated_lib.training import checkpoints
 from dilated_lib.training.config import Config
 from dilated_lib.training.first_batch import check_start
 from dilated_lib.training.optimizer import learning_rate
-from dilated_lib.training.setup import Run, begin, launch, seed_torch, torch_settings
+from dilated_lib.training.setup import Run, begin, launch, torch_settings
 
 __all__ = ["train"]
 
@@ -83,7 +83,9 @@ def train(
             return record
         logger = TensorBoardLogger(out, name="log", version="")
         try:
-            run = begin(config, launch(config, logger), out, progress)
+            fabric = launch(config, logger)
+            _seed(config.seed, 0)  # for new weights
+            run = begin(config, fabric, out, progress)
             whole = _train(run, experiment, deadline)
             return _finish(run, experiment) if whole else None
         finally:
@@ -132,7 +134,7 @@ def _train(run: Run, experiment: str, deadline: float | None) -> bool:
         stage.train()
         # crops have one size, for which cuDNN may look for the fastest way
         torch.backends.cudnn.benchmark = not config.deterministic
-        seed_torch(config.seed, 2, run.step, fabric.global_rank)  # for dropout
+        _seed(config.seed, 2, run.step, fabric.global_rank)  # for dropout
         weight: Any = fabric.all_reduce(stage.weight(labels), reduce_op="sum")
         # gradients are averaged over processes: times their number is the sum
         loss = run.module(images, labels) * (fabric.world_size / weight.clamp(1e-6))
@@ -174,6 +176,11 @@ def _train(run: Run, experiment: str, deadline: float | None) -> bool:
     return True
 
 
+def _seed(*numbers: int) -> None:
+    """Seed torch from whole numbers: the run's seed, what for, the step, the place."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
 def _crops(
     run: Run, samples: list[Sample], stream: torch.cuda.Stream | None
 ) -> tuple[Tensor, Tensor]:
@@ -186,7 +193,7 @@ def _crops(
     pairs = []
     with torch.cuda.stream(stream):
         for place, sample in enumerate(samples, first):
-            seed_torch(run.config.seed, 1, run.step, place)
+            _seed(run.config.seed, 1, run.step, place)
             pairs.append(run.augment(*run.fabric.to_device(sample)))
         images = torch.stack([image for image, _ in pairs]).float()
         labels = torch.stack([label for _, label in pairs])

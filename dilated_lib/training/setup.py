@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
@@ -27,7 +26,7 @@ from dilated_lib.training.config import Config
 from dilated_lib.training.loss import Stage, layout, median_frequency_weights
 from dilated_lib.training.optimizer import build_optimizer
 
-__all__ = ["Run", "begin", "build_network", "launch", "seed_torch", "torch_settings"]
+__all__ = ["Run", "begin", "build_network", "launch", "torch_settings"]
 
 
 @dataclass
@@ -67,13 +66,12 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
     """Begin a new run, or go on with the one whose checkpoints are in a folder.
 
     Everything that can be wrong with the data or the start is found here, and not after
-    an hour: every label map is read once.
+    an hour: every label map is read once. New weights are drawn as torch is seeded.
     """
     recipe, data = config.recipe, open_data(config.data)
     identity = checkpoints.identity(config, data)
     state = checkpoints.resumed(out, config, identity)
     counts = state["counts"] if state else _count_labels(config, data, progress)
-    seed_torch(config.seed, 0)
     network, trained = build_network(config, data)
     if state:
         checkpoints.restore_weights(network, state["network"], out)
@@ -172,11 +170,6 @@ def build_network(
     names = {name for name, _ in network.named_parameters()}
     missing = {name for name in names if network.file_name(name) in loaded.missing}
     return network, names - missing
-
-
-def seed_torch(*numbers: int) -> None:
-    """Seed torch from whole numbers: the run's seed, what for, the step, the place."""
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 @contextmanager
