@@ -21,6 +21,12 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
     weights or pixels are too large. Raises ValueError for either. A baseline is not
     looked at.
 
+    Args:
+        stage: The network with its loss, before the first step.
+        images: The crops of the first batch (N, 3, H, W).
+        labels: Their labels (N, h, w).
+        config: The run, which tells where the weights come from.
+
     >>> from dilated_lib.data.sets import open_data
     >>> from dilated_lib.training.setup import build_network
     >>> config = Config().changed(data="shapes", width=4, fc_channels=8)

@@ -67,6 +67,12 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
 
     Everything that can be wrong with the data or the start is found here, and not after
     an hour: every label map is read once. New weights are drawn as torch is seeded.
+
+    Args:
+        config: What is trained, on what, and how.
+        fabric: The devices and processes.
+        out: The folder of the run.
+        progress: Show bars.
     """
     recipe, data = config.recipe, open_data(config.data)
     identity = checkpoints.identity(config, data)
