@@ -31,7 +31,7 @@ def _command() -> str:
 
 @cache  # once a process, which keeps the source that it loaded
 def _commit() -> str:
-    """Of this source; not that of a repository in which it is merely installed."""
+    """Return the commit of this source, not of a repository it is installed in."""
     git = ["git", "-C", str(_HOME)]
     mine = [*git, "ls-files", "--error-unmatch", Path(__file__).name]
     describe = ["describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
@@ -49,11 +49,12 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One run. ``seconds`` is its wall-clock time, ``metrics`` what it measured.
+    """One run: what it did (``config``), what it measured (``metrics``), and where.
 
-    ``device`` is its :func:`device_name`. Filled in are the command line, the commit of
-    the source ("unknown" outside a checkout, "+" after it where files were changed) and
-    the versions of Python and torch.
+    ``seconds`` is its wall-clock time, and ``device`` its :func:`device_name`. The rest
+    is filled in: the command line, the commit of the source ("unknown" outside a
+    checkout, with a "+" behind it where files were changed), and the versions of Python
+    and torch.
 
     >>> done = {"config": {"steps": 100}, "metrics": {"miou": 61.5}}
     >>> Record(experiment="mine", seed=0, seconds=2.5, device="CPU", **done).metrics
@@ -72,7 +73,7 @@ class Record:
 
 
 def device_name(device: torch.device) -> str:
-    """The name of a GPU, or of the CPU, its vectors and the threads that torch uses.
+    """Name a GPU, or the CPU with its vectors and the threads that torch uses.
 
     >>> device_name(torch.device("cpu")).startswith("CPU (")
     True
@@ -85,7 +86,7 @@ def device_name(device: torch.device) -> str:
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
-    """Write records to a JSON file; a file that is there is replaced whole.
+    """Write records to a JSON file; if it is there, it is replaced as a whole.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -100,7 +101,7 @@ def write(path: Path, records: Iterable[Record]) -> None:
 
 
 def results() -> Path:
-    """The folder of the book's results: in a checkout, or in the installed package.
+    """Return the folder of the book's results, in a checkout or an installed package.
 
     >>> (results() / "small.safetensors").is_file()
     True
@@ -110,7 +111,7 @@ def results() -> Path:
 
 
 def read(name: str) -> list[Record]:
-    """Records of an experiment of the book, by the name of their file.
+    """Return the records of an experiment of the book, by the name of their file.
 
     Raises FileNotFoundError for a name without a file, ValueError for a broken file.
 

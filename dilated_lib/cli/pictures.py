@@ -1,5 +1,6 @@
 """Pictures into label maps, and how good these are."""
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,7 @@ import torch
 
 from dilated_lib import networks
 from dilated_lib.cli.errors import one_sentence
+from dilated_lib.cli.scores import rows
 from dilated_lib.networks.architecture import open_network, small_network
 from dilated_lib.networks.weights import load
 from dilated_lib.prediction import bfloat16
@@ -129,10 +131,7 @@ def evaluate(
             flip=flip,
             progress=True,
         )
-    for name, value in scores.per_class.items():
-        print(f"{name:14} {'-' if value is None else f'{value:.1f}':>6}")
-    print(f"{'mean IoU':14} {scores.miou:6.1f}")
-    print(f"{'accuracy':14} {scores.accuracy:6.1f}")
+    print(*rows(asdict(scores)), sep="\n")
 
 
 def download(name: Literal["camvid", "voc2012"], /) -> None:

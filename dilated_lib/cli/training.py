@@ -1,7 +1,8 @@
 """Training: a run, and the plan of all that the book reports."""
 
+import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterator
 from math import inf
 from pathlib import Path
 from typing import Literal
@@ -9,14 +10,18 @@ from typing import Literal
 import tyro
 
 from dilated_lib.cli.errors import one_sentence
+from dilated_lib.cli.scores import rows
+from dilated_lib.records import Record
 from dilated_lib.training.config import MODERN, PAPER, Config
 
 __all__ = ["changes", "plan", "throughput", "train"]
 
+_FEW = 10  # means of losses; fewer may lie above that of guessing by chance
+
 _Config = tyro.extras.subcommand_type_from_defaults(
     {
         "modern": Config(recipe=MODERN),
-        "paper": Config(recipe=PAPER, scale=4 / 3, steps=20_000),
+        "paper": Config().changed(recipe=PAPER, scale=4 / 3, steps=20_000),
     },
     descriptions={
         "modern": "AdamW, half a cosine, loss at all pixels, scale and colour drawn",
@@ -38,7 +43,9 @@ def train(
     RUN modern --data camvid --steps 500. The same command again goes on from the last
     checkpoint. On several GPUs: torchrun --nproc-per-node 2 -m dilated_lib train ...
     The folder gets checkpoints, a TensorBoard log (tensorboard --logdir RUN), the
-    network and a record. Exit code 2, with one sentence, where something does not fit.
+    network and a record. In the end the IoU of each class is printed, and a warning if
+    classes are never predicted or the loss stays above that of guessing. Exit code 2,
+    with one sentence, where something does not fit.
 
     Args:
         out: The folder of the run.
@@ -50,9 +57,30 @@ def train(
     with one_sentence(goes_on=True):
         done = loop.train(config, out, experiment=experiment, progress=True)
     if done:
-        for split in ("val", "test"):
-            if split in done.metrics:
-                print(f"{split}: {done.metrics[split]['miou']:.1f} mean IoU")
+        splits = [name for name in ("val", "test") if name in done.metrics]
+        print(f"{'IoU in percent':14}" + "".join(f" {name:>6}" for name in splits))
+        print(*rows(*(done.metrics[name] for name in splits)), sep="\n")
+        for sentence in _doubts(done, config):
+            print(sentence, file=sys.stderr)
+
+
+def _doubts(done: Record, config: Config) -> Iterator[str]:
+    """Say what is wrong with a run that ended, although no step of it failed."""
+    from dilated_lib.training.first_batch import guessing_loss
+
+    classes = done.metrics["val"]["per_class"]
+    if missed := [name for name, value in classes.items() if value == 0]:
+        yield (
+            f"IoU 0.0 on the validation pictures: {', '.join(missed)}. The network "
+            "never predicts them, or hardly ever where they are."
+        )
+    losses, guess = done.metrics["loss"], guessing_loss(config, len(classes))
+    late = losses[len(losses) // 2 :]
+    if len(late) >= _FEW and min(late) > guess:
+        yield (
+            f"The loss stays above {guess:.2f}, that of equal probabilities (ln C), so "
+            "the network is worse than guessing. A smaller --learning-rate may help."
+        )
 
 
 def plan(
@@ -187,7 +215,7 @@ def throughput(
     configs = {name: runs[f"camvid/{name}"] for name in names}
     if not gpu:
         zeros = runs["camvid/imagenet/padded front"]
-        configs = {"zeros": zeros, "margin": replace(zeros, padding="none")}
+        configs = {"zeros": zeros, "margin": zeros.changed(padding="none")}
     with one_sentence():
         module.throughput(out, configs, compiled=compiled, side=8192 if gpu else 4096)
 

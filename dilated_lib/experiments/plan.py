@@ -9,7 +9,7 @@ from typing import Literal
 
 from dilated_lib.dilation.cost import measure
 from dilated_lib.experiments.throughput import operations, training_step
-from dilated_lib.networks.architecture import open_network, save_network
+from dilated_lib.networks.architecture import Architecture, open_network, save_network
 from dilated_lib.prediction.bfloat16 import has_bfloat16
 from dilated_lib.records import Record, read_file, write
 from dilated_lib.training.config import MODERN, PAPER, Config
@@ -89,7 +89,7 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
             ("no dilation", (1, 1, 1, 1, 1, 1, 1)),
             ("no dilation 16", (1, 1, 2, 4, 8, 1)),
         ):
-            head = replace(_head(seed), dilations=dilations)
+            head = _head(seed).changed(dilations=dilations)
             yield Planned(f"{front} + basic, {name}", "ablations", head, front)
     for seed in _SEEDS:
         yield from _street(seed, "scratch", None)
@@ -97,10 +97,9 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
         yield Planned("camvid/scratch/front + basic, together", "scratch", run)
     for seed in _SEEDS:
         for baseline in ("fcn_resnet50", "deeplabv3_resnet50"):
-            run = replace(_scratch(_front(seed)), network=baseline, batch_norm=False)
+            run = _scratch(_front(seed)).changed(network=baseline, batch_norm=False)
             yield Planned(f"camvid/scratch/{baseline}", "peers", run)
-    paper = replace(
-        _front(0),
+    paper = _front(0).changed(
         start=weights,
         fc_channels=4096,
         recipe=PAPER,
@@ -117,8 +116,7 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
 def _front(seed: int) -> Config:
     return Config(
         data="camvid",
-        fc_channels=1024,
-        scale=1.5,
+        architecture=Architecture(fc_channels=1024, scale=1.5),
         steps=3200,
         batch=8,
         cells=(66, 66),
@@ -132,19 +130,19 @@ def _front(seed: int) -> Config:
 def _head(seed: int, context: Literal["basic", "large"] = "basic") -> Config:
     """A context module on a front end that does not change."""
     recipe = replace(MODERN, learning_rate=1e-3)
-    return replace(
-        _front(seed), stage="context", context=context, steps=800, recipe=recipe
+    return _front(seed).changed(
+        stage="context", context=context, steps=800, recipe=recipe
     )
 
 
 def _together(config: Config, context: Literal["basic", "large"]) -> Config:
     """Front end and context module from the start, each with a loss of its own."""
-    return replace(config, stage="joint", context=context)
+    return config.changed(stage="joint", context=context)
 
 
 def _scratch(config: Config) -> Config:
     recipe = replace(config.recipe, learning_rate=1e-3)
-    return replace(config, batch_norm=True, steps=3000, recipe=recipe)
+    return config.changed(batch_norm=True, steps=3000, recipe=recipe)
 
 
 def _street(
@@ -156,7 +154,8 @@ def _street(
         run = _scratch(run)
     yield Planned(name, start, run)
     for variant in ("basic", "large"):
-        head = replace(_head(seed, variant), batch_norm=run.batch_norm)
+        norm = run.architecture.batch_norm
+        head = _head(seed, variant).changed(batch_norm=norm)
         yield Planned(f"{name} + {variant}", start, head, name)
 
 
@@ -166,7 +165,7 @@ def _joint(seed: int) -> Iterator[Planned]:
     run = replace(_front(seed), steps=1200, recipe=recipe)
     yield Planned("camvid/imagenet/front, on", "joint", run, front)
     for variant in ("basic", "large"):
-        both = replace(run, stage="joint", context=variant)
+        both = _together(run, variant)
         name = f"{front} + {variant}"
         yield Planned(f"{name}, joint", "joint", both, name)
 
@@ -182,15 +181,14 @@ def _voc(seed: int, weights: Literal["imagenet"] | Path) -> Iterator[Planned]:
 
 def _pictures(config: Config) -> Config:
     """The same on photographs of about 500 × 375 pixels."""
-    return replace(
-        config, data="voc_animals", scale=1.0, cells=(44, 44), batch=12, test=False
+    return config.changed(
+        data="voc_animals", scale=1.0, cells=(44, 44), batch=12, test=False
     )
 
 
 _PADDED = Config(
     data="camvid",
-    padding="zeros",
-    fc_channels=256,
+    architecture=Architecture(padding="zeros", fc_channels=256),
     recipe=replace(
         MODERN,
         learning_rate=3e-4,
@@ -218,10 +216,9 @@ _ANIMALS = replace(
 _SMALL = Config(
     data="camvid",
     stage="joint",
-    width=16,
-    fc_channels=128,
-    batch_norm=True,
-    context="basic",
+    architecture=Architecture(
+        width=16, fc_channels=128, batch_norm=True, context="basic"
+    ),
     recipe=replace(MODERN, learning_rate=3e-3, dropout=0.1, zoom=(0.7, 1.5)),
     steps=1500,
     batch=4,
@@ -401,8 +398,7 @@ def _rehearsal(config: Config) -> Config:
     start = config.start
     if not str(start).endswith(".safetensors"):
         start = None
-    return replace(
-        config,
+    return config.changed(
         start=start,
         width=8,
         fc_channels=32,

@@ -18,7 +18,8 @@ from dilated_lib.dilation.cost import measure
 from dilated_lib.records import Record, device_name, write
 from dilated_lib.training.config import Config
 from dilated_lib.training.loss import Stage, layout
-from dilated_lib.training.setup import build_network, build_optimizer
+from dilated_lib.training.optimizer import build_optimizer
+from dilated_lib.training.setup import build_network
 
 __all__ = ["operations", "throughput", "training_step"]
 
@@ -40,7 +41,8 @@ def throughput(
     >>> from dilated_lib.dilation.cost import Timing
     >>> times = {"product": Timing(2.0, 0.1), "tiny": Timing(5.0, 0.1)}  # made up
     >>> clock = patch("dilated_lib.experiments.throughput.measure", return_value=times)
-    >>> tiny = Config(data="shapes", width=4, fc_channels=8, batch=2, cells=(2, 2))
+    >>> narrow = {"data": "shapes", "width": 4, "fc_channels": 8}
+    >>> tiny = Config().changed(**narrow, batch=2, cells=(2, 2))
     >>> with TemporaryDirectory() as folder, clock:
     ...     file = Path(folder) / "steps.json"
     ...     throughput(file, {"tiny": tiny}, side=128)
@@ -86,7 +88,7 @@ def throughput(
                 config={
                     "batch": config.batch,
                     "cells": config.cells,
-                    "padding": config.padding,
+                    "padding": config.architecture.padding,
                     "precision": config.precision,
                     "compiled": compiled,
                     "product": side,
@@ -105,8 +107,8 @@ def training_step(config: Config, *, compiled: bool = False) -> Callable[[], Non
     The crops have the size, the margin and the number of the run's; the weights are
     drawn.
 
-    >>> step = training_step(Config(data="shapes", width=4, fc_channels=8, batch=1))
-    >>> step()
+    >>> narrow = {"data": "shapes", "width": 4, "fc_channels": 8}
+    >>> training_step(Config().changed(**narrow, batch=1))()
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fabric = Fabric(accelerator=device, devices=1, precision=config.precision)
@@ -132,7 +134,8 @@ def training_step(config: Config, *, compiled: bool = False) -> Callable[[], Non
 def operations(config: Config) -> int:
     """Arithmetic operations of one training step; nothing is computed.
 
-    >>> step = Config(data="shapes", width=4, fc_channels=8, batch=1, cells=(2, 2))
+    >>> narrow = {"data": "shapes", "width": 4, "fc_channels": 8}
+    >>> step = Config().changed(**narrow, batch=1, cells=(2, 2))
     >>> operations(replace(step, batch=2)) / operations(step)
     2.0
     """
@@ -149,7 +152,7 @@ def _stage(config: Config) -> Stage:
     """The run's network with its loss, with weights as they are drawn."""
     frozen = config.stage == "context"
     drawn = replace(config, start=None, stage="joint" if frozen else config.stage)
-    network, _, _ = build_network(drawn, _classes(config))
+    network, _ = build_network(drawn, _classes(config))
     return Stage(network, config.recipe, frozen=frozen)
 
 
@@ -163,7 +166,8 @@ def _classes(config: Config) -> DataSet:
 def _crops(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images and labels as a step of the run gets them, of made-up values."""
     classes = len(_classes(config).palette)
-    margin = 372 if config.network == "dilated" and config.padding == "none" else 0
+    pads = config.network != "dilated" or config.architecture.padding != "none"
+    margin = 0 if pads else 372
     sides = [8 * count for count in config.cells]
     images = torch.rand(config.batch, 3, *(side + margin for side in sides))
     labels = torch.randint(classes, (config.batch, *sides), dtype=torch.uint8)

@@ -1,19 +1,22 @@
-"""What a trained network is, apart from its weights; both of them in one file."""
+"""The architecture of a network, and files that hold it together with the weights."""
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import safe_open
 from torch import nn
 
 from dilated_lib.data.palettes import Colour
+from dilated_lib.fields.windows import one_of, whole
 from dilated_lib.networks.context import ContextModule
-from dilated_lib.networks.dilated import DilatedNetwork, Upsampling, Weights
+from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.networks.vgg import Padding, front_end
 from dilated_lib.networks.weights import file_state, load, save
 from dilated_lib.records import results
@@ -21,45 +24,59 @@ from dilated_lib.records import results
 __all__ = ["Architecture", "open_network", "save_network", "small_network"]
 
 _KEY = "dilated_lib"  # in the file's metadata
+_Context = Literal["none", "basic", "large"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A front end and a context module, and how pictures enter and labels leave.
+    """The layers of a network, whatever the data and the weights are.
 
-    ``palette`` has a colour (RGB) for the name of each class, and ``mean`` is (B, G,
-    R). ``padding``, ``width``, ``fc_channels`` and ``batch_norm`` are the front end's,
-    ``dilations`` the context module's, which pads zeros in each layer. ``scale`` and
-    ``upsampling`` are those of
-    :func:`~dilated_lib.prediction.segmentation.probabilities`. A file that does not
-    mention ``padding`` has a front end without it.
+    Classes and mean are the data's: :meth:`build` asks for them. Raises ValueError or
+    TypeError for values that cannot be.
 
+    Args:
+        padding: What the front end's convolutions pad. With zeros or reflection inside,
+            a crop needs no margin, and a step takes a quarter of the time.
+        width: The channels of conv1; VGG-16 has 64.
+        fc_channels: The channels of fc6 and fc7; the paper has 4096.
+        batch_norm: Normalise behind each convolution of a front end from scratch.
+        context: The context module by its name in Table 1; each layer pads zeros.
+        dilations: The dilation of each 3 x 3 layer of the context module.
+        scale: The factor by which pictures are enlarged before the network sees them.
+
+    >>> narrow = Architecture(width=4, fc_channels=8)
     >>> two = {"road": (128, 64, 128), "sky": (128, 128, 128)}
-    >>> narrow = Architecture(palette=two, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)
-    >>> narrow.build().front.final
+    >>> narrow.build(two, (0.0, 0.0, 0.0)).front.final
     Conv2d(8, 2, kernel_size=(1, 1), stride=(1, 1))
     """
 
-    palette: dict[str, Colour]
-    mean: tuple[float, float, float]
     padding: Padding = "none"
     width: int = 64
     fc_channels: int = 4096
     batch_norm: bool = False
-    context: Literal["none", "basic", "large"] = "basic"
+    context: _Context = "none"
     dilations: tuple[int, ...] = (1, 1, 2, 4, 8, 16, 1)
     scale: float = 1.0
-    upsampling: Upsampling = "released"
 
-    def build(self, weights: Weights = None) -> DilatedNetwork:
-        """A new network, whose context module starts as the identity.
+    def __post_init__(self) -> None:
+        one_of("padding", self.padding, get_args(Padding))
+        one_of("context", self.context, get_args(_Context))
+        for name in ("width", "fc_channels"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
+        object.__setattr__(self, "dilations", tuple(self.dilations))  # JSON has lists
+        if not 0 < self.scale < inf:
+            raise ValueError(f"scale must be above 0, and finite, got {self.scale}")
 
-        ``weights`` are those of :func:`~dilated_lib.networks.vgg.front_end`.
+    def build(
+        self, palette: Mapping[str, Colour], mean: tuple[float, float, float]
+    ) -> DilatedNetwork:
+        """Build a new network, whose context module starts as the identity.
+
+        ``palette`` has a colour (RGB) for the name of each class, and ``mean`` is that
+        of the training pictures (B, G, R).
         """
-        classes = len(self.palette)
         front = front_end(
-            classes,
-            weights,
+            len(palette),
             padding=self.padding,
             fc_channels=self.fc_channels,
             width=self.width,
@@ -67,36 +84,39 @@ class Architecture:
         )
         context = None
         if self.context != "none":
-            context = ContextModule(classes, self.context, dilations=self.dilations)
+            context = ContextModule(
+                len(palette), self.context, dilations=self.dilations
+            )
         return DilatedNetwork(
             front,
             context,
-            palette=self.palette,
-            mean=self.mean,
+            palette=palette,
+            mean=mean,
             input_size=(900, 900),
             scale=self.scale,
-            upsampling=self.upsampling,
         )
 
 
 def save_network(
     network: DilatedNetwork, architecture: Architecture, path: str | Path
 ) -> None:
-    """Write weights and architecture as safetensors; whole or not at all.
+    """Write a network as safetensors: its weights, and all that it takes to build it.
+
+    The file appears whole or not at all.
 
     Raises ValueError for an architecture that is not the network's, and as
     :func:`~dilated_lib.networks.weights.save`.
 
     >>> from tempfile import TemporaryDirectory
-    >>> sky = {"sky": (128, 128, 128)}
-    >>> narrow = Architecture(palette=sky, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)
+    >>> narrow = Architecture(width=4, fc_channels=8)
+    >>> network = narrow.build({"sky": (128, 128, 128)}, (0.0, 0.0, 0.0))
     >>> with TemporaryDirectory() as folder:
-    ...     save_network(narrow.build(), narrow, Path(folder) / "sky.safetensors")
+    ...     save_network(network, narrow, Path(folder) / "sky.safetensors")
     ...     open_network(Path(folder) / "sky.safetensors")[1] == narrow
     True
     """
     with torch.device("meta"):
-        built = architecture.build()
+        built = architecture.build(network.palette, network.mean)
     wanted = file_state(built)
     for name, one in file_state(network).items():
         if name not in wanted or wanted.pop(name).shape != one.shape:
@@ -112,19 +132,26 @@ def save_network(
                 f"the architecture is another network's: its {part} pads otherwise, "
                 "which no weight tells"
             )
-    save(network, path, metadata={_KEY: json.dumps(asdict(architecture))})
+    described = {
+        "palette": network.palette,
+        "mean": network.mean,
+        **asdict(architecture),
+        "upsampling": network.upsampling,
+    }
+    save(network, path, metadata={_KEY: json.dumps(described)})
 
 
 def _pads(part: nn.Module) -> list[tuple[object, str]]:
-    """How the convolutions of a part pad."""
-    layers = (one for one in part.modules() if isinstance(one, nn.Conv2d))
-    return [(one.padding, one.padding_mode) for one in layers]
+    """List how the convolutions of a part pad."""
+    layers = (layer for layer in part.modules() if isinstance(layer, nn.Conv2d))
+    return [(layer.padding, layer.padding_mode) for layer in layers]
 
 
 def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:
-    """A network from a file of :func:`save_network`, in float32, on the CPU.
+    """Open a file of :func:`save_network`: the network in evaluation, on the CPU.
 
-    It is in evaluation.
+    It computes in float32. A file that does not mention ``padding`` is older than front
+    ends that pad, and has one without it.
 
     Raises FileNotFoundError, or ValueError for another file and a damaged one.
 
@@ -139,8 +166,7 @@ def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(_KEY)
         if text:
-            architecture = _architecture(json.loads(text))
-            network = architecture.build()
+            network, architecture = _built(**json.loads(text))
     except Exception as error:  # a foreign file may say anything
         raise ValueError(
             f"{path.name} is no network of this library, or damaged: {error}"
@@ -154,18 +180,23 @@ def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:
     return network.eval(), architecture
 
 
-def _architecture(found: dict[str, Any]) -> Architecture:
-    """From JSON, whose lists were tuples."""
-    colours = {name: tuple(one) for name, one in found.get("palette", {}).items()}
-    tuples = {name: tuple(found[name]) for name in ("mean", "dilations") & found.keys()}
-    return Architecture(**(found | tuples | {"palette": colours}))
+def _built(
+    *, palette: Any, mean: Any, upsampling: Any = "released", **architecture: Any
+) -> tuple[DilatedNetwork, Architecture]:
+    """Build the network that a file describes in JSON, whose lists were tuples."""
+    described = Architecture(**architecture)
+    colours = {name: tuple(colour) for name, colour in palette.items()}
+    network = described.build(colours, tuple(mean))
+    network.upsampling = upsampling
+    return network, described
 
 
 def small_network() -> DilatedNetwork:
-    """The network that comes with the library: a street's 11 classes, CamVid's.
+    """Return the network that comes with the library, for CamVid's 11 classes.
 
-    Narrow (16 channels for VGG's 64), with batch norm, and the basic context module;
-    trained on CamVid, whose pictures are for research. What it reaches says chapter 13.
+    It is narrow (16 channels where VGG has 64), with batch norm and the basic context
+    module, and was trained on CamVid, whose pictures are for research. Chapter 13
+    reports its scores.
 
     >>> [*small_network().palette][:3]
     ['building', 'tree', 'sky']

@@ -1,4 +1,4 @@
-"""Training: the configuration of a run, its loss, its start, its loop and checkpoints.
+"""Training: the configuration of a run, its setup, loss, optimizer, loop and folder.
 
 Part III of the book. Nothing here knows which experiments the book makes.
 """

@@ -1,32 +1,42 @@
-"""Checkpoints that a killed run can go on from: whole files, the last two of them."""
+"""The folder of a run: whole checkpoints to go on from, the last two, and its end."""
 
+import hashlib
+import json
+import os
 import pickle
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
+from dilated_lib.data.labelled import DataSet
+from dilated_lib.networks.weights import file_state
+from dilated_lib.records import Record, read_file
+from dilated_lib.training.config import Config, read_config
 from dilated_lib.whole_files import written_whole
 
-__all__ = ["latest", "remove_checkpoints", "write_checkpoint"]
+__all__ = ["finished", "latest", "one_run_at_a_time", "resumed", "write_checkpoint"]
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
+_KEYS = {
+    *("config", "counts", "step", "seconds", "waited", "losses"),
+    *("network", "optimizer", "precision"),
+}
+_PATIENCE = 6  # seconds
 
 
 def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write a state of plain values and tensors; older ones but the last go.
+    """Write a checkpoint of plain values and tensors, and remove all but the last two.
 
-    The file appears whole or not at all, also where the power fails. Raises OSError
-    where it cannot be written, on a full disk say; those that are there stay.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     for step in (10, 20, 30):
-    ...         write_checkpoint(Path(folder), step, {"step": step})
-    ...     sorted(file.name for file in Path(folder).iterdir())
-    ['step-00000020.pt', 'step-00000030.pt']
+    The file appears whole or not at all, even where the power fails. Raises OSError
+    where it cannot be written, on a full disk for example; the older ones stay then.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{step:08d}.pt"
@@ -42,7 +52,7 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def latest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint, or None where there is none.
+    """Return the newest checkpoint, or None where there is none.
 
     Raises ValueError for a damaged one, and says from which the run can go on.
 
@@ -76,13 +86,6 @@ def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a run, whole or begun, and the folder if it is empty.
 
     Other files in the folder stay, and then so does the folder.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     write_checkpoint(Path(folder) / "checkpoints", 10, {"step": 10})
-    ...     remove_checkpoints(Path(folder) / "checkpoints")
-    ...     (Path(folder) / "checkpoints").exists()
-    False
     """
     for file in [*_files(folder), *folder.glob("step-[0-9]*.part")]:
         file.unlink(missing_ok=True)
@@ -92,3 +95,136 @@ def remove_checkpoints(folder: Path) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.pt") if _NAME.fullmatch(file.name))
+
+
+@contextmanager
+def one_run_at_a_time(out: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, and clear what a killed one left half written.
+
+    Of several processes the first does it for all.
+
+    Raises ValueError for a folder in use, OSError for one that cannot be written.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # processes that read pictures for a killed run live on for five seconds
+        lock = FileLock(out / ".lock", timeout=_PATIENCE).acquire()
+    except Timeout:
+        raise ValueError(
+            f"another run is writing into {out}; wait, or end it"
+        ) from None
+    except OSError as error:
+        raise OSError(f"a run cannot write into {out}: {error}") from error
+    with lock:
+        for file in ("network.safetensors", "record.json"):
+            for half in out.glob(f"{file}.*.part"):
+                half.unlink()
+        yield
+
+
+def finished(config: Config, out: Path) -> Record | None:
+    """Return the record of a run that has ended, or None for one that has not.
+
+    Raises ValueError where its files are not whole, and for the record of another run.
+    """
+    file = out / "record.json"
+    if not file.is_file():
+        return None
+    records = read_file(file)
+    if len(records) != 1:
+        raise ValueError(f"{file} must hold the record of one run, got {len(records)}")
+    _require_same(records[0].config, config, out)
+    if config.network == "dilated":
+        network = out / "network.safetensors"
+        try:
+            with safe_open(network, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"{out} has a record, but {network.name} is missing or damaged "
+                f"({error}); delete {file.name} to train the network again"
+            ) from error
+    if os.environ.get("RANK", "0") == "0":
+        remove_checkpoints(out / "checkpoints")  # left if a run was killed in between
+    return records[0]
+
+
+def identity(config: Config, data: DataSet) -> dict[str, Any]:
+    """Return what must not change while a run goes on.
+
+    That is its configuration, as JSON has it, and digests of the classes and pictures.
+    """
+    names = {}
+    for split in ("train", "val", *(["test"] if config.test else [])):
+        pictures = data.split(split)
+        count = len(pictures)  # type: ignore[arg-type]
+        names[split] = [pictures.name(index) for index in range(count)]  # type: ignore[attr-defined]
+    known = {"classes": [*data.palette.items()], "pictures": names}
+    digests = {
+        name: hashlib.sha256(json.dumps(value).encode()).hexdigest()
+        for name, value in known.items()
+    }
+    plain = json.loads(json.dumps(asdict(config), default=str))
+    return {"config": plain, "data": digests}
+
+
+def resumed(
+    out: Path, config: Config, identity: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Return the newest checkpoint of a run, or None where there is none.
+
+    Raises ValueError for one of another run, or with other data.
+    """
+    state = latest(out / "checkpoints")
+    if state is None:
+        return None
+    if missing := _KEYS - state.keys():
+        raise ValueError(
+            f"the newest checkpoint in {out / 'checkpoints'} is none of a run, it "
+            f"lacks {', '.join(sorted(missing))}; delete it"
+        )
+    _require_same(state["config"], config, out)
+    before, now = state.get("data", {}), identity["data"]
+    if other := [name for name in before if before[name] != now[name]]:
+        raise ValueError(
+            f"the {' and the '.join(other)} of {config.data} are not those with "
+            f"which the run in {out} began; restore them, or choose another folder"
+        )
+    return state
+
+
+def _require_same(found: dict[str, Any], config: Config, folder: Path) -> None:
+    """Raise ValueError for the configuration of another run, and say what differs."""
+    # the architecture is compared field by field, and the others change no number
+    ignored = ("architecture", "workers", "checkpoint_every")
+    before, now = (
+        vars(run) | vars(run.architecture) for run in (read_config(found), config)
+    )
+    if other := [
+        name for name in now if name not in ignored and before[name] != now[name]
+    ]:
+        raise ValueError(
+            f"{folder} holds another run, with other {', '.join(other)}; choose "
+            "another folder, or delete it"
+        )
+
+
+def restore_weights(network: nn.Module, weights: dict[str, Tensor], out: Path) -> None:
+    """Load a checkpoint's weights, which have their names in files, into the network.
+
+    Raises ValueError where they are another network's.
+    """
+    own = dict(zip(file_state(network), network.state_dict(), strict=True))
+    try:
+        network.load_state_dict(
+            {own.get(name, name): value for name, value in weights.items()}
+        )
+    except (AttributeError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the newest checkpoint in {out / 'checkpoints'} does not hold the weights "
+            f"of this network ({reason}); delete it"
+        ) from error

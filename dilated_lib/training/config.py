@@ -1,24 +1,25 @@
 """How a network is trained: the paper's recipe, a modern one, and a run of either."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from math import inf
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-__all__ = ["MODERN", "PAPER", "Config", "Recipe"]
+from dilated_lib.fields.windows import one_of, whole
+from dilated_lib.networks.architecture import Architecture
 
-
-def _check_choices(one: object) -> None:
-    """Raises ValueError for a field that is none of the values its type lists."""
-    for name, hint in get_type_hints(type(one)).items():
-        value = getattr(one, name)
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            raise ValueError(
-                f"{name} must be one of {', '.join(get_args(hint))}; got {value!r}"
-            )
+__all__ = ["MODERN", "PAPER", "Config", "Recipe", "read_config"]
 
 
-_SHARES = ("momentum", "warmup", "dropout")
+def _check_choices(checked: "Recipe | Config") -> None:
+    """Raise ValueError for a field that is none of the values its type lists."""
+    for name, hint in get_type_hints(type(checked)).items():
+        if get_origin(hint) is Literal:
+            one_of(name, getattr(checked, name), get_args(hint))
+
+
+_FRACTIONS = ("momentum", "warmup", "dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +30,20 @@ class Recipe:
 
     Args:
         optimizer: SGD with momentum, or AdamW.
-        learning_rate: That of new layers' weights.
-        bias_rate: The learning rate of biases, relative to it; they do not decay.
-        trained_rate: That of layers which were trained before, relative to it.
-        momentum: Of SGD.
-        weight_decay: Of weights; that of SGD is added to the gradient.
+        learning_rate: The learning rate of new layers' weights.
+        bias_rate: That of biases, which do not decay, relative to that of weights.
+        trained_rate: That of layers which were trained before, relative to new ones.
+        momentum: The momentum of SGD.
+        weight_decay: The decay of weights; SGD adds it to the gradient.
         schedule: Constant, or half a cosine down to zero. (The released code takes a
             tenth after each 100,000 steps, more than its runs on streets have.)
-        warmup: The share of steps in which the learning rate rises from zero.
+        warmup: The fraction of the steps in which the rate rises from zero.
         clip: The largest norm of the gradient.
-        loss_at: Labels at 8i for cells, as in the released code, or all pixels, with
-            the logits interpolated to them.
+        loss_at: Compare cells with the labels at 8i, as in the released code, or
+            interpolate the logits to all pixels.
         class_weights: Weigh a class by the root of the median frequency over its own.
-        auxiliary: In the joint stage, the weight of the loss of the front end's logits.
-        dropout: Behind fc6 and fc7.
+        auxiliary: The weight of the loss of the front end's logits, in the joint stage.
+        dropout: The probability of dropout behind fc6 and fc7.
         zoom: The least and the largest random scale.
         rotation: The largest random turn, of every other picture, in degrees.
         colour: The largest random change of brightness, contrast and saturation.
@@ -67,13 +68,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _check_choices(self)
+        object.__setattr__(self, "zoom", tuple(self.zoom))  # JSON has lists
         if not 0 < self.zoom[0] <= self.zoom[1] < inf:
             raise ValueError(
                 "zoom must be a least and a largest scale above 0, got "
                 f"{self.zoom[0]} and {self.zoom[1]}"
             )
-        for name in get_type_hints(type(self)):
-            value, most = getattr(self, name), 1 if name in _SHARES else inf
+        for name, value in vars(self).items():
+            most = 1 if name in _FRACTIONS else inf
             if isinstance(value, int | float) and not 0 <= value < most:
                 raise ValueError(f"{name} must be from 0 to below {most}, got {value}")
         if self.clip == 0:
@@ -109,43 +111,36 @@ MODERN = Recipe(
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A run: what is trained, on what, and how.
+    """A run: which network is trained, on what, and how.
 
     Raises ValueError for values out of range, and for those that contradict.
 
-    >>> Config(data="shapes", context="basic")
+    >>> Config(data="shapes", architecture=Architecture(context="basic"))
     Traceback (most recent call last):
     ValueError: with context basic the stage must be context or joint, got front
 
     Args:
         data: camvid, voc2012, voc_animals, shapes, or the path of a folder of your own.
-        stage: The front end alone; the context module on the logits of a front end that
-            does not change; or both together.
-        network: The paper's, or a baseline of torchvision.
+        stage: The front end alone; the context module, on the logits of a front end
+            that does not change; or both together.
+        network: The paper's, or a baseline of torchvision, which has its own layers.
         start: Where weights come from: imagenet (downloaded), a file of VGG-16's
             convolutions for BGR pixels, a network of an earlier stage (.safetensors),
             or none: from scratch.
-        padding: Of the front end's convolutions; with zeros or reflection inside, a
-            crop needs no margin, and a step takes a quarter of the time.
-        width: Channels of conv1; VGG-16 has 64.
-        fc_channels: Channels of fc6 and fc7; the paper has 4096.
-        batch_norm: Behind each convolution of the front end, for training from scratch.
-        context: Table 1's variant.
-        dilations: Those of the context module.
-        scale: Pictures are enlarged by this, here and in prediction.
+        architecture: The layers of the paper's network.
         recipe: What the loop does in each step.
-        steps: Steps of training.
-        batch: Pictures in a step, over all processes together.
-        cells: Height and width of a crop in cells of 8 pixels.
-        pictures: Use so many pictures of each split, 0 for all.
-        seed: Of everything that is drawn.
+        steps: How many steps to train.
+        batch: How many pictures a step takes, over all processes together.
+        cells: The height and width of a crop, in cells of 8 pixels.
+        pictures: Use only so many pictures of each split, or all of them with 0.
+        seed: The seed of everything that is drawn.
         precision: 16-mixed scales the loss; bf16-mixed needs no scaling.
         compile: Compile the network with torch.compile.
         deterministic: Use deterministic algorithms only, so that a run that was killed
             ends with the same bits.
         checkpoint_every: Steps from one checkpoint to the next.
         validate_every: Steps from one validation to the next; 0 for the end alone.
-        workers: Processes that read pictures.
+        workers: How many processes read pictures.
         test: Read the test split too, once, at the end.
     """
 
@@ -153,13 +148,7 @@ class Config:
     stage: Literal["front", "context", "joint"] = "front"
     network: Literal["dilated", "fcn_resnet50", "deeplabv3_resnet50"] = "dilated"
     start: Literal["imagenet"] | Path | None = None
-    padding: Literal["none", "zeros", "reflect"] = "none"
-    width: int = 64
-    fc_channels: int = 4096
-    batch_norm: bool = False
-    context: Literal["none", "basic", "large"] = "none"
-    dilations: tuple[int, ...] = (1, 1, 2, 4, 8, 16, 1)
-    scale: float = 1.0
+    architecture: Architecture = field(default_factory=Architecture)
     recipe: Recipe = MODERN
     steps: int = 2000
     batch: int = 8
@@ -177,27 +166,52 @@ class Config:
     def __post_init__(self) -> None:
         if isinstance(self.start, str) and self.start != "imagenet":
             object.__setattr__(self, "start", Path(self.start))
+        object.__setattr__(self, "cells", tuple(self.cells))  # JSON has lists
         _check_choices(self)
-        for name, least in (
-            *(("width", 1), ("fc_channels", 1), ("steps", 1), ("batch", 1)),
-            *(("pictures", 0), ("seed", 0), ("checkpoint_every", 1), ("workers", 0)),
-            ("validate_every", 0),
-        ):
-            value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if min(self.cells) < 1 or not 0 < self.scale < inf:
+        for name in ("steps", "batch", "checkpoint_every"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
+        for name in ("pictures", "seed", "workers", "validate_every"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 0))
+        if min(self.cells) < 1:
+            raise ValueError(f"cells must be above 0, got {self.cells}")
+        context = self.architecture.context
+        needs = "front" if context == "none" else "context or joint"
+        if (context == "none") != (self.stage == "front"):
             raise ValueError(
-                f"cells and scale must be above 0, got {self.cells} and {self.scale}"
-            )
-        needs = "front" if self.context == "none" else "context or joint"
-        if (self.context == "none") != (self.stage == "front"):
-            raise ValueError(
-                f"with context {self.context} the stage must be {needs}, got "
-                f"{self.stage}"
+                f"with context {context} the stage must be {needs}, got {self.stage}"
             )
         if self.network != "dilated" and self.stage != "front":
             raise ValueError(
                 f"{self.network} has no context module: its stage is front, got "
                 f"{self.stage}"
             )
+
+    def changed(self, **changes: Any) -> "Config":
+        """Return the run with other values, also for fields of its architecture.
+
+        >>> Config().changed(stage="joint", context="large").architecture.context
+        'large'
+        """
+        names = {one.name for one in fields(Architecture)} & changes.keys()
+        layers = {name: changes.pop(name) for name in names}
+        architecture = changes.pop("architecture", self.architecture)
+        return replace(self, architecture=replace(architecture, **layers), **changes)
+
+
+def read_config(found: Mapping[str, Any]) -> Config:
+    """Return the configuration that a record or a checkpoint holds.
+
+    Older runs have the fields of the architecture among their own. A field that is not
+    mentioned is newer than the run, which did as its default does. Raises ValueError
+    where it is no configuration.
+
+    >>> from dilated_lib.records import read
+    >>> read_config(read("camvid")[0].config).architecture.padding
+    'zeros'
+    """
+    try:
+        flat = {**found, **found.get("architecture", {})}
+        flat.pop("architecture", None)
+        return Config().changed(**flat | {"recipe": Recipe(**found["recipe"])})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"this is no configuration of a run: {error}") from error

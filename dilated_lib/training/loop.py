@@ -1,28 +1,32 @@
 """Training: one loop for the paper's three stages, from scratch, and for baselines."""
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from filelock import FileLock, Timeout
-from lightning.fabric import Fabric
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 from dilated_lib.data.batches import batches
-from dilated_lib.records import Record, read_file
-from dilated_lib.training.checkpoints import remove_checkpoints
+from dilated_lib.data.labelled import Sample
+from dilated_lib.networks.architecture import save_network
+from dilated_lib.networks.dilated import DilatedNetwork
+from dilated_lib.networks.weights import file_state
+from dilated_lib.prediction.metric import evaluate
+from dilated_lib.prediction.segmentation import probabilities
+from dilated_lib.records import Record, device_name, write
+from dilated_lib.training import checkpoints
 from dilated_lib.training.config import Config
-from dilated_lib.training.run import Run, begin, require_same
+from dilated_lib.training.first_batch import check_start
+from dilated_lib.training.optimizer import learning_rate
+from dilated_lib.training.setup import Run, begin, launch, torch_settings
 
 __all__ = ["train"]
-
-_PATIENCE = 6  # seconds
 
 
 def train(
@@ -35,11 +39,10 @@ def train(
 ) -> Record | None:
     """Train a network into a folder; the same call again goes on where it stopped.
 
-    ``out`` gets checkpoints, a TensorBoard log, and in the end network.safetensors (a
-    baseline's weights are not kept) and record.json, whose record is returned;
-    ``experiment`` is its name. Past ``deadline``, of ``time.monotonic``, a checkpoint
-    is written and None returned. Runs on the GPU where there is one, and in all
-    processes that torchrun starts, of which the first returns the record.
+    The folder gets checkpoints, a TensorBoard log, and in the end network.safetensors
+    (a baseline's weights are not kept) and record.json, whose record is returned. It
+    runs on the GPU where there is one, and in all processes that torchrun starts, of
+    which the first returns the record.
 
     Everything that is drawn depends on the seed and the step alone. So a run that was
     killed ends, on one device and with ``deterministic``, in the same bits.
@@ -49,9 +52,17 @@ def train(
     another run's, or in use; OSError if the folder cannot be written; else as the data
     set and the files do.
 
+    Args:
+        config: What is trained, on what, and how.
+        out: The folder of the run.
+        experiment: What the record calls the run.
+        deadline: When to stop, in the time of ``time.monotonic``. Past it a checkpoint
+            is written, and None is returned.
+        progress: Show a bar with the loss and, once it is known, the validation score.
+
     >>> from tempfile import TemporaryDirectory
     >>> small = {"width": 4, "fc_channels": 8, "cells": (2, 3), "pictures": 2}
-    >>> config = Config(data="shapes", steps=2, batch=2, **small)
+    >>> config = Config().changed(data="shapes", steps=2, batch=2, **small)
     >>> with TemporaryDirectory() as folder:
     ...     record = train(config, Path(folder))
     >>> len(record.metrics["loss"])
@@ -64,96 +75,32 @@ def train(
             f"{str(given)!r}"
         )
     with (
-        _locked(out),
-        _settings(config.deterministic),
+        checkpoints.one_run_at_a_time(out),
+        torch_settings(config.deterministic),
         torch.random.fork_rng(devices=()),
     ):
-        if (out / "record.json").is_file():
-            return _done(config, out)
-        return _train(config, out, experiment, deadline, progress)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep other runs out of a folder, and clear what a killed one left half written.
-
-    Of several processes the first one does it for all.
-    """
-    if os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # processes that read pictures for a killed run live on for five seconds
-        lock = FileLock(out / ".lock", timeout=_PATIENCE).acquire()
-    except Timeout:
-        raise ValueError(
-            f"another run is writing into {out}; wait, or end it"
-        ) from None
-    except OSError as error:
-        raise OSError(f"a run cannot write into {out}: {error}") from error
-    with lock:
-        for name in ("network.safetensors", "record.json"):
-            for half in out.glob(f"{name}.*.part"):
-                half.unlink()
-        yield
-
-
-def _done(config: Config, out: Path) -> Record:
-    """Return the record of a run that has ended, if its files are whole."""
-    file = out / "record.json"
-    records = read_file(file)
-    if len(records) != 1:
-        raise ValueError(f"{file} must hold the record of one run, got {len(records)}")
-    require_same(records[0].config, config, out)
-    if config.network == "dilated":
-        network = out / "network.safetensors"
+        if (record := checkpoints.finished(config, out)) is not None:
+            return record
+        logger = TensorBoardLogger(out, name="log", version="")
         try:
-            with safe_open(network, "pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise ValueError(
-                f"{out} has a record, but {network.name} is missing or damaged "
-                f"({error}); delete {file.name} to train the network again"
-            ) from error
-    if os.environ.get("RANK", "0") == "0":
-        remove_checkpoints(out / "checkpoints")  # left if a run was killed in between
-    return records[0]
+            fabric = launch(config, logger)
+            _seed(config.seed, 0)  # for new weights
+            run = begin(config, fabric, out, progress)
+            whole = _train(run, experiment, deadline)
+            return _finish(run, experiment) if whole else None
+        finally:
+            logger.finalize("")
 
 
-@contextmanager
-def _settings(deterministic: bool) -> Iterator[None]:
-    """Torch's for a run; afterwards they are what they were."""
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
-    warning = torch.is_deterministic_algorithms_warn_only_enabled()
-    searching = torch.backends.cudnn.benchmark
-    product = torch.get_float32_matmul_precision()
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warning)
-        torch.backends.cudnn.benchmark = searching
-        torch.set_float32_matmul_precision(product)
+def _train(run: Run, experiment: str, deadline: float | None) -> bool:
+    """Take the steps that are left; return False if the deadline came first.
 
-
-def _train(
-    config: Config, out: Path, experiment: str, deadline: float | None, progress: bool
-) -> Record | None:
-    logger = TensorBoardLogger(out, name="log", version="")
-    try:
-        fabric = _fabric(config, logger)
-        run = begin(config, fabric, out, progress)
-        return _steps(run, experiment, deadline)
-    finally:
-        logger.finalize("")
-
-
-def _steps(run: Run, experiment: str, deadline: float | None) -> Record | None:
-    config, fabric = run.config, run.fabric
+    Two things are not as plain as one might write them. A loss is read a step late,
+    because the program waits for the GPU when it reads, and then the GPU should have
+    the next step's work. And the loss is a sum over the pixels of all processes, which
+    is divided by the weight of all: the mean of their means would be another loss.
+    """
+    config, fabric, stage, optimizer = run.config, run.fabric, run.stage, run.optimizer
     loader = batches(
         run.split("train"),
         config.batch,
@@ -163,50 +110,206 @@ def _steps(run: Run, experiment: str, deadline: float | None) -> Record | None:
         parts=fabric.world_size,
         workers=config.workers,
     )
+    quiet = not run.progress or fabric.global_rank > 0
+    bar = tqdm(loader, experiment, config.steps, initial=run.step, disable=quiet)
+    gpu = fabric.device.type == "cuda"
+    crops_stream = torch.cuda.Stream() if gpu else None  # type: ignore[no-untyped-call]
+    unread: list[tuple[int, Tensor, list[int]]] = []
+    score = ""
     since = time.monotonic()
     begun = since - run.seconds
-    pending: tuple[int, Tensor, list[int]] | None = None
-    quiet = not run.progress or fabric.global_rank > 0
-    for indices, samples in tqdm(
-        loader, experiment, config.steps, initial=run.step, disable=quiet
-    ):
+    for indices, samples in bar:
         run.waited += time.monotonic() - since
-        images, labels = run.crops(samples)
-        loss = run.update(images, labels)
-        if pending:  # only now, so that a GPU has this step's work while it is read
-            run.note(*pending)
-        pending = (run.step, loss, indices)
+
+        # the batch
+        images, labels = _crops(run, samples, crops_stream)
+        if run.step == 0:
+            check_start(stage, images, labels, config)
+
+        # the schedule
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * learning_rate(config, run.step)
+
+        # the loss
+        stage.train()
+        # crops have one size, for which cuDNN may look for the fastest way
+        torch.backends.cudnn.benchmark = not config.deterministic
+        _seed(config.seed, 2, run.step, fabric.global_rank)  # for dropout
+        weight: Any = fabric.all_reduce(stage.weight(labels), reduce_op="sum")
+        # gradients are averaged over processes: times their number is the sum
+        loss = run.module(images, labels) * (fabric.world_size / weight.clamp(1e-6))
+
+        # the step
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        if config.recipe.clip is not None:
+            fabric.clip_gradients(
+                run.module,  # type: ignore[arg-type]
+                optimizer,
+                max_norm=config.recipe.clip,
+                error_if_nonfinite=False,
+            )
+        optimizer.step()
+        mean: Any = fabric.all_reduce(loss.detach(), reduce_op="mean")
+        unread.append((run.step, mean, indices))
         run.step += 1
-        run.seconds = time.monotonic() - begun
+
+        # the checkpoint, for which all losses are read: none lies behind a bad one
         last = run.step == config.steps
         # of all processes the first one's clock counts
         late = deadline is not None and fabric.broadcast(time.monotonic() > deadline)
-        if last or late or run.step % config.checkpoint_every == 0:
-            run.note(*pending)  # nothing is kept after a loss that is not finite
-            pending = None
-            run.save()
+        saves = last or late or run.step % config.checkpoint_every == 0
+        while len(unread) > (0 if saves else 1):
+            _read_loss(run, *unread.pop(0))
+        run.seconds = time.monotonic() - begun
+        if saves:
+            _save(run)
         if late and not last:
-            return None
+            return False
+
+        # the validation
         if config.validate_every and run.step % config.validate_every == 0 and not last:
-            run.validate()
+            score = _validate(run)
+        if run.losses:
+            bar.set_postfix_str(f"loss {run.losses[-1]:.3f}{score}", refresh=False)
         since = time.monotonic()
-    return run.finish(experiment)
+    return True
 
 
-def _fabric(config: Config, logger: TensorBoardLogger) -> Fabric:
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    fabric = Fabric(
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",
-        devices=here,
-        num_nodes=world // here,
-        strategy="ddp" if world > 1 else "auto",
-        precision=config.precision,
-        loggers=logger,
-    )
-    fabric.launch()
-    if config.batch % fabric.world_size:
+def _seed(*numbers: int) -> None:
+    """Seed torch from whole numbers: the run's seed, what for, the step, the place."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
+def _crops(
+    run: Run, samples: list[Sample], stream: torch.cuda.Stream | None
+) -> tuple[Tensor, Tensor]:
+    """Return a step's images and labels: mirrored, scaled and cropped at random.
+
+    Each crop is seeded by its step and its place in the batch. On a GPU they are
+    prepared in a stream of their own, while the step before is still computed.
+    """
+    first = run.fabric.global_rank * len(samples)
+    pairs = []
+    with torch.cuda.stream(stream):
+        for place, sample in enumerate(samples, first):
+            _seed(run.config.seed, 1, run.step, place)
+            pairs.append(run.augment(*run.fabric.to_device(sample)))
+        images = torch.stack([image for image, _ in pairs]).float()
+        labels = torch.stack([label for _, label in pairs])
+    if stream:
+        now = torch.cuda.current_stream()
+        now.wait_stream(stream)
+        images.record_stream(now)
+        labels.record_stream(now)
+    return images, labels
+
+
+def _read_loss(run: Run, step: int, loss: Tensor, indices: list[int]) -> None:
+    """Read a step's loss from the device. Raises ValueError if it is not finite."""
+    value = loss.item()
+    if not np.isfinite(value):
+        pictures = run.data.split("train")
+        names = [pictures.name(index) for index in indices]  # type: ignore[attr-defined]
         raise ValueError(
-            f"a batch of {config.batch} does not divide into {fabric.world_size} parts"
+            f"the loss of step {step} is {value}; its pictures were "
+            f"{', '.join(names)}. Checkpoints before it are kept. A smaller "
+            "learning rate may help"
         )
-    return fabric
+    run.losses.append(round(value, 4))
+    if step % 10 == 0:
+        rate = run.optimizer.param_groups[0]["base"] * learning_rate(run.config, step)
+        run.fabric.log_dict({"loss": value, "learning_rate": rate}, step)
+
+
+def _save(run: Run) -> None:
+    """Write a checkpoint; the first process does it, and the others wait."""
+    if run.fabric.global_rank == 0:
+        state = {
+            **run.identity,
+            "step": run.step,
+            "seconds": run.seconds,
+            "waited": run.waited,
+            "losses": run.losses,
+            "network": file_state(run.stage.network),
+            "optimizer": run.optimizer.state_dict(),
+            "precision": run.fabric.strategy.precision.state_dict(),
+        }
+        checkpoints.write_checkpoint(run.out / "checkpoints", run.step, state)
+    run.fabric.barrier()
+
+
+def _measure(run: Run, split: str, *, flip: bool = False) -> dict[str, Any]:
+    """Measure the network on a split, in float32; a GPU may use TF32."""
+    torch.backends.cudnn.benchmark = False  # pictures differ in size
+    network = run.stage.network
+    scores = evaluate(
+        partial(probabilities, network, scale=network.scale),
+        run.split(split),
+        tuple(run.data.palette),
+        device=run.fabric.device,
+        flip=flip,
+        workers=run.config.workers,
+        progress=run.progress,
+    )
+    return asdict(scores)
+
+
+def _validate(run: Run) -> str:
+    """Log scores and four label maps of the validation split; return what the bar says.
+
+    The first process does it, and the others wait.
+    """
+    score = ""
+    if run.fabric.global_rank == 0:
+        scores, network = _measure(run, "val"), run.stage.network
+        score = f", validation {scores['miou']:.1f} mean IoU"
+        logged = {f"val/{key}": scores[key] for key in ("miou", "accuracy")}
+        run.fabric.log_dict(logged, run.step)
+        colours = torch.tensor([*run.data.palette.values()], dtype=torch.uint8)
+        pictures = run.split("val")
+        for index in range(min(4, len(pictures))):  # type: ignore[arg-type]
+            picture, _ = pictures[index]
+            images = picture[None].to(run.fabric.device)
+            answer = probabilities(network, images, scale=network.scale)
+            labels = colours[answer[0].argmax(0).cpu()].permute(2, 0, 1)
+            run.fabric.logger.experiment.add_image(  # type: ignore[attr-defined]
+                f"val/{index}", torch.cat([picture, labels], 2), run.step
+            )
+    run.fabric.barrier()
+    return score
+
+
+def _finish(run: Run, experiment: str) -> Record | None:
+    """Measure the network, write it and its record; the first process returns that.
+
+    Checkpoints go last: of large networks they are gigabytes, but until the record is
+    written they are all there is.
+    """
+    record = None
+    if run.fabric.global_rank == 0:
+        config, network = run.config, run.stage.network
+        metrics: dict[str, Any] = {}
+        for split in ("val", "test") if config.test else ("val",):
+            metrics[split] = _measure(run, split)
+            metrics[f"{split}_flip"] = _measure(run, split, flip=True)
+        part = -(-len(run.losses) // 50)
+        metrics["loss"] = [
+            round(float(np.mean(run.losses[first:][:part])), 4)
+            for first in range(0, len(run.losses), part)
+        ]
+        metrics["waited"] = round(100 * run.waited / run.seconds, 1)
+        if isinstance(network, DilatedNetwork):
+            save_network(network, config.architecture, run.out / "network.safetensors")
+        record = Record(
+            experiment=experiment,
+            seed=config.seed,
+            config=run.identity["config"],
+            metrics=metrics,
+            seconds=round(run.seconds, 1),
+            device=device_name(run.fabric.device),
+        )
+        write(run.out / "record.json", [record])
+        checkpoints.remove_checkpoints(run.out / "checkpoints")
+    run.fabric.barrier()
+    return record

@@ -23,8 +23,8 @@ class Stage(nn.Module):
     >>> from dilated_lib.networks.architecture import Architecture
     >>> from dilated_lib.training.config import PAPER
     >>> two = {"road": (128, 64, 128), "sky": (128, 128, 128)}
-    >>> kind = Architecture(palette=two, mean=(0.0, 0.0, 0.0), width=4, fc_channels=8)
-    >>> stage, labels = Stage(kind.build(), PAPER), torch.zeros(1, 16, 24)
+    >>> narrow = Architecture(width=4, fc_channels=8).build(two, (0.0, 0.0, 0.0))
+    >>> stage, labels = Stage(narrow, PAPER), torch.zeros(1, 16, 24)
     >>> loss = stage(torch.zeros(1, 3, 388, 396), labels) / stage.weight(labels)
     >>> round(loss.item(), 4)  # ln 2: the network does not know yet
     0.6931
@@ -49,14 +49,14 @@ class Stage(nn.Module):
             network.front.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Stage":
-        """As of any module; a frozen front end stays in evaluation."""
+        """Set the mode, as of any module; a frozen front end stays in evaluation."""
         super().train(mode)
         if self.frozen:
             self.network.front.eval()
         return self
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The sum of the losses of all pixels, or cells, that have a label."""
+        """Add up the losses of all pixels, or cells, that have a label."""
         network = self.network
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             logits = network.front(network.normalised(images))
@@ -87,7 +87,7 @@ class Stage(nn.Module):
         return labels[:, ::step, ::step]
 
     def weight(self, labels: Tensor) -> Tensor:
-        """What to divide the sum by: the labelled pixels, or cells, with weights."""
+        """Return what to divide the sum by: the weights of all that has a label."""
         labels = self._at(labels).flatten().long()
         known = labels != VOID
         if self.class_weights is None:
@@ -96,11 +96,11 @@ class Stage(nn.Module):
 
 
 def layout(device: torch.device, precision: str) -> torch.memory_format:
-    """How weights lie in memory while they are trained: channels last, mostly.
+    """Return how weights lie in memory in training: channels last, with an exception.
 
-    In float32 on a CPU they do not. There the gradient of the weights, channels last,
-    is slow where the CPU has no AVX-512: VGG-16's first layers take four times as long,
-    a step of the front end 1.7 times (oneDNN of torch 2.14, two cores with AVX2).
+    The exception is float32 on a CPU. Without AVX-512 the gradient of weights that lie
+    channels last is slow there: VGG-16's first layers take four times as long, and a
+    step of the front end 1.7 times (oneDNN of torch 2.14, two cores with AVX2).
 
     >>> layout(torch.device("cpu"), "32-true")
     torch.contiguous_format
@@ -110,11 +110,11 @@ def layout(device: torch.device, precision: str) -> torch.memory_format:
 
 
 def median_frequency_weights(counts: Tensor) -> Tensor:
-    """Weights (C,) of classes from their pixels: root of median over own frequency.
+    """Compute weights (C,) of classes: the root of the median frequency over their own.
 
-    The root of what Eigen and Fergus (ICCV 2015) use: rare classes count more, but do
-    not drown the others. (They count in pictures that have the class.) A class without
-    pixels has weight 0.
+    Eigen and Fergus (ICCV 2015) use the ratio without the root, and take frequencies in
+    the pictures that have the class. With the root rare classes count more, but do not
+    drown the others. A class without pixels has weight 0.
 
     Raises ValueError where no class has pixels.
 

@@ -4,14 +4,19 @@ import json
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
 
-from dilated_lib.cli import rf, sizes
+from dilated_lib.cli import rf, sizes, train
+from dilated_lib.networks.architecture import Architecture
+from dilated_lib.records import Record
+from dilated_lib.training.config import MODERN, PAPER, Config
 
 
 def halved():
@@ -213,3 +218,85 @@ def test_a_network_without_such_sizes_is_one_sentence(capsys):
         sizes("resnet18")
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("a cell sees the whole axis")
+
+
+def trained(monkeypatch, options):
+    """The configuration that a training gets from words on the command line."""
+    with patch("dilated_lib.training.loop.train", return_value=None) as called:
+        monkeypatch.setattr(sys, "argv", ["dilated_lib", "train", "RUN", *options])
+        runpy.run_module("dilated_lib", run_name="__main__")
+    return called.call_args.args[0]
+
+
+def test_a_network_is_described_among_the_options_of_a_run(monkeypatch):
+    words = "modern --width 4 --fc-channels 8 --batch-norm --padding zeros --steps 3"
+    words += " --stage joint --context large --dilations 1 2 --scale 0.5 --dropout 0.1"
+    assert trained(monkeypatch, words.split()) == Config(
+        stage="joint",
+        architecture=Architecture(
+            padding="zeros",
+            width=4,
+            fc_channels=8,
+            batch_norm=True,
+            context="large",
+            dilations=(1, 2),
+            scale=0.5,
+        ),
+        recipe=replace(MODERN, dropout=0.1),
+        steps=3,
+    )
+    paper = Config().changed(recipe=PAPER, scale=4 / 3, steps=20_000)
+    assert trained(monkeypatch, ["paper"]) == paper
+
+
+def ended(capsys, config, losses, val, test=None):
+    """What the command prints of a run with these losses and scores (IoU a class)."""
+    metrics = {"loss": losses}
+    for split, values in {"val": val, "test": test}.items():
+        if values is not None:
+            classes = dict(zip(("road", "sky", "sign"), values, strict=True))
+            metrics[split] = {"miou": 41.26, "accuracy": 70.0, "per_class": classes}
+    record = Record(
+        experiment="e", seed=0, config={}, metrics=metrics, seconds=1.0, device="CPU"
+    )
+    with patch("dilated_lib.training.loop.train", return_value=record):
+        train(Path("RUN"), config)
+    return capsys.readouterr()
+
+
+def test_a_run_ends_with_a_table_of_its_classes(capsys):
+    told = ended(capsys, Config(), [0.9, 0.5], (91.24, 0.06, None), (80.0, 2.0, 7.25))
+    assert [line.split() for line in told.out.splitlines()] == [
+        ["IoU", "in", "percent", "val", "test"],
+        ["road", "91.2", "80.0"],
+        ["sky", "0.1", "2.0"],
+        ["sign", "-", "7.2"],
+        ["mean", "IoU", "41.3", "41.3"],
+        ["accuracy", "70.0", "70.0"],
+    ]
+    assert len({len(line) for line in told.out.splitlines()}) == 1
+    assert told.err == ""
+
+
+def test_classes_that_are_never_predicted_are_named(capsys):
+    told = ended(capsys, Config(), [0.9, 0.5], (91.2, 0.0, 0.0), (80.0, 1.0, 2.0))
+    assert told.err.startswith("IoU 0.0 on the validation pictures: sky, sign. The net")
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "losses", "diverged"),
+    [
+        ({}, [1.0] * 20 + [1.2] * 20, True),  # ln 3 is 1.10
+        ({}, [9.0] * 20 + [1.05] * 20, False),
+        ({}, [9.0] * 39 + [1.05], False),
+        ({}, [1.2, 1.2], False),  # of two steps, by chance
+        ({"stage": "joint", "context": "basic"}, [1.2] * 40, False),  # 1.4 ln 3
+        ({"stage": "joint", "context": "basic"}, [1.6] * 40, True),
+    ],
+)
+def test_a_loss_that_stays_above_that_of_guessing_is_told(
+    changes, losses, diverged, capsys
+):
+    told = ended(capsys, Config().changed(**changes), losses, (50.0, 1.0, 2.0))
+    assert ("The loss stays above" in told.err) == diverged == bool(told.err)

@@ -361,13 +361,9 @@ def test_the_context_module_is_the_same(on_gpu, monkeypatch, variant, padding):
 
 def test_a_network_trains_through_it(on_gpu):
     """ReLUs in place, as the released networks have them, write into a view."""
-    network = Architecture(
-        palette={"a": (0, 0, 0), "b": (1, 1, 1), "c": (2, 2, 2)},
-        mean=(0.0, 0.0, 0.0),
-        width=2,
-        fc_channels=4,
-        context="basic",
-    ).build()
+    palette = {"a": (0, 0, 0), "b": (1, 1, 1), "c": (2, 2, 2)}
+    kind = Architecture(width=2, fc_channels=4, context="basic")
+    network = kind.build(palette, (0.0, 0.0, 0.0))
     network.double()(drawn(1, 3, 396, 404)).sum().backward()
     assert all(one.grad is not None for one in network.parameters())
     assert on_gpu[-14:] == [

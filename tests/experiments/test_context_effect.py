@@ -40,10 +40,8 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A network whose context module changes many labels: it is far from identity."""
-    kind = Architecture(
-        palette=dict(CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
-    )
-    network = kind.build()
+    kind = Architecture(width=4, fc_channels=8, context="basic")
+    network = kind.build(CAMVID, (1.0, 2.0, 3.0))
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for one in network.parameters():

@@ -82,17 +82,12 @@ def shapes(tmp_path):
     (root / "classes.txt").write_text("\n".join(names))
     for split, numbers in (("train", "0123"), ("val", "4"), ("test", "5")):
         (root / f"{split}.txt").write_text("\n".join(numbers))
-    kind = Architecture(
-        palette=dict.fromkeys(names, (0, 0, 0)) | dl.open_data(str(root)).palette,
-        mean=(1.0, 2.0, 3.0),
-        width=4,
-        fc_channels=8,
-        padding="zeros",
-        context="none",
-        upsampling="half_pixel",
-    )
+    kind = Architecture(padding="zeros", width=4, fc_channels=8)
+    palette = dict.fromkeys(names, (0, 0, 0)) | dl.open_data(str(root)).palette
     torch.manual_seed(0)
-    dl.save_network(kind.build(), kind, tmp_path / "front.safetensors")
+    dl.save_network(
+        kind.build(palette, (1.0, 2.0, 3.0)), kind, tmp_path / "front.safetensors"
+    )
     return root
 
 

@@ -78,16 +78,9 @@ def test_a_picture_is_continued_to_whole_cells_which_have_no_label():
     two = {"road": (128, 64, 128), "sky": (128, 128, 128)}
     for padding in ("none", "zeros"):
         torch.manual_seed(0)
-        kind = Architecture(
-            palette=two,
-            mean=(1.0, 2.0, 3.0),
-            width=4,
-            fc_channels=8,
-            padding=padding,
-            context="none",
-            upsampling="half_pixel",
-        )
-        network = kind.build()
+        kind = Architecture(padding=padding, width=4, fc_channels=8)
+        network = kind.build(two, (1.0, 2.0, 3.0))
+        network.upsampling = "half_pixel"
         nn.init.normal_(network.front.final.weight)
         stored = stored_logits.store(network, One([(picture, labels)]), mirrored=True)
         assert [one.shape for one in stored.maps] == [(2, 8, 12)] * 2
@@ -234,10 +227,8 @@ def test_one_seed_draws_one_start_and_one_order_for_layers_of_the_same_shapes():
 
 
 def test_the_front_end_may_be_that_of_another_network(streets, tmp_path):
-    kind = Architecture(
-        palette=dict(CAMVID), mean=(1.0, 2.0, 3.0), width=4, fc_channels=8
-    )
-    network, path = kind.build(), tmp_path / "other.safetensors"
+    kind = Architecture(width=4, fc_channels=8, context="basic")
+    network, path = kind.build(CAMVID, (1.0, 2.0, 3.0)), tmp_path / "other.safetensors"
     dl.save_network(network, kind, path)
     out = tmp_path / "heads.json"
     context_heads.heads(out, data=str(streets), network=path, seeds=1, steps=1)

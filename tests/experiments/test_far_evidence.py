@@ -99,18 +99,11 @@ def test_the_command_reads_the_modules_that_were_kept(tmp_path, monkeypatch):
     for split, numbers in (("train", (0, 1)), ("val", (2, 3)), ("test", (4, 5, 6, 7))):
         listed = [f"drive{n % 2}_{n}" for n in numbers]
         (root / f"{split}.txt").write_text("\n".join(listed))
-    kind = Architecture(
-        palette=dl.open_data(str(root)).palette,
-        mean=(1.0, 2.0, 3.0),
-        width=4,
-        fc_channels=8,
-        padding="zeros",
-        context="none",
-        upsampling="half_pixel",
-    )
+    kind = Architecture(padding="zeros", width=4, fc_channels=8)
+    palette = dl.open_data(str(root)).palette
     torch.manual_seed(0)
     front, out = tmp_path / "front.safetensors", tmp_path / "e.json"
-    dl.save_network(kind.build(), kind, front)
+    dl.save_network(kind.build(palette, (1.0, 2.0, 3.0)), kind, front)
     one = {"basic": MODULES["basic"]}
     monkeypatch.setattr("dilated_lib.experiments.context_evidence.MODULES", one)
     both = {"data": str(root), "runs": tmp_path, "out": out}

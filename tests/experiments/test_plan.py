@@ -49,18 +49,19 @@ def test_tiers_for_a_cpu_have_front_ends_that_differ_in_their_seed_alone(tier, p
     runs = [one for one in planned() if one.tier == tier]
     assert [one.config.seed for one in runs] == [0, 1, 2]
     first = runs[0].config
-    assert all(replace(one.config, seed=0) == first for one in runs)
-    assert first.padding == "zeros" and first.fc_channels == 256 and first.test
+    assert all(one.config.changed(seed=0) == first for one in runs)
+    assert first.architecture == dl.Architecture(padding="zeros", fc_channels=256)
+    assert first.test
     rows, columns = first.cells
     assert first.steps * first.batch * 64 * rows * columns >= pilot
 
 
 def small_plan(weights="imagenet"):
-    front = replace(TINY, steps=2, recipe=replace(TINY.recipe, dropout=0.0))
-    head = replace(front, stage="context", context="basic")
+    front = TINY.changed(steps=2, recipe=replace(TINY.recipe, dropout=0.0))
+    head = front.changed(stage="context", context="basic")
     yield Planned("shapes/front", "imagenet", front)
     yield Planned("shapes/front + basic", "imagenet", head, "shapes/front")
-    small = replace(front, stage="joint", context="basic", batch_norm=True)
+    small = front.changed(stage="joint", context="basic", batch_norm=True)
     yield Planned("shapes/small", "small", small)
 
 
@@ -142,8 +143,8 @@ def test_the_list_has_each_question_once_and_the_cost_of_each_run(
 def test_operations_are_those_of_a_step_that_runs():
     """Counted on no data, against torch's count of a step that computes."""
     for config in (
-        replace(TINY, padding="zeros"),
-        replace(TINY, stage="joint", context="basic", cells=(2, 3)),
+        TINY.changed(padding="zeros"),
+        TINY.changed(stage="joint", context="basic", cells=(2, 3)),
     ):
         step = training_step(config)
         with FlopCounterMode(display=False) as counter:
@@ -152,22 +153,22 @@ def test_operations_are_those_of_a_step_that_runs():
 
 
 def test_a_front_end_that_pads_needs_less_than_a_third_of_the_operations():
-    padded = replace(next(planned()).config, fc_channels=8, width=8)
-    with_margin = replace(padded, padding="none")
+    padded = next(planned()).config.changed(fc_channels=8, width=8)
+    with_margin = padded.changed(padding="none")
     assert operations(padded) < operations(with_margin) / 3
 
 
 def test_a_step_reads_a_margin_only_where_the_front_end_does_not_pad(monkeypatch):
     for padding, margin in (("none", 372), ("zeros", 0)):
         seen = []
-        config = replace(TINY, padding=padding)
-        network, _, _ = build_network(config, dl.open_data("shapes"))
+        config = TINY.changed(padding=padding)
+        network, _ = build_network(config, dl.open_data("shapes"))
         network.front.conv1_1.register_forward_hook(
             lambda _, args, __, seen=seen: seen.append(args[0].shape)
         )
         monkeypatch.setattr(
             "dilated_lib.experiments.throughput.build_network",
-            lambda *_, network=network: (network, None, set()),
+            lambda *_, network=network: (network, set()),
         )
         training_step(config)()
         height, width = (8 * side + margin for side in config.cells)
@@ -184,12 +185,12 @@ def test_throughput_compares_steps_with_the_product_and_with_each_other(
 
     monkeypatch.setattr("dilated_lib.experiments.throughput.measure", once)
     out = tmp_path / "t.json"
-    zeros = replace(TINY, padding="zeros")
-    throughput(out, {"zeros": zeros, "margin": replace(zeros, padding="none")}, side=99)
+    zeros = TINY.changed(padding="zeros")
+    throughput(out, {"zeros": zeros, "margin": zeros.changed(padding="none")}, side=99)
     first, second = json.loads(out.read_text())
     assert first["experiment"] == "speed/step/zeros"
     assert second["experiment"] == "speed/step/margin"
-    for one, config in ((first, zeros), (second, replace(zeros, padding="none"))):
+    for one, config in ((first, zeros), (second, zeros.changed(padding="none"))):
         found = one["metrics"]
         tera = operations(config) / 1e12
         assert found["tera_operations"] == pytest.approx(tera, abs=1e-4)

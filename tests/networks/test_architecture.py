@@ -18,57 +18,49 @@ from dilated_lib.networks.weights import save
 from dilated_lib.records import results
 
 PALETTE = {"flat ground": (1, 2, 3), "wall": (255, 0, 7), "Tür": (4, 5, 6)}
-SMALL = {
-    "palette": PALETTE,
-    "mean": (10.5, 20.25, 30.125),
-    "width": 1,
-    "fc_channels": 5,
-}
+MEAN = (10.5, 20.25, 30.125)
+SMALL = {"width": 1, "fc_channels": 5, "context": "basic"}
 ALL = [
     SMALL,
     SMALL | {"context": "none", "padding": "zeros"},
     SMALL | {"context": "large", "dilations": (1, 2), "width": 2},
-    SMALL
-    | {
-        "batch_norm": True,
-        "dilations": (1, 1, 2, 4, 8, 1),
-        "scale": 1.5,
-        "upsampling": "half_pixel",
-    },
+    SMALL | {"batch_norm": True, "dilations": (1, 1, 2, 4, 8, 1), "scale": 1.5},
 ]
 
 
-def made(**options):
+def made(palette=PALETTE, **options):
     """A network of other weights, and other statistics, than a new one."""
     torch.manual_seed(5)
     architecture = Architecture(**SMALL | options)
-    network = architecture.build()
+    network = architecture.build(palette, MEAN)
     for one in network.state_dict().values():
         if one.is_floating_point():
             one.uniform_(0.1, 0.5)
     return network, architecture
 
 
+@pytest.mark.parametrize("upsampling", ["released", "half_pixel"])
 @pytest.mark.parametrize("options", ALL)
-def test_a_network_comes_back_with_all_that_it_is(options, tmp_path):
+def test_a_network_comes_back_with_all_that_it_is(options, upsampling, tmp_path):
     network, architecture = made(**options)
+    network.upsampling = upsampling
     save_network(network, architecture, tmp_path / "net.safetensors")
     found, same = open_network(tmp_path / "net.safetensors")
-    assert same == architecture and type(same.dilations) is type(same.mean) is tuple
+    assert same == architecture and type(same.dilations) is type(found.mean) is tuple
     before, after = network.state_dict(), found.state_dict()
     assert [*before] == [*after]
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert found.palette == PALETTE and [*found.palette] == [*PALETTE]
-    assert (found.mean, found.scale) == (architecture.mean, architecture.scale)
-    assert found.upsampling == architecture.upsampling
+    assert (found.mean, found.scale) == (MEAN, architecture.scale)
+    assert found.upsampling == upsampling
     image = torch.rand(1, 3, 380, 388)
     assert torch.equal(network.eval()(image), found.eval()(image))
 
 
 def test_what_it_builds_is_a_front_end_and_a_context_module():
-    whole = Architecture(palette=PALETTE, mean=(0.0, 0.0, 0.0), fc_channels=4)
+    whole = Architecture(fc_channels=4, context="basic")
     with torch.device("meta"):
-        network = whole.build()
+        network = whole.build(PALETTE, MEAN)
         paper = dl.networks.dilation8_camvid(fc_channels=4)
     wanted = {name: one.shape for name, one in paper.state_dict().items()}
     found = {name: one.shape for name, one in network.state_dict().items()}
@@ -143,8 +135,9 @@ def test_weights_that_do_not_say_of_which_network_are_refused(metadata, tmp_path
         ({"mean": None}, "'NoneType' object is not iterable"),
         ({"palette": [1, 2]}, "no attribute 'items'"),
         ({"palette": {}}, "num_classes must be a whole number above 0, got 0"),
-        ({"width": "wide"}, "width must be a whole number above 0, got 'wide'"),
-        ({"context": "huge"}, "variant must be one of basic, large; got 'huge'"),
+        ({"width": "wide"}, "width must be a whole number, got 'wide'"),
+        ({"context": "huge"}, "context must be one of none, basic, large; got 'huge'"),
+        ({"scale": -1}, "scale must be above 0, and finite, got -1"),
         ({"dilations": [1, "2"]}, "dilation"),
         ({"dilations": []}, "dilations must list one number for each layer"),
     ],
@@ -175,10 +168,11 @@ def test_weights_of_another_network_than_the_file_says_are_refused(tmp_path):
     path = tmp_path / "net.safetensors"
     network, _ = made()
 
-    def written(other):
-        save(network, path, metadata={"dilated_lib": json.dumps(asdict(other))})
+    def written(other, palette=PALETTE):
+        described = {"palette": palette, "mean": MEAN, **asdict(other)}
+        save(network, path, metadata={"dilated_lib": json.dumps(described)})
 
-    written(made(palette={"wall": (0, 0, 0)})[1])
+    written(made()[1], palette={"wall": (0, 0, 0)})
     assert said(path).startswith("net.safetensors is for another network, or for other")
     written(made(context="none")[1])
     assert "left over: ctx_" in said(path)
@@ -192,6 +186,22 @@ def test_a_file_that_does_not_mention_padding_has_none(tmp_path):
         assert "padding" not in json.loads(file.metadata()["dilated_lib"])
     network, architecture = open_network(results() / "small.safetensors")
     assert architecture.padding == "none" and network.sizes[0].margin == 186
+
+
+def test_a_file_of_before_tells_the_same_when_it_is_saved_again(tmp_path):
+    """But for ``padding``, which the small network's file does not mention."""
+    network, architecture = open_network(results() / "small.safetensors")
+    save_network(network, architecture, tmp_path / "again.safetensors")
+    described = []
+    for path in (results() / "small.safetensors", tmp_path / "again.safetensors"):
+        with safe_open(path, "pt") as file:
+            described.append(json.loads(file.metadata()["dilated_lib"]))
+    before, after = described
+    assert after.pop("padding") == "none"
+    assert [*after.items()] == [*before.items()]  # in the same order
+    again, _ = open_network(tmp_path / "again.safetensors")
+    image = 255 * torch.rand(1, 3, 380, 388)
+    assert torch.equal(network(image), again(image))
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
@@ -219,7 +229,7 @@ def test_a_context_module_whose_padding_no_file_tells_is_not_saved(how, tmp_path
 def test_an_architecture_of_another_network_is_not_saved(tmp_path):
     path, (network, _) = tmp_path / "net.safetensors", made()
     for other, message in (
-        ({"palette": {"wall": (0, 0, 0)}}, r"no final.weight with shape \(3, "),
+        ({"fc_channels": 4}, r"no fc6.weight with shape \(5, "),
         ({"context": "none"}, r"no ctx_conv1_1.weight with"),
         ({"batch_norm": True}, r"the network lacks bn1_1.weight of"),
     ):

@@ -52,7 +52,8 @@ def plant(cache, weights, content, monkeypatch, *, right=True):
 
 
 def start_of(network):
-    config = Config(data="shapes", network=network, start="imagenet", fc_channels=8)
+    options = {"network": network, "start": "imagenet", "fc_channels": 8}
+    config = Config().changed(data="shapes", **options)
     return build_network(config, dl.open_data("shapes"))[0]
 
 

@@ -150,10 +150,8 @@ def test_reflection_is_not_padding_with_zeros():
 
 def test_reflection_needs_thirteen_cells_and_says_so():
     sky = {"sky": (128, 128, 128)}
-    kind = Architecture(
-        palette=sky, mean=(0.0, 0.0, 0.0), padding="reflect", width=4, fc_channels=4
-    )
-    network = kind.build()
+    kind = Architecture(padding="reflect", context="basic", width=4, fc_channels=4)
+    network = kind.build(sky, (0.0, 0.0, 0.0))
     assert network.least_size == (97, 97)  # 12 cells and one pixel of the next
     assert network(torch.zeros(1, 3, 104, 104)).shape == (1, 1, 13, 13)
     with pytest.raises(ValueError, match=r"at least 97 x 97 pixels, .* \(96, 104\)"):

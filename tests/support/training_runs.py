@@ -9,14 +9,14 @@ from unittest.mock import patch
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from dilated_lib.networks.architecture import Architecture
 from dilated_lib.training.config import MODERN, Config
 from dilated_lib.training.loop import train
 
 RECIPE = replace(MODERN, zoom=(0.9, 1.1), dropout=0.5, learning_rate=0.002)
 TINY = Config(
     data="shapes",
-    width=4,
-    fc_channels=16,
+    architecture=Architecture(width=4, fc_channels=16),
     recipe=RECIPE,
     steps=6,
     batch=2,
@@ -38,7 +38,7 @@ def run(out, changes):
     with out.with_suffix(".log").open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    train(replace(TINY, **changes), out)
+    train(TINY.changed(**changes), out)
 
 
 def process(out, **changes):

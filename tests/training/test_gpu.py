@@ -25,11 +25,9 @@ def gpu():
 
 
 def narrow(gpu, **options):
-    kind = Architecture(
-        palette=TWO, mean=(1.0, 2.0, 3.0), width=4, fc_channels=8, **options
-    )
+    kind = Architecture(width=4, fc_channels=8, **options)
     with gpu:
-        return kind.build()
+        return kind.build(TWO, (1.0, 2.0, 3.0))
 
 
 def test_a_tensor_on_the_cpu_is_noticed(gpu):
@@ -53,7 +51,8 @@ def test_the_loss_of_a_stage(gpu, recipe, context):
 @pytest.mark.parametrize("scale", [1.0, 1.5])
 @pytest.mark.parametrize("upsampling", ["released", "deconvolution", "half_pixel"])
 def test_probabilities_of_a_picture_that_lies_elsewhere(gpu, scale, upsampling):
-    network = narrow(gpu, scale=scale, upsampling=upsampling)
+    network = narrow(gpu, scale=scale, context="basic")
+    network.upsampling = upsampling
     for place in (gpu, torch.device("cpu")):
         picture = torch.empty(1, 3, 48, 64, dtype=torch.uint8, device=place)
         shares = probabilities(network, picture, tile=(420, 440))

@@ -13,7 +13,7 @@ import dilated_lib as dl
 from dilated_lib.networks.baselines import Baseline
 from dilated_lib.training.config import MODERN, PAPER, Config
 from dilated_lib.training.loss import Stage, median_frequency_weights
-from dilated_lib.training.run import Run
+from dilated_lib.training.setup import build_network
 
 CELLS = replace(MODERN, loss_at="cells", auxiliary=0.0)
 PIXELS = replace(MODERN, loss_at="pixels", auxiliary=0.0)
@@ -288,9 +288,11 @@ def test_a_recipe_that_cannot_be_is_refused(options, message):
         ({"batch": -3}, "^batch must be at least 1, got -3$"),
         ({"seed": -1}, "^seed must be at least 0, got -1$"),
         ({"validate_every": -1}, "^validate_every must be at least 0, got -1$"),
-        ({"cells": (4, 0)}, r"^cells and scale must be above 0, got \(4, 0\) and 1.0$"),
-        ({"scale": 0.0}, "and 0.0$"),
-        ({"scale": float("nan")}, "and nan$"),
+        ({"cells": (4, 0)}, r"^cells must be above 0, got \(4, 0\)$"),
+        ({"scale": 0.0}, "^scale must be above 0, and finite, got 0.0$"),
+        ({"scale": float("nan")}, "^scale must be above 0, and finite, got nan$"),
+        ({"padding": "same"}, "^padding must be one of none, zeros, reflect; got 'sam"),
+        ({"width": 0}, "^width must be at least 1, got 0$"),
         ({"stage": "back"}, "^stage must be one of front, context, joint; got 'back'$"),
         ({"context": "small"}, "^context must be one of none, basic, large; got 'sma"),
         ({"network": "unet"}, "^network must be one of dilated, fcn_resnet50, deep"),
@@ -308,7 +310,7 @@ def test_a_recipe_that_cannot_be_is_refused(options, message):
 )
 def test_a_run_that_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Config(**options)
+        Config().changed(**options)
 
 
 @pytest.mark.parametrize("stage", ["front", "joint"])
@@ -319,23 +321,25 @@ def test_weights_and_gradients_lie_channels_last_but_in_float32_on_a_cpu(
     monkeypatch, tmp_path, stage, precision, wanted
 ):
     """From the first convolution on, whose input is three maps of colour."""
-    seen = []
-    update = Run.update
+    networks, seen = [], []
 
-    def watched(self, images, labels):
+    def channels_last(one):
+        return one.is_contiguous(memory_format=torch.channels_last)
+
+    def watched(config, data):
         def keep(layer, inputs, output):
-            seen.append(output.is_contiguous(memory_format=torch.channels_last))
+            if layer.training:
+                seen.append(channels_last(output))
 
-        hook = self.stage.network.front.conv1_1.register_forward_hook(keep)
-        done = update(self, images, labels)
-        hook.remove()
-        weight = self.stage.network.front.conv1_2.weight
-        for one in (weight, weight.grad):
-            seen.append(one.is_contiguous(memory_format=torch.channels_last))
-        return done
+        network, trained = build_network(config, data)
+        network.front.conv1_1.register_forward_hook(keep)
+        networks.append(network)
+        return network, trained
 
-    monkeypatch.setattr(Run, "update", watched)
+    monkeypatch.setattr("dilated_lib.training.setup.build_network", watched)
     context = "basic" if stage == "joint" else "none"
-    config = replace(TINY, stage=stage, context=context, precision=precision, steps=1)
+    config = TINY.changed(stage=stage, context=context, precision=precision, steps=1)
     dl.train(config, tmp_path)
-    assert set(seen) == {wanted}
+    weight = networks[0].front.conv1_2.weight
+    assert len(seen) == 1
+    assert {*seen, channels_last(weight), channels_last(weight.grad)} == {wanted}

@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import stat
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -23,24 +25,21 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from training_runs import RECIPE, TINY, launch, process
 
 import dilated_lib as dl
+from dilated_lib.experiments.plan import planned
 from dilated_lib.networks.weights import file_state, read_weights
 from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.records import Record
-from dilated_lib.training import loop
+from dilated_lib.training import checkpoints, loop
 from dilated_lib.training.checkpoints import (
     latest,
     remove_checkpoints,
     write_checkpoint,
 )
-from dilated_lib.training.config import PAPER
+from dilated_lib.training.config import PAPER, read_config
+from dilated_lib.training.first_batch import check_start
 from dilated_lib.training.loss import Stage
-from dilated_lib.training.run import Run
-from dilated_lib.training.setup import (
-    build_network,
-    build_optimizer,
-    check_start,
-    learning_rate,
-)
+from dilated_lib.training.optimizer import build_optimizer, learning_rate
+from dilated_lib.training.setup import build_network
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*num_workers.*", "ignore:.*is_cuda_available.*"
@@ -82,7 +81,7 @@ def test_a_run_leaves_a_network_and_a_record(tiny):
     found = dl.evaluate(
         lambda images: probabilities(network, images),
         torch.utils.data.Subset(dl.open_data("shapes").split("val"), range(6)),
-        tuple(architecture.palette),
+        tuple(network.palette),
     )
     assert found.miou == done.metrics["val"]["miou"]
     assert dl.train(TINY, tiny) == done  # done is done
@@ -97,9 +96,9 @@ def test_the_test_split_is_read_only_when_asked_for(tmp_path, monkeypatch):
         return split(self, name)
 
     monkeypatch.setattr(dl.data.labelled.DataSet, "split", watched)
-    dl.train(replace(TINY, steps=1), tmp_path / "a")
+    dl.train(TINY.changed(steps=1), tmp_path / "a")
     assert "test" not in read
-    done = dl.train(replace(TINY, steps=1, test=True), tmp_path / "b")
+    done = dl.train(TINY.changed(steps=1, test=True), tmp_path / "b")
     assert "test" in read and 0 <= done.metrics["test"]["miou"] <= 100
 
 
@@ -116,7 +115,7 @@ def test_it_learns_black_from_white(tmp_path):
     (tmp_path / "train.txt").write_text("0 1 2 3 4 5".replace(" ", "\n"))
     (tmp_path / "val.txt").write_text("6\n7\n8\n9")
     recipe = replace(RECIPE, dropout=0.0, rotation=0.0, colour=0.0)
-    config = replace(TINY, data=str(tmp_path), recipe=recipe, steps=40, pictures=0)
+    config = TINY.changed(data=str(tmp_path), recipe=recipe, steps=40, pictures=0)
     done = dl.train(config, tmp_path / "run")
     assert done.metrics["loss"][0] == pytest.approx(np.log(2), abs=0.05)
     assert np.mean(done.metrics["loss"][-5:]) < 0.2
@@ -125,18 +124,18 @@ def test_it_learns_black_from_white(tmp_path):
 
 @pytest.mark.parametrize("recipe", [RECIPE, PAPER])
 def test_the_three_stages_go_on_from_each_other(tiny, tmp_path, recipe):
-    run = replace(TINY, recipe=recipe)
+    run = TINY.changed(recipe=recipe)
     folder = tiny if run == TINY else tmp_path / "front"
     dl.train(run, folder)
     front, start = weights(folder), folder / "network.safetensors"
-    head = replace(run, stage="context", context="basic", start=start)
+    head = run.changed(stage="context", context="basic", start=start)
     dl.train(head, tmp_path / "head")
     after = weights(tmp_path / "head")
     assert all(torch.equal(after[name], front[name]) for name in front)  # frozen
     new = after.keys() - front.keys()
     assert new and all(name.startswith("ctx_") for name in new)
     start = tmp_path / "head" / "network.safetensors"
-    dl.train(replace(head, stage="joint", start=start), tmp_path / "joint")
+    dl.train(head.changed(stage="joint", start=start), tmp_path / "joint")
     both = weights(tmp_path / "joint")
     assert both.keys() == after.keys()
     assert not any(torch.equal(both[n], after[n]) for n in ("final.weight", "fc6.bias"))
@@ -144,8 +143,8 @@ def test_the_three_stages_go_on_from_each_other(tiny, tmp_path, recipe):
 
 def test_a_stage_starts_where_the_one_before_ended(tiny):
     start = tiny / "network.safetensors"
-    head = replace(TINY, stage="context", context="basic", start=start)
-    network, _, trained = build_network(head, dl.open_data("shapes"))
+    head = TINY.changed(stage="context", context="basic", start=start)
+    network, trained = build_network(head, dl.open_data("shapes"))
     front = weights(tiny)
     assert {network.file_name(name) for name in trained} == front.keys()
     state = file_state(network)
@@ -205,7 +204,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bits(tmp_path):
 
 def test_two_processes_train_as_one(tmp_path):
     recipe = replace(RECIPE, dropout=0.0, optimizer="sgd", learning_rate=1e-3)
-    one = dl.train(replace(TINY, recipe=recipe, batch=4), tmp_path / "one")
+    one = dl.train(TINY.changed(recipe=recipe, batch=4), tmp_path / "one")
     launch(2, tmp_path / "two", recipe=recipe, batch=4)
     two = Record(**json.loads((tmp_path / "two" / "record.json").read_text())[0])
     assert two.metrics["loss"] == pytest.approx(one.metrics["loss"], abs=1e-4)
@@ -217,42 +216,110 @@ def test_two_processes_train_as_one(tmp_path):
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     dl.train(TINY, tmp_path, deadline=0)
     with pytest.raises(ValueError, match=r"holds another run, with other batch, seed"):
-        dl.train(replace(TINY, batch=4, seed=1), tmp_path)
+        dl.train(TINY.changed(batch=4, seed=1), tmp_path)
     dl.train(TINY, tmp_path)
     with pytest.raises(ValueError, match="holds another run, with other steps"):
-        dl.train(replace(TINY, steps=7), tmp_path)
+        dl.train(TINY.changed(steps=7), tmp_path)
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
 def test_a_front_end_that_pads_trains_on_crops_without_a_margin(padding, tmp_path):
     cells = (13, 14)  # as few as reflection allows
-    config = replace(TINY, padding=padding, cells=cells, steps=2, pictures=2)
-    read = []
-    with patch.object(Run, "update", autospec=True) as update:
-        update.side_effect = lambda run, images, labels: (
-            read.append((images.shape, labels.shape)) or torch.tensor(1.0)
-        )
+    config = TINY.changed(padding=padding, cells=cells, steps=2, pictures=2)
+    with patch.object(
+        Stage, "forward", autospec=True, side_effect=Stage.forward
+    ) as loss:
         done = dl.train(config, tmp_path)
-    assert read == [((2, 3, 104, 112), (2, 104, 112))] * 2
-    assert done.config["padding"] == padding
+    shapes = [tuple(one.shape for one in call.args[1:]) for call in loss.call_args_list]
+    assert shapes == [((2, 3, 104, 112), (2, 104, 112))] * 3  # one is the first check
+    assert done.config["architecture"]["padding"] == padding
     network, architecture = dl.open_network(tmp_path / "network.safetensors")
     assert architecture.padding == padding and network.sizes[0].margin == 0
 
 
-def test_a_run_of_before_front_ends_could_pad_goes_on(tmp_path):
-    """Its checkpoint and its record do not mention padding: it had none."""
+@pytest.mark.parametrize("unknown", [[], ["padding"]])
+def test_a_run_whose_configuration_was_flat_goes_on(unknown, tmp_path):
+    """The oldest checkpoints and records do not mention padding: they had none."""
+
+    def older(config):
+        flat = config | config["architecture"]
+        return {key: flat[key] for key in flat.keys() - {"architecture", *unknown}}
+
     dl.train(TINY, tmp_path, deadline=0)
     (file,) = (tmp_path / "checkpoints").iterdir()
     state = torch.load(file, weights_only=True)
-    del state["config"]["padding"]
+    state["config"] = older(state["config"])
     torch.save(state, file)
-    with pytest.raises(ValueError, match="holds another run, with other padding"):
-        dl.train(replace(TINY, padding="zeros"), tmp_path)
+    with pytest.raises(
+        ValueError, match="holds another run, with other padding, width"
+    ):
+        dl.train(TINY.changed(padding="zeros", width=5), tmp_path)
     done = dl.train(TINY, tmp_path)
     rows = json.loads((tmp_path / "record.json").read_text())
-    del rows[0]["config"]["padding"]
+    rows[0]["config"] = older(rows[0]["config"])
     (tmp_path / "record.json").write_text(json.dumps(rows))
     assert dl.train(TINY, tmp_path).metrics == done.metrics
+    with pytest.raises(ValueError, match="holds another run, with other fc_channels"):
+        dl.train(TINY.changed(fc_channels=5), tmp_path)
+
+
+def test_the_records_of_the_book_say_which_runs_they_are():
+    """Of flat configurations; the last of these does not mention padding."""
+    runs = {
+        one.experiment: read_config(one.config) for one in dl.records.read("camvid")
+    }
+    padded = next(one for one in planned() if one.tier == "padded").config
+    found = runs["camvid/imagenet/padded front"].changed(seed=0)
+    same = {"start": padded.start, "precision": padded.precision}  # of the machine
+    assert found.changed(**same) == padded
+    small = runs["camvid/small"]
+    assert (small.architecture.width, small.architecture.context) == (16, "basic")
+    assert small.recipe.zoom == (0.7, 1.5) and small.stage == "joint"
+    (epoch,) = dl.records.read("epoch_cpu")
+    assert "padding" not in epoch.config
+    assert read_config(epoch.config).architecture == dl.Architecture(fc_channels=1024)
+
+
+@pytest.mark.parametrize("found", [{}, {"recipe": {}}, {"recipe": None}, {"depth": 3}])
+def test_what_is_no_configuration_is_refused(found, tmp_path):
+    whole = dl.records.read("camvid")[0].config
+    with pytest.raises(ValueError, match="this is no configuration of a run: "):
+        read_config(whole | found if found else found)
+
+
+def test_a_call_reads_at_most_six_files_of_the_rooms(tmp_path):
+    """So many has to open who follows it: fresh, with all it can do, on, and done."""
+    room = Path(loop.__file__).parent
+
+    def files(config, out, **options):
+        read = set()
+
+        def watch(frame, event, _):
+            if event == "call" and Path(frame.f_code.co_filename).parent == room:
+                read.add(Path(frame.f_code.co_filename).stem)
+
+        sys.setprofile(watch)
+        try:
+            dl.train(config, out, **options)
+        finally:
+            sys.setprofile(None)
+        return read
+
+    every = TINY.changed(validate_every=2, test=True)
+    fresh = files(every, tmp_path / "whole")
+    common = {"checkpoints", "loop", "loss", "optimizer", "setup"}
+    assert fresh == common | {"first_batch"}
+    files(every, tmp_path / "parts", deadline=0)
+    assert files(every, tmp_path / "parts") == common | {"config"}
+    done = files(every, tmp_path / "whole")
+    assert {"loop"} < done < common | {"config"}
+
+
+def test_the_bar_shows_the_loss_and_the_validation_score(tmp_path, capsys):
+    done = dl.train(TINY.changed(validate_every=4), tmp_path, progress=True)
+    last = re.findall(r"run: 100%[^\r\n]*", capsys.readouterr().err)[-1]
+    assert f"loss {done.metrics['loss'][-1]:.3f}, validation " in last
+    assert re.search(r"validation \d+\.\d mean IoU", last)
 
 
 def test_a_truncated_checkpoint_is_named_and_the_one_before_it_works(tmp_path):
@@ -296,19 +363,19 @@ def test_a_finished_run_deletes_its_own_files_alone(tmp_path):
     for name in ("thesis.pt", "step-1.pt", "notes.part"):
         (kept / name).write_text("mine")
     (kept / "step-00000003.part").touch()  # of a run that was killed
-    dl.train(replace(TINY, steps=2), tmp_path)
+    dl.train(TINY.changed(steps=2), tmp_path)
     names = {file.name for file in kept.iterdir()}
     assert names == {"step-of-mine", "thesis.pt", "step-1.pt", "notes.part"}
 
 
 def test_one_folder_is_for_one_run_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_PATIENCE", 0.1)
+    monkeypatch.setattr(checkpoints, "_PATIENCE", 0.1)
     with (
         FileLock(tmp_path / ".lock"),
         pytest.raises(ValueError, match=rf"another run is writing into {tmp_path}"),
     ):
         dl.train(TINY, tmp_path)
-    assert dl.train(replace(TINY, steps=1), tmp_path)  # it is free again
+    assert dl.train(TINY.changed(steps=1), tmp_path)  # it is free again
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
@@ -320,7 +387,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_finished_run_whose_network_is_not_whole_is_not_done(tmp_path):
-    run = replace(TINY, steps=1)
+    run = TINY.changed(steps=1)
     done = dl.train(run, tmp_path)
     network = tmp_path / "network.safetensors"
     content = network.read_bytes()
@@ -377,7 +444,7 @@ def test_data_that_changed_since_a_run_began_are_refused(file, text, what, tmp_p
     folder = tmp_path / "data"
     own_data(folder, ("a", "b", "c", "e", "d"))
     (folder / "train.txt").write_text("a\nb\nc")
-    config = replace(TINY, data=str(folder), steps=2, pictures=0)
+    config = TINY.changed(data=str(folder), steps=2, pictures=0)
     dl.train(config, tmp_path / "run", deadline=0)
     before = (folder / file).read_text()
     (folder / file).write_text(text)
@@ -390,10 +457,10 @@ def test_data_that_changed_since_a_run_began_are_refused(file, text, what, tmp_p
 
 def test_what_changes_no_number_makes_no_other_run(tmp_path):
     dl.train(TINY, tmp_path, deadline=0)
-    faster = replace(TINY, checkpoint_every=1, workers=0)
+    faster = TINY.changed(checkpoint_every=1, workers=0)
     assert dl.train(faster, tmp_path, deadline=0) is None
     done = dl.train(TINY, tmp_path)
-    assert dl.train(replace(TINY, workers=2, checkpoint_every=7), tmp_path) == done
+    assert dl.train(TINY.changed(workers=2, checkpoint_every=7), tmp_path) == done
 
 
 RECORDS = {
@@ -467,7 +534,7 @@ def test_checkpoints_go_only_when_what_replaces_them_is_on_the_disk(
     """The power may fail at any moment."""
     disk = Disk(monkeypatch)
     disk.kept = [tmp_path / "network.safetensors", tmp_path / "record.json"]
-    dl.train(replace(TINY, steps=2), tmp_path)
+    dl.train(TINY.changed(steps=2), tmp_path)
     assert all(map(disk.safe, disk.kept)) and not disk.lost
     assert not [*tmp_path.rglob("*.p*t")]
     for step in range(3):
@@ -503,16 +570,16 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
 def test_a_loss_that_is_not_finite_stops_and_names_its_pictures(tmp_path):
     recipe = replace(RECIPE, optimizer="sgd", learning_rate=1e30, clip=None, warmup=0)
     with pytest.raises(ValueError, match=r"loss of step \d is (nan|inf).*scene \d"):
-        dl.train(replace(TINY, recipe=recipe, checkpoint_every=1), tmp_path)
+        dl.train(TINY.changed(recipe=recipe, checkpoint_every=1), tmp_path)
     for file in (tmp_path / "checkpoints").iterdir():
         state = torch.load(file, weights_only=True)
         assert all(np.isfinite(state["losses"]))
 
 
 def stage(**changes):
-    config = replace(TINY, **changes)
+    config = TINY.changed(**changes)
     torch.manual_seed(0)
-    network, _, _ = build_network(config, dl.open_data("shapes"))
+    network, _ = build_network(config, dl.open_data("shapes"))
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(256, (2, 3, 396, 404), generator=draw).float()
     labels = torch.randint(4, (2, 24, 32), generator=draw)
@@ -550,7 +617,7 @@ def test_a_class_that_never_occurs_is_told(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
         ids = draw.integers(0, 2, (40, 50), np.uint8)
         Image.fromarray(ids).save(tmp_path / "labels" / f"{number}.png")
-    config = replace(TINY, data=str(tmp_path), steps=1, pictures=0)
+    config = TINY.changed(data=str(tmp_path), steps=1, pictures=0)
     with pytest.warns(UserWarning, match="no training picture has unicorn"):
         done = dl.train(config, tmp_path / "run")
     assert done.metrics["val"]["per_class"]["unicorn"] in (None, 0)
@@ -560,29 +627,29 @@ def test_a_class_that_never_occurs_is_told(tmp_path):
     ("changes", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"cells": (0, 4)}, "cells and scale must be above 0"),
+        ({"cells": (0, 4)}, r"cells must be above 0, got \(0, 4\)"),
         ({"stage": "joint"}, "with context none the stage must be front, got joint"),
         ({"context": "large"}, "stage must be context or joint, got front"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        replace(TINY, **changes)
+        TINY.changed(**changes)
 
 
 def test_a_context_module_needs_a_front_end(tmp_path):
-    run = replace(TINY, stage="context", context="basic")
+    run = TINY.changed(stage="context", context="basic")
     with pytest.raises(ValueError, match=r"start must be its \.safetensors, got None"):
         dl.train(run, tmp_path)
 
 
 def test_a_start_of_another_network_is_refused(tmp_path):
-    dl.train(replace(TINY, steps=1, batch_norm=True), tmp_path / "one")
+    dl.train(TINY.changed(steps=1, batch_norm=True), tmp_path / "one")
     start = tmp_path / "one" / "network.safetensors"
     with pytest.raises(ValueError, match="is for another network"):
-        dl.train(replace(TINY, start=start), tmp_path / "two")
+        dl.train(TINY.changed(start=start), tmp_path / "two")
     with pytest.raises(ValueError, match="for another network"):
-        dl.train(replace(TINY, start=start, fc_channels=5), tmp_path / "three")
+        dl.train(TINY.changed(start=start, fc_channels=5), tmp_path / "three")
 
 
 def test_what_torch_was_set_to_comes_back(tmp_path):
@@ -591,11 +658,11 @@ def test_what_torch_was_set_to_comes_back(tmp_path):
     threads = threading.active_count()
     try:
         for number in range(2):
-            dl.train(replace(TINY, steps=1), str(tmp_path / f"{number}"))
+            dl.train(TINY.changed(steps=1), str(tmp_path / f"{number}"))
             assert torch.is_deterministic_algorithms_warn_only_enabled()
         recipe = replace(RECIPE, learning_rate=1e30, clip=None, warmup=0)
         with pytest.raises(ValueError, match="loss of step"):
-            dl.train(replace(TINY, recipe=recipe), tmp_path / "broken")
+            dl.train(TINY.changed(recipe=recipe), tmp_path / "broken")
     finally:
         torch.use_deterministic_algorithms(False)
     assert torch.get_float32_matmul_precision() == "highest"
@@ -610,9 +677,9 @@ def test_layers_of_a_classifier_learn_slowly_where_they_fit(tmp_path):
     torch.save(weights, tmp_path / "vgg.pt")
     for channels, there in ((8, True), (9, False)):
         start = tmp_path / "vgg.pt"
-        config = replace(TINY, width=64, fc_channels=channels, start=str(start))
+        config = TINY.changed(width=64, fc_channels=channels, start=str(start))
         assert config.start == start
-        network, _, trained = build_network(config, dl.open_data("shapes"))
+        network, trained = build_network(config, dl.open_data("shapes"))
         assert ("front.fc6.weight" in trained) == ("front.fc7.bias" in trained) == there
         assert torch.equal(network.front.conv3_1.weight, weights["conv3_1.weight"])
         assert "front.conv1_1.bias" in trained
@@ -621,8 +688,8 @@ def test_layers_of_a_classifier_learn_slowly_where_they_fit(tmp_path):
 
 def test_layers_trained_before_learn_more_slowly(tiny):
     start = tiny / "network.safetensors"
-    config = replace(TINY, start=start, stage="joint", context="basic")
-    network, _, trained = build_network(config, dl.open_data("shapes"))
+    config = TINY.changed(start=start, stage="joint", context="basic")
+    network, trained = build_network(config, dl.open_data("shapes"))
     optimizer = build_optimizer(network, config, trained)
     rates = {
         name: group["base"]
@@ -639,19 +706,19 @@ def test_layers_trained_before_learn_more_slowly(tiny):
 
 
 def test_the_paper_doubles_the_rate_of_biases():
-    config = replace(TINY, recipe=PAPER)
-    network, _, trained = build_network(config, dl.open_data("shapes"))
+    config = TINY.changed(recipe=PAPER)
+    network, trained = build_network(config, dl.open_data("shapes"))
     groups = build_optimizer(network, config, trained).param_groups
     assert {g["base"]: g["weight_decay"] for g in groups} == {1e-4: 5e-4, 2e-4: 0.0}
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
-    config = replace(TINY, steps=100)
+    config = TINY.changed(steps=100)
     rates = [learning_rate(config, step) for step in range(100)]
     assert rates[0] == pytest.approx(1 / 6) and max(rates) == rates[5] == 1
     assert rates == sorted(rates[:6]) + sorted(rates[6:], reverse=True)
     assert 0 < rates[-1] < 0.001
-    assert learning_rate(replace(config, recipe=PAPER), 99) == 1
+    assert learning_rate(config.changed(recipe=PAPER), 99) == 1
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
@@ -664,7 +731,7 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
 def test_the_log_has_losses_scores_and_label_maps(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    dl.train(replace(TINY, validate_every=2), tmp_path)
+    dl.train(TINY.changed(validate_every=2), tmp_path)
     log = EventAccumulator(str(tmp_path / "log"))
     log.Reload()
     assert {"loss", "learning_rate", "val/miou"} <= {*log.Tags()["scalars"]}
