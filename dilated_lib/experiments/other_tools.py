@@ -9,7 +9,6 @@ gives the number of rows and of columns from the first that is read to the last.
 
 import io
 import logging
-import time
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -22,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.fields.tracing import receptive_field
 from dilated_lib.networks.context import ContextModule
-from dilated_lib.records import Record, device_name, write
 
 __all__ = ["cases", "compare"]
 
@@ -164,7 +163,7 @@ def by_receptivefield(network: nn.Module) -> list[int]:
     return [int(found.rf.size.w), int(found.rf.size.h)]
 
 
-TOOLS = {
+TOOLS: dict[str, Callable[[nn.Module], Any]] = {
     "dilated-lib": ours,
     "torchlens": by_torchlens,
     "receptivefield": by_receptivefield,
@@ -177,30 +176,17 @@ def compare(out: Path = Path("book/results/tools.json"), /) -> None:
     logging.disable(logging.INFO)
     networks = cases()
     truth = {name: measured(network.eval()) for name, network in networks.items()}
-    done = []
+    recorder = Recorder(out)
     for tool, ask in TOOLS.items():
-        begin = time.perf_counter()
-        answers: dict[str, Any] = {}
-        for name, network in networks.items():
-            try:
-                with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                    answers[name] = ask(network)
-            except Exception as error:  # whatever a package raises is its answer
-                answers[name] = type(error).__name__
-        done.append(
-            Record(
-                experiment=f"tools/{tool}",
-                seed=0,
-                config={"version": version(tool), "side": SIDE},
-                metrics={
-                    name: {"measured": size, "answered": answers[name]}
-                    for name, size in truth.items()
-                },
-                seconds=round(time.perf_counter() - begin, 1),
-                device=device_name(torch.device("cpu")),
-            )
-        )
-    write(out, done)
+        config = {"version": version(tool), "side": SIDE}
+        with recorder.record(f"tools/{tool}", config=config) as metrics:
+            for name, network in networks.items():
+                try:
+                    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                        answer = ask(network)
+                except Exception as error:  # whatever a package raises is its answer
+                    answer = type(error).__name__
+                metrics[name] = {"measured": truth[name], "answered": answer}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """What the surveys of torchvision and of timm share: the outcome for one network."""
 
-import json
 from collections.abc import Iterable, Sequence
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,9 +9,8 @@ from torch import nn
 from dilated_lib.fields.tracing import Layer, receptive_field
 from dilated_lib.fields.tracing.export import TracingError
 from dilated_lib.fields.tracing.verify import verify
-from dilated_lib.records import Record, write
 
-__all__ = ["MANY_WEIGHTS", "agreement", "outcome", "rewrite"]
+__all__ = ["MANY_WEIGHTS", "agreement", "outcome"]
 
 MANY_WEIGHTS = 400e6  # from here on a comparison takes more than 24 GiB
 
@@ -78,12 +75,3 @@ def agreement(
         said = f"{found or 'agrees'}, to {to or 'the output'} on {shown}"
         break
     return said
-
-
-def rewrite(out: Path, records: Iterable[Record], *, keep: bool) -> None:
-    """Write records to a file as they come; ``keep`` those of other networks in it."""
-    there = json.loads(out.read_text()) if keep and out.exists() else []
-    done = {one["experiment"]: Record(**one) for one in there}
-    for record in records:
-        done[record.experiment] = record
-        write(out, [done[name] for name in sorted(done)])

@@ -15,7 +15,7 @@ from dilated_lib.data.labelled import DataSet
 from dilated_lib.data.palettes import CAMVID, PASCAL_VOC, VOC_ANIMALS
 from dilated_lib.data.sets import open_data
 from dilated_lib.dilation.cost import measure
-from dilated_lib.records import Record, device_name, write
+from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.training.config import Config
 from dilated_lib.training.loss import Stage, layout
 from dilated_lib.training.setup import build_network, build_optimizer
@@ -58,16 +58,15 @@ def throughput(
     left, right = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     begin = time.perf_counter()
     times = measure({"product": lambda: left @ right, **steps}, seconds=2)
-    seconds = round((time.perf_counter() - begin) / len(times), 1)
+    seconds = (time.perf_counter() - begin) / len(times)
     ceiling = 2 * side**3 / times["product"].median_ms / 1e9
-    done: list[Record] = []
+    recorder = Recorder(out, device=device)
     for name, config in configs.items():
         rate = counted[name] / times[name].median_ms / 1e9
-        labelled = config.batch * 64 * config.cells[0] * config.cells[1]
         metrics: dict[str, Any] = {
             **asdict(times[name]),
             "images_per_second": round(1000 * config.batch / times[name].median_ms, 2),
-            "labelled_pixels": labelled,
+            "labelled_pixels": config.batch * 64 * config.cells[0] * config.cells[1],
             "tera_operations": round(counted[name] / 1e12, 4),
             "tera_operations_per_second": round(rate, 4),
             "ceiling": round(ceiling, 4),
@@ -79,24 +78,17 @@ def throughput(
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(device)
             metrics["peak_gib"] = round(peak / 2**30, 2)
-        done.append(
-            Record(
-                experiment=f"speed/step/{name}",
-                seed=0,
-                config={
-                    "batch": config.batch,
-                    "cells": config.cells,
-                    "padding": config.padding,
-                    "precision": config.precision,
-                    "compiled": compiled,
-                    "product": side,
-                },
-                metrics=metrics,
-                seconds=seconds,
-                device=device_name(device),
-            )
+        described = {
+            "batch": config.batch,
+            "cells": config.cells,
+            "padding": config.padding,
+            "precision": config.precision,
+            "compiled": compiled,
+            "product": side,
+        }
+        recorder.add(
+            f"speed/step/{name}", config=described, metrics=metrics, seconds=seconds
         )
-    write(out, done)
 
 
 def training_step(config: Config, *, compiled: bool = False) -> Callable[[], None]:

@@ -7,12 +7,10 @@ smallest member of their family does without, and the decoders of
 segmentation-models-pytorch. Every answer is compared with the network itself, by NaN.
 """
 
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from dilated_lib.experiments.survey import MANY_WEIGHTS, agreement, outcome, rewrite
-from dilated_lib.records import Record, device_name
+from dilated_lib.experiments.recorder import Recorder
+from dilated_lib.experiments.survey import MANY_WEIGHTS, agreement, outcome
 
 __all__ = ["Candidate", "candidate", "names", "smallest", "survey"]
 
@@ -129,25 +127,6 @@ def _pyramid(one: Candidate) -> Iterator[dict[str, Any]]:
             break
 
 
-def _record(name: str) -> Record:
-    begin = time.perf_counter()
-    one = candidate(name)
-    try:
-        metrics = survey(one)
-    except Exception as error:  # a fault of this library, which a refusal is not
-        metrics = {"outcome": "failed", "reason": repr(error)}
-    record = Record(
-        experiment=name,
-        seed=0,
-        config={"network": one.name, "input_size": one.input_size},
-        metrics=metrics,
-        seconds=round(time.perf_counter() - begin, 1),
-        device=device_name(torch.device("cpu")),
-    )
-    installed = {package: version(package) for package in PACKAGES}
-    return replace(record, versions=record.versions | installed)
-
-
 def main(
     out: Path = Path("book/results/timm.json"), /, *, only: tuple[str, ...] = ()
 ) -> None:
@@ -158,7 +137,15 @@ def main(
         only: Networks to survey anew; the records of the others stay.
     """
     warnings.filterwarnings("ignore")
-    rewrite(out, map(_record, only or names()), keep=bool(only))
+    recorder = Recorder(out, keep=bool(only), by_name=True, packages=PACKAGES)
+    for name in only or names():
+        one = candidate(name)
+        config = {"network": one.name, "input_size": one.input_size}
+        with recorder.record(name, config=config) as metrics:
+            try:
+                metrics.update(survey(one))
+            except Exception as error:  # a fault of this library; a refusal is none
+                metrics.update(outcome="failed", reason=repr(error))
 
 
 if __name__ == "__main__":
