@@ -16,7 +16,6 @@ from dilated_lib import cli
 from dilated_lib.cli.errors import one_sentence
 from dilated_lib.experiments import context_initialisation, traps
 from dilated_lib.experiments.context_evidence import context
-from dilated_lib.experiments.context_heads import heads
 from dilated_lib.experiments.context_reach import reach
 from dilated_lib.experiments.vgg_erf import erf
 
@@ -31,7 +30,6 @@ if __name__ == "__main__":
         "download": cli.download,
         "context": context,
         "erf": erf,
-        "heads": heads,
         "reach": reach,
         "starts": context_initialisation.measure,
         "traps": traps.measure,
