@@ -24,9 +24,8 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def without_context(network: DilatedNetwork) -> DilatedNetwork:
-    """Return the front end as a network of its own, whose logits are the answer.
+    """Return the front end as a network of its own, made of the same layers.
 
-    It shares the layers with the network.
 
     >>> network = small_network()
     >>> network.context.num_classes, without_context(network).context
@@ -43,26 +42,27 @@ def without_context(network: DilatedNetwork) -> DilatedNetwork:
     )
 
 
-def changes(out: Path, *, data: str, weights: Path | None, every: int) -> None:
-    """Compare a network with its own front end, pixel by pixel, into a record.
+def changes(
+    out: Path = Path("book/results/changes.json"),
+    /,
+    *,
+    data: str = "camvid",
+    weights: Path | None = None,
+    every: int = 4,
+) -> None:
+    """Compare a network with its own front end, pixel by pixel; chapter 13 shows it.
 
-    For val, and for test where there is one, it has the scores without and with the
-    context module, those of each drive too; which percentage of the labelled pixels
+    For val, and for test where there is one, the record has the scores without and with
+    the context module, those of each drive too; which percentage of the labelled pixels
     changed, and whether from wrong to right or the other way round, in the split and in
     each drive; the accuracy on each picture; and label maps of the best and the worst
     picture.
 
-    Raises ValueError for a data set of other classes, and as ``open_data``.
-
     Args:
         out: The file of records to write.
-        data: The data set.
-        weights: A network that was trained jointly; the small one, if it is None.
+        data: A data set with the network's classes.
+        weights: A network that was trained jointly; the small one by default.
         every: Keep every so many rows and columns of the label maps.
-
-    >>> changes(Path("c.json"), data="shapes", weights=None, every=4)
-    Traceback (most recent call last):
-    ValueError: the network's classes are ...; those of shapes are ground, ...
     """
     network = open_network(weights)[0] if weights else small_network()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -84,9 +84,10 @@ def _compare(
     device: torch.device,
     every: int,
 ) -> dict[str, Any]:
-    """Compare both answers on each picture of a split, as :func:`changes` tells.
+    """Compare both answers on each picture of a split; return the split's metrics.
 
-    A picture without any label is left out: nothing can be right or wrong there.
+    All are counted in one pass, since two predictions of a picture take long. A picture
+    without any label is left out: nothing can be right or wrong there.
     """
     networks = {"front": without_context(network), "context": network}
     meters = {name: DriveMeter(tuple(network.palette)) for name in networks}

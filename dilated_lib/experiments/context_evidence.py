@@ -2,9 +2,9 @@
 
 A module may gain for three reasons that have nothing to do with a neighbourhood: it has
 more layers, it corrects logits that are too sure of themselves, and it may learn where
-in a picture a class stands. So beside the paper's module stand others that can do one
-of these each, and see less. All of them are trained on the stored logits of the same
-front end, which does not change: the paper's Table 3, in small.
+in a picture a class stands. So the paper's module is compared with others, each of
+which can do one of these and sees less. All of them are trained on the stored logits of
+the same front end, which does not change: the paper's Table 3, in small.
 
 ``book/results/heads.json``, of chapter 13, is an earlier run of this experiment behind
 the small network's front end, in float32 throughout. There the modules are called
@@ -15,6 +15,7 @@ is "1 x 1". Its ``loss`` is the mean of the last 50 steps, not 100.
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,22 +75,19 @@ def _placed(classes: int, generator: torch.Generator) -> nn.Sequential:
     return nn.Sequential(WherePixelsAre(classes), *_pointwise(classes, generator))
 
 
-def _dilated(**options: Any) -> Callable[[int, torch.Generator], ContextModule]:
-    def build(classes: int, generator: torch.Generator) -> ContextModule:
-        module = ContextModule(classes, **options)
-        module.reset_parameters(generator=generator)
-        return module
-
-    return build
+def _dilated(classes: int, generator: torch.Generator, **options: Any) -> ContextModule:
+    module = ContextModule(classes, **options)
+    module.reset_parameters(generator=generator)
+    return module
 
 
 MODULES: dict[str, Callable[[int, torch.Generator], nn.Module]] = {
     "1 x 1": _pointwise,
     "1 x 1 with coordinates": _placed,
-    "no dilation": _dilated(dilations=(1,) * 7),
-    "no dilation 16": _dilated(dilations=(1, 1, 2, 4, 8, 1)),
-    "basic": _dilated(),
-    "basic, reflection": _dilated(padding_mode="reflect"),
+    "no dilation": partial(_dilated, dilations=(1,) * 7),
+    "no dilation 16": partial(_dilated, dilations=(1, 1, 2, 4, 8, 1)),
+    "basic": _dilated,
+    "basic, reflection": partial(_dilated, padding_mode="reflect"),
 }
 
 

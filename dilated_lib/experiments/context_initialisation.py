@@ -9,6 +9,7 @@ there it loses which class was ahead.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +42,25 @@ def _pytorch(layer: nn.Conv2d, generator: torch.Generator) -> None:
     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 
-def _without_bias(fill: Callable[..., Tensor], **how: Any) -> Fill:
-    def begin(layer: nn.Conv2d, generator: torch.Generator) -> None:
-        fill(layer.weight, generator=generator, **how)
-        assert layer.bias is not None
-        nn.init.zeros_(layer.bias)
-
-    return begin
+def _zero_bias(
+    layer: nn.Conv2d,
+    generator: torch.Generator,
+    *,
+    weight: Callable[..., Tensor],
+    **how: Any,
+) -> None:
+    """Draw the weight by a function of ``nn.init``; the bias is 0."""
+    weight(layer.weight, generator=generator, **how)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
 
 
 _RANDOM: Mapping[str, Fill] = {
-    "orthogonal": _without_bias(nn.init.orthogonal_, gain=math.sqrt(2)),
-    "He's": _without_bias(nn.init.kaiming_normal_, nonlinearity="relu"),
-    "Glorot's": _without_bias(nn.init.xavier_normal_),
+    "orthogonal": partial(_zero_bias, weight=nn.init.orthogonal_, gain=math.sqrt(2)),
+    "He's": partial(_zero_bias, weight=nn.init.kaiming_normal_, nonlinearity="relu"),
+    "Glorot's": partial(_zero_bias, weight=nn.init.xavier_normal_),
     "PyTorch's default": _pytorch,
-    "small noise": _without_bias(nn.init.normal_, std=0.01),
+    "small noise": partial(_zero_bias, weight=nn.init.normal_, std=0.01),
 }
 STARTS = ("identity", *_RANDOM)
 
@@ -168,10 +173,8 @@ def unseen(candidates: Maps, seen: Maps) -> Maps:
     """
     known = {scene.numpy().tobytes() for scene in seen.distances}
     new = [scene.numpy().tobytes() not in known for scene in candidates.distances]
-    kept = torch.tensor(new)
-    return Maps(
-        candidates.maps[kept], candidates.labels[kept], candidates.distances[kept]
-    )
+    parts = candidates.maps, candidates.labels, candidates.distances
+    return Maps(*(part[torch.tensor(new)] for part in parts))
 
 
 def _of_front_end(stored: Splits) -> dict[str, Any]:

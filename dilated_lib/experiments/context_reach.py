@@ -1,4 +1,9 @@
-"""How far do context modules see, and do they use it? The record of chapter 10."""
+"""How far do context modules see, and do they use it? The record of chapter 10.
+
+A module can use a cue only if its receptive field reaches it. So the accuracy has to
+break off at the edge of the field, and a hole in the field has to cost something. Two
+stacks are as deep as each other, so that depth can be told from reach.
+"""
 
 from math import inf
 from pathlib import Path

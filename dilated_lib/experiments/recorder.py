@@ -28,7 +28,7 @@ class Recorder:
         keep: Keep the records that are in the file already.
         by_name: Hold one record of each experiment, the newest, in the order of names.
         device: The device that is measured on.
-        packages: Packages whose versions belong into the records, beside torch's.
+        packages: Packages whose versions the records name, in addition to torch's.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ class Recorder:
     def record(
         self, experiment: str, *, seed: int = 0, config: dict[str, Any]
     ) -> Iterator[dict[str, Any]]:
-        """Time a block, and write a record with the metrics that it has filled in."""
+        """Time a block, and write a record with the metrics that it fills in."""
         metrics: dict[str, Any] = {}
         begin = time.perf_counter()
         yield metrics

@@ -38,26 +38,30 @@ Experiment = tuple[str, dict[str, Any], dict[str, Callable[[], object]]]
 
 
 def speed(
-    out: Path, *, seconds: float, rounds: int, data: str | None, small: bool
+    out: Path = Path("book/results/speed_cpu.json"),
+    /,
+    *,
+    seconds: float = 0.5,
+    rounds: int = 3,
+    data: str | None = None,
+    small: bool = False,
 ) -> None:
-    """Measure what chapter 07 shows, on a GPU if there is one, into records.
+    """Time dilated layers and the paper's networks side by side; chapter 07 shows it.
 
-    Each record has the times of things measured side by side, and their ratios to the
-    first of them: forward, and forward and backward together where the experiment's
-    name ends in "training". All experiments are measured one after the other, and that
-    is done ``rounds`` times, so that minutes lie between the measurements of one thing.
-    A record has the median over the rounds, and the ratio of every round.
-
-    Raises ValueError for less than one round, for seconds that are not above 0 and
-    finite, and for data that cannot be opened.
+    On a GPU if there is one. Each record has the times of things measured side by side,
+    and their ratios to the first of them: forward, and forward and backward together
+    where the experiment's name ends in "training". All experiments are measured one
+    after the other, and all of that several times, so that minutes lie between the
+    measurements of one thing. A record has the median over these rounds, and the ratio
+    of every round.
 
     Args:
         out: The file of records to write.
-        seconds: About how long each thing is timed in a round.
-        rounds: How often all of it is measured.
-        data: A data set with the small network's classes; it is counted on how many of
-            its validation pixels ``quick`` changes the label.
-        small: Take narrow layers and networks, to see that it runs.
+        seconds: How long to time each of the things compared, in each round.
+        rounds: How often to measure all of it; the records have medians and ranges.
+        data: A data set; count on how many of its validation pixels bfloat16 changes
+            the small network's label.
+        small: Narrow layers and networks, to see that it runs.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
@@ -117,11 +121,11 @@ def _over_rounds(rounds: list[dict[str, Timing]]) -> dict[str, dict[str, Any]]:
 
 
 def _experiments(device: torch.device, small: bool) -> Iterator[Experiment]:
-    """Build what is compared: of each experiment the name, the config, the things.
+    """Build what is compared: a name, a config and the functions of each experiment.
 
-    Layers of several widths by dilation, in both precisions and both layouts, beside
-    their detour by space-to-batch; context modules; and on a CPU where its fast kernel
-    ends, and a picture through the paper's network.
+    First come layers of several widths, by dilation, in both precisions and layouts,
+    and their detour by space-to-batch; then both context modules. On a CPU there follow
+    the layers where its fast kernel ends, and a picture through the paper's network.
     """
     side, batch = (16, 1) if small else (64, 16 if device.type == "cuda" else 1)
     kinds = {"float32": torch.float32}
@@ -219,7 +223,7 @@ def _detour(conv: nn.Conv2d, **way: Any) -> Callable[[Tensor], Tensor]:
 def _step(
     function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module
 ) -> Callable[[], object]:
-    """Make a step of a function and its gradients to x and the module's parameters."""
+    """Make a step: the function, and its gradients to x and the module's parameters."""
     x = x.clone().requires_grad_()
     gradient = torch.randn_like(function(x))
     inputs = [x, *module.parameters()]
@@ -232,11 +236,11 @@ def _step(
 
 
 def _modules(module: ContextModule, x: Tensor) -> dict[str, Callable[[], object]]:
-    """Make steps of the context module: as it is, and in three other forms.
+    """Make training steps of the context module as it is, and in three other forms.
 
-    "undilated" has no dilation, "plain" has torch's own layers, and "full channels" has
-    channels in multiples of 8 from the start: so fast the module could be if it need
-    not pad them.
+    They tell what each of its properties costs: "undilated" has no dilation, and
+    "plain" has torch's own layers. "full channels" has channels in multiples of 8 from
+    the start, and is as fast as the module could be if it did not have to pad them.
 
     Raises RuntimeError where torch's layers give something else.
     """

@@ -60,9 +60,15 @@ def agreement(
 ) -> str:
     """Compare the analysis with the network itself, and say in words what came out.
 
-    The input is a square of the first of the ``sides`` that the network takes, with the
-    channels, and for videos the frames, of its ``usual`` size. Where it takes none of
-    them, the last reason is returned.
+    Where the network takes an input of none of the sides, the last reason is returned.
+
+    Args:
+        network: The network to ask.
+        usual: The usual size of its input, which has the channels, and for videos the
+            frames.
+        to: The module whose output is compared; the network's, if None.
+        sides: Sides of a square input, in pixels; the first that the network takes is
+            the one.
     """
     for side in sides:
         size = (*usual[:-2], side, side)

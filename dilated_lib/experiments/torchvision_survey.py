@@ -28,7 +28,7 @@ BACKBONES = "models.detection"
 
 
 def networks() -> list[str]:
-    """All names, and for detectors that of the backbone, which can be traced alone."""
+    """List all names, and of detectors also the backbone, which can be traced alone."""
     names = models.list_models()
     detectors = [
         name for name in names if BACKBONES in models.get_model_builder(name).__module__
@@ -37,7 +37,7 @@ def networks() -> list[str]:
 
 
 def input_size(name: str) -> tuple[int, ...]:
-    """The usual size of the input of a network."""
+    """Return the usual size of the input of a network."""
     module = models.get_model_builder(name.partition(".")[0]).__module__
     side = 299 if "inception" in name else 520 if "segmentation" in module else 224
     if BACKBONES in module:
@@ -46,22 +46,24 @@ def input_size(name: str) -> tuple[int, ...]:
 
 
 def output(name: str) -> str | None:
-    """Which output to ask for: of a detector's backbone the finest map."""
+    """Choose the output to ask for: of a detector's backbone the finest map."""
     return "0" if name.endswith(".backbone") else None
 
 
 def survey(name: str) -> tuple[dict[str, Any], float]:
-    """The outcome for a network, and the seconds of the analysis alone."""
+    """Return the outcome for a network, and the seconds of the analysis alone."""
     return outcome(named_network(name), input_size(name), output(name))
 
 
 def verified(name: str, module: str | None) -> list[str]:
-    """Does the network itself agree? At the output, and at layers on the way.
+    """Ask the network itself whether it agrees, at its output and on the way there.
 
-    On the smallest input that the network takes; there the units of a deep network
-    see all of it. So also at the last layer before everything is read, ``module``, and
-    at the last that sees 100 positions or fewer, on an input that is wider. Networks of
-    over 400 million weights are not asked at their output: it takes over 24 GiB.
+    The output is compared on the smallest input that the network takes. On one so small
+    the units of a deep network see everything, so that any larger field would agree,
+    too. That is why two layers on the way are compared as well: ``module``, the last
+    before everything is read, and the last that sees 100 positions or fewer, on a wider
+    input. Networks of over 400 million weights are not asked at their output, which
+    would take over 24 GiB.
     """
     network = named_network(name, device="cpu")
     size = input_size(name)

@@ -38,6 +38,7 @@ def _front(network: DilatedNetwork, pixels: Tensor) -> Tensor:
 
 
 def _zeros(network: DilatedNetwork, pixels: Tensor) -> Tensor:
+    """Pad every layer of the front end with zeros instead, so that sizes stay."""
     front = copy.deepcopy(network.front)
     for layer in front:
         if isinstance(layer, nn.Conv2d):
@@ -53,6 +54,7 @@ def _context(network: DilatedNetwork, logits: Tensor) -> Tensor:
 
 
 def _padded_once(network: DilatedNetwork, logits: Tensor) -> Tensor:
+    """Pad in front of the first layer, and for all of them."""
     context, margin = copy.deepcopy(network.context), 0
     for layer in context.modules():
         if isinstance(layer, nn.Conv2d):
@@ -65,6 +67,7 @@ def _padded_once(network: DilatedNetwork, logits: Tensor) -> Tensor:
 def _tiles(
     network: DilatedNetwork, logits: Tensor, *, rows: int, columns: int
 ) -> Tensor:
+    """Refine the logits tile by tile, as if nothing were around a tile."""
     bands = [
         torch.cat([network.context(one) for one in band.tensor_split(columns, 3)], 3)
         for band in logits.tensor_split(rows, 2)
@@ -88,6 +91,7 @@ def _upsampling(network: DilatedNetwork, logits: Tensor) -> Tensor:
 
 
 def _shifted(network: DilatedNetwork, logits: Tensor) -> Tensor:
+    """Take cell i to be at pixel 8i where it is at 8i + 3.5, or the other way round."""
     own = network.upsampling
     other: Upsampling = "released" if own == "half_pixel" else "half_pixel"
     return _enlarged(network, logits, other)

@@ -23,8 +23,8 @@ def erf(
 ) -> None:
     """Measure what a unit of VGG-16 really looks at, with and without its training.
 
-    The effective receptive field of the middle unit of conv5_3, averaged over crops of
-    four photographs that come with scikit-image; chapter 04 shows the record.
+    That is the effective receptive field of the middle unit of conv5_3, averaged over
+    crops of four photographs that come with scikit-image; chapter 04 shows the record.
 
     Args:
         out: The file of records to write.
@@ -80,6 +80,6 @@ def erf(
                 for axis in (seen.sum(1), seen.sum(0))
             ]
             metrics["share_of_4x4"] = [
-                [float(f"{share:.3g}") for share in row]
+                [float(f"{part:.3g}") for part in row]
                 for row in seen.reshape(49, 4, 49, 4).sum((1, 3))
             ]
