@@ -48,12 +48,12 @@ def speed(
 ) -> None:
     """Time dilated layers and the paper's networks side by side; chapter 07 shows it.
 
-    On a GPU if there is one. Each record has the times of things measured side by side,
-    and their ratios to the first of them: forward, and forward and backward together
-    where the experiment's name ends in "training". All experiments are measured one
-    after the other, and all of that several times, so that minutes lie between the
-    measurements of one thing. A record has the median over these rounds, and the ratio
-    of every round.
+    It measures on a GPU if there is one. Each record has the times of things measured
+    side by side, and their ratios to the first of them: forward, and forward and
+    backward together where the experiment's name ends in "training". All experiments
+    are measured one after the other, and all of that several times, so that minutes lie
+    between the measurements of one thing. A record has the median over these rounds,
+    and the ratio of every round.
 
     Args:
         out: The file of records to write.
