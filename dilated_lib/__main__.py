@@ -15,10 +15,11 @@ import tyro
 from dilated_lib import cli
 from dilated_lib.cli.errors import one_sentence
 from dilated_lib.experiments import context_initialisation, traps
+from dilated_lib.experiments.context_effect import changes
 from dilated_lib.experiments.context_evidence import context
-from dilated_lib.experiments.context_heads import heads
 from dilated_lib.experiments.context_reach import reach
 from dilated_lib.experiments.far_evidence import far
+from dilated_lib.experiments.speed import speed
 from dilated_lib.experiments.vgg_erf import erf
 
 if __name__ == "__main__":
@@ -33,13 +34,12 @@ if __name__ == "__main__":
         "context": context,
         "erf": erf,
         "far": far,
-        "heads": heads,
         "reach": reach,
         "starts": context_initialisation.measure,
         "traps": traps.measure,
-        "changes": cli.changes,
+        "changes": changes,
         "throughput": cli.throughput,
-        "speed": cli.speed,
+        "speed": speed,
     }
     prog = "python -m dilated_lib"
     common = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)

@@ -14,7 +14,7 @@ from dilated_lib.cli.scores import rows
 from dilated_lib.records import Record
 from dilated_lib.training.config import MODERN, PAPER, Config
 
-__all__ = ["changes", "plan", "throughput", "train"]
+__all__ = ["plan", "throughput", "train"]
 
 _FEW = 10  # means of losses; fewer may lie above that of guessing by chance
 
@@ -165,30 +165,6 @@ def _list(runs: Path) -> None:
         print(f"{row}  {plan.state(one, runs)}")
 
 
-def changes(
-    out: Path = Path("book/results/changes.json"),
-    /,
-    *,
-    data: str = "camvid",
-    weights: Path | None = None,
-    every: int = 4,
-) -> None:
-    """Compare a network with its own front end, pixel by pixel; chapter 13 shows it.
-
-    On val and on test, as a whole and drive by drive.
-
-    Args:
-        out: The file of records to write.
-        data: The data set.
-        weights: A network that was trained jointly; the small one by default.
-        every: Keep every so many rows and columns of the label maps.
-    """
-    from dilated_lib.experiments import context_effect as module
-
-    with one_sentence():
-        module.changes(out, data=data, weights=weights, every=every)
-
-
 def throughput(
     out: Path = Path("book/results/throughput.json"),
     /,
@@ -218,28 +194,3 @@ def throughput(
         configs = {"zeros": zeros, "margin": zeros.changed(padding="none")}
     with one_sentence():
         module.throughput(out, configs, compiled=compiled, side=8192 if gpu else 4096)
-
-
-def speed(
-    out: Path = Path("book/results/speed_cpu.json"),
-    /,
-    *,
-    seconds: float = 0.5,
-    rounds: int = 3,
-    data: str | None = None,
-    small: bool = False,
-) -> None:
-    """Time dilated layers and the paper's networks side by side; chapter 07 shows it.
-
-    Args:
-        out: The file of records to write.
-        seconds: How long to time each of the things compared, in each round.
-        rounds: How often to measure all of it; the records have medians and ranges.
-        data: A data set; count on how many of its validation pixels bfloat16 changes
-            the small network's label.
-        small: Narrow layers and networks, to see that it runs.
-    """
-    from dilated_lib.experiments import speed
-
-    with one_sentence():
-        speed.speed(out, seconds=seconds, rounds=rounds, data=data, small=small)

@@ -1,4 +1,4 @@
-"""What a notebook asserts of a training, and by which margin it holds.
+"""What a notebook asserts of a training, and by what margin it holds.
 
 A trained number changes with the seed and with the instruction set of the CPU, so an
 assertion that holds in one run may fail in the next. A notebook therefore hands each
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from dilated_lib.records import read
@@ -37,7 +38,7 @@ class Claim:
 
     @property
     def margin(self) -> float:
-        """Distance to the bound, in the number's own unit."""
+        """Return the distance to the bound, in the number's own unit."""
         if self.above is not None:
             return self.value - self.above
         assert self.below is not None
@@ -59,6 +60,12 @@ def claim(
     Raises AssertionError with the name, the number and the bound where it is not, and
     ValueError unless there is exactly one bound.
 
+    Args:
+        name: What the number is, in words.
+        value: The number that a training gave.
+        above: The bound that it must exceed.
+        below: The bound that it must stay under.
+
     >>> claim("accuracy at the edge", 0.97, above=0.9)
     >>> claim("accuracy at the edge", 0.85, above=0.9)
     Traceback (most recent call last):
@@ -67,9 +74,9 @@ def claim(
     if (above is None) == (below is None):
         raise ValueError(f"{name} must have one bound, got {above=} and {below=}")
     made = Claim(name=name, value=float(value), above=above, below=below)
-    heard = _collecting.get()
-    if heard is not None:
-        heard.append(made)
+    collecting = _collecting.get()
+    if collecting is not None:
+        collecting.append(made)
     elif not made.margin > 0:  # not a number fails, too
         side = f"above {above}" if above is not None else f"below {below}"
         raise AssertionError(f"{name} is {value:.4g}; it must be {side}")
@@ -93,7 +100,7 @@ def collected() -> Iterator[list[Claim]]:
 
 
 def table(chapter: str) -> str:
-    """The margins of a chapter's claims, one row each, from the book's record.
+    """Show the margins of a chapter's claims, one row each, from the book's record.
 
     ``chapter`` is its number, such as "09". A row has the bound, the range of the
     number over all seeds and settings of the CPU, and its range without any training.
@@ -111,21 +118,14 @@ def table(chapter: str) -> str:
     accuracy  > 0.9  0.95 to 0.97  0.14 to 0.14
     trained: 2 runs, five seeds a setting of the CPU
     """
-    rows = [["claim", "bound", "trained", "untrained"]]
+    rows = [("claim", "bound", "trained", "untrained")]
     runs = 0
     for one in read("margins"):
-        if one.config["chapter"] != chapter:
-            continue
-        values = [value for seeds in one.metrics["values"].values() for value in seeds]
-        runs = len(values)
-        rows.append(
-            [
-                one.config["claim"],
-                _bound(one.config),
-                _range(values),
-                _range(one.metrics["untrained"]),
-            ]
-        )
+        if one.config["chapter"] == chapter:
+            values = [*chain.from_iterable(one.metrics["values"].values())]
+            runs, untrained = len(values), one.metrics["untrained"]
+            bound = _bound(one.config)
+            rows.append((one.config["claim"], bound, _range(values), _range(untrained)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

@@ -1,6 +1,5 @@
 """What the context module changes: which pixels, and whether rightly."""
 
-import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -13,19 +12,20 @@ from tqdm import tqdm
 
 from dilated_lib.data.labelled import VOID, Sample
 from dilated_lib.data.sets import open_data
+from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.experiments.scores_by_drive import DriveMeter, drive_of
 from dilated_lib.networks.architecture import open_network, small_network
 from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.prediction.segmentation import probabilities
-from dilated_lib.records import Record, device_name, write
 
-__all__ = ["changes", "label_map", "without_context"]
+__all__ = ["as_text", "changes", "label_map", "without_context"]
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def without_context(network: DilatedNetwork) -> DilatedNetwork:
-    """The same front end, whose logits are the answer; it shares the layers.
+    """Return the front end as a network of its own, made of the same layers.
+
 
     >>> network = small_network()
     >>> network.context.num_classes, without_context(network).context
@@ -42,41 +42,39 @@ def without_context(network: DilatedNetwork) -> DilatedNetwork:
     )
 
 
-def changes(out: Path, *, data: str, weights: Path | None, every: int) -> None:
-    """Compare a network with its own front end, pixel by pixel, into a record.
+def changes(
+    out: Path = Path("book/results/changes.json"),
+    /,
+    *,
+    data: str = "camvid",
+    weights: Path | None = None,
+    every: int = 4,
+) -> None:
+    """Compare a network with its own front end, pixel by pixel; chapter 13 shows it.
 
-    For val, and for test where there is one, it has the scores without and with the
-    context module, those of each drive too; which percentage of the labelled pixels
+    For val, and for test where there is one, the record has the scores without and with
+    the context module, those of each drive too; which percentage of the labelled pixels
     changed, and whether from wrong to right or the other way round, in the split and in
     each drive; the accuracy on each picture; and label maps of the best and the worst
-    picture, thinned out to ``every`` row and column. Without ``weights`` it is the
-    small network.
+    picture.
 
-    Raises ValueError for a data set of other classes, and as ``open_data``.
-
-    >>> changes(Path("c.json"), data="shapes", weights=None, every=4)
-    Traceback (most recent call last):
-    ValueError: the network's classes are ...; those of shapes are ground, ...
+    Args:
+        out: The file of records to write.
+        data: A data set with the network's classes.
+        weights: A network that was trained jointly; the small one by default.
+        every: Keep every so many rows and columns of the label maps.
     """
-    begin = time.perf_counter()
     network = open_network(weights)[0] if weights else small_network()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)
     files = open_data(data)
     files.require_classes(tuple(network.palette))
-    done = Record(
-        experiment=f"changes/{data}",
-        seed=0,
-        config={"data": data, "every": every},
-        metrics={
-            split: _compare(network, files.split(split), device=device, every=every)
-            for split in ("val", "test")
-            if split in files.splits
-        },
-        seconds=round(time.perf_counter() - begin, 1),
-        device=device_name(device),
-    )
-    write(out, [done])
+    recorder, config = Recorder(out, device=device), {"data": data, "every": every}
+    with recorder.record(f"changes/{data}", config=config) as metrics:
+        for split in ("val", "test"):
+            if split in files.splits:
+                samples = files.split(split)
+                metrics[split] = _compare(network, samples, device=device, every=every)
 
 
 def _compare(
@@ -86,9 +84,15 @@ def _compare(
     device: torch.device,
     every: int,
 ) -> dict[str, Any]:
-    answers = {"front": without_context(network), "context": network}
-    meters = {name: DriveMeter(tuple(network.palette)) for name in answers}
-    counts: dict[str, Counter[str]] = {}
+    """Compare both answers on each picture of a split; return the split's metrics.
+
+    All are counted in one pass, since two predictions of a picture take long. A picture
+    without any label is left out: nothing can be right or wrong there.
+    """
+    networks = {"front": without_context(network), "context": network}
+    meters = {name: DriveMeter(tuple(network.palette)) for name in networks}
+    whole: Counter[str] = Counter()
+    by_drive: dict[str, Counter[str]] = {}
     pictures: list[dict[str, Any]] = []
     maps: list[dict[str, list[str]]] = []
     for index in tqdm(range(len(samples)), "pictures"):  # type: ignore[arg-type]
@@ -98,31 +102,30 @@ def _compare(
         known = truth != VOID
         if not known.any():
             continue
-        found = {
+        predicted = {
             name: probabilities(one, picture[None].to(device))[0].argmax(0).cpu()
-            for name, one in answers.items()
+            for name, one in networks.items()
         }
-        for name, predicted in found.items():
-            meters[name].update(file, predicted, truth)
-        right = {name: (one == truth) & known for name, one in found.items()}
-        counts.setdefault(drive_of(file), Counter()).update(_count(found, right, known))
-        share = {name: int(one.sum()) / int(known.sum()) for name, one in right.items()}
-        pictures.append(
-            {
-                "name": Path(file).stem,
-                "accuracy": [round(100 * share[name], 2) for name in answers],
-            }
+        for name, found in predicted.items():
+            meters[name].update(file, found, truth)
+        right = {name: (found == truth) & known for name, found in predicted.items()}
+        counts = _count(predicted, right, known)
+        for counter in (whole, by_drive.setdefault(drive_of(file), Counter())):
+            counter.update(counts)
+        accuracy = [
+            round(100 * (int(one.sum()) / int(known.sum())), 2)
+            for one in right.values()
+        ]
+        pictures.append({"name": Path(file).stem, "accuracy": accuracy})
+        thin = {"labels": truth, **predicted}
+        maps.append(
+            {name: as_text(one[::every, ::every]) for name, one in thin.items()}
         )
-        thin = {"labels": truth, **found}
-        maps.append({name: _rows(one[::every, ::every]) for name, one in thin.items()})
-    whole: Counter[str] = Counter()
-    for one in counts.values():
-        whole.update(one)
     order = sorted(range(len(maps)), key=lambda one: pictures[one]["accuracy"][1])
     return {
         **{name: asdict(meter.compute()) for name, meter in meters.items()},
         "changed": _percent(whole),
-        "changed_by_drive": {name: _percent(one) for name, one in counts.items()},
+        "changed_by_drive": {name: _percent(one) for name, one in by_drive.items()},
         "pictures": pictures,
         "maps": {
             kind: {"name": pictures[index]["name"], **maps[index]}
@@ -134,7 +137,7 @@ def _compare(
 def _count(
     found: dict[str, Tensor], right: dict[str, Tensor], known: Tensor
 ) -> dict[str, int]:
-    """The labelled pixels of a picture, and those that changed, by kind."""
+    """Count the labelled pixels of a picture, and those that changed, by kind."""
     other = (found["front"] != found["context"]) & known
     wrong = ~right["front"] & ~right["context"]
     return {
@@ -146,7 +149,7 @@ def _count(
 
 
 def _percent(counts: Counter[str]) -> dict[str, float]:
-    """Of the labelled pixels; three digits after the point."""
+    """Turn counts into percent of the labelled pixels, three digits after the point."""
     whole = counts["labelled"]
     return {
         name: round(100 * count / whole, 3)
@@ -155,8 +158,12 @@ def _percent(counts: Counter[str]) -> dict[str, float]:
     }
 
 
-def _rows(labels: Tensor) -> list[str]:
-    """A label map as text, one digit a pixel, a dot where it is void."""
+def as_text(labels: Tensor) -> list[str]:
+    """Write a label map (H, W) as text: a digit a pixel, a dot where it is void.
+
+    >>> as_text(torch.tensor([[0, 1], [10, VOID]]))
+    ['01', 'a.']
+    """
     return [
         "".join("." if one == VOID else _DIGITS[one] for one in row)
         for row in labels.tolist()
@@ -164,7 +171,7 @@ def _rows(labels: Tensor) -> list[str]:
 
 
 def label_map(rows: list[str]) -> Tensor:
-    """A label map (H, W) from a record's rows.
+    """Read a label map (H, W) from the rows that :func:`as_text` wrote.
 
     >>> label_map(["01", "a."])
     tensor([[  0,   1],

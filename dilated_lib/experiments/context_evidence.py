@@ -1,26 +1,39 @@
-"""Does a context module help behind a front end from ImageNet? Table 3, in small.
+"""Does a context module help behind a front end that is trained already?
 
 A module may gain for three reasons that have nothing to do with a neighbourhood: it has
 more layers, it corrects logits that are too sure of themselves, and it may learn where
-in a picture a class stands. So beside the paper's module stand others that can do one
-of these each, and see less. All of them are trained on the stored logits of the same
-front ends, which do not change.
+in a picture a class stands. So the paper's module is compared with others, each of
+which can do one of these and sees less. All of them are trained on the stored logits of
+the same front end, which does not change: the paper's Table 3, in small.
+
+``book/results/heads.json``, of chapter 13, is an earlier run of this experiment behind
+the small network's front end, in float32 throughout. There the modules are called
+heads/basic, and so on; "front" is what is called "nothing" here, and "no neighbours"
+is "1 x 1". Its ``loss`` is the mean of the last 50 steps, not 100.
 """
 
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dilated_lib.data.labelled import class_counts
+from dilated_lib.data.sets import open_data
+from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.experiments.scores_by_drive import DriveMeter
+from dilated_lib.experiments.stored_logits import fit, measure, store
+from dilated_lib.networks.architecture import open_network
 from dilated_lib.networks.context import ContextModule, identity_
-from dilated_lib.records import Record, device_name, read_file, write
+from dilated_lib.prediction.bfloat16 import quick
+from dilated_lib.records import results
+from dilated_lib.training.loss import median_frequency_weights
 
 __all__ = ["MODULES", "context", "mistakes"]
 
@@ -41,15 +54,15 @@ class WherePixelsAre(nn.Module):
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Logits (N, C, h, w), of the same shape."""
+        """Return logits (N, C, h, w), of the same shape."""
         rows, columns = (torch.linspace(-1, 1, side) for side in logits.shape[2:])
-        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-        moved: Tensor = logits + self.linear(places[None])
+        coordinates = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+        moved: Tensor = logits + self.linear(coordinates[None])
         return moved
 
 
 def _pointwise(classes: int, generator: torch.Generator) -> nn.Sequential:
-    """As deep as the basic module, with 1 × 1 kernels, from the same start."""
+    """Build 1 × 1 layers, as many as the basic module has, from the same start."""
     layers: list[nn.Module] = []
     for _ in range(len(ContextModule(classes).layers)):
         layer = nn.Conv2d(classes, classes, 1)
@@ -62,27 +75,24 @@ def _placed(classes: int, generator: torch.Generator) -> nn.Sequential:
     return nn.Sequential(WherePixelsAre(classes), *_pointwise(classes, generator))
 
 
-def _dilated(**options: Any) -> Callable[[int, torch.Generator], ContextModule]:
-    def build(classes: int, generator: torch.Generator) -> ContextModule:
-        module = ContextModule(classes, **options)
-        module.reset_parameters(generator=generator)
-        return module
-
-    return build
+def _dilated(classes: int, generator: torch.Generator, **options: Any) -> ContextModule:
+    module = ContextModule(classes, **options)
+    module.reset_parameters(generator=generator)
+    return module
 
 
 MODULES: dict[str, Callable[[int, torch.Generator], nn.Module]] = {
     "1 x 1": _pointwise,
     "1 x 1 with coordinates": _placed,
-    "no dilation": _dilated(dilations=(1,) * 7),
-    "no dilation 16": _dilated(dilations=(1, 1, 2, 4, 8, 1)),
-    "basic": _dilated(),
-    "basic, reflection": _dilated(padding_mode="reflect"),
+    "no dilation": partial(_dilated, dilations=(1,) * 7),
+    "no dilation 16": partial(_dilated, dilations=(1, 1, 2, 4, 8, 1)),
+    "basic": _dilated,
+    "basic, reflection": partial(_dilated, padding_mode="reflect"),
 }
 
 
 def context(
-    front: Path,
+    front: Path | None = None,
     /,
     *,
     data: str,
@@ -98,22 +108,14 @@ def context(
     the command goes on where it was stopped. The modules' weights are kept in ``runs``.
 
     Args:
-        front: The file of a trained network whose front end it is.
+        front: The trained network whose front end it is; the small one by default.
         data: A data set with the network's classes.
         seeds: Trainings of each module, with the seeds 0, 1, …
         steps: Steps of training, eight maps each.
         runs: The folder of the modules' weights.
         out: The file of records to add to.
     """
-    from safetensors.torch import save_file
-
-    from dilated_lib.data.labelled import class_counts
-    from dilated_lib.data.sets import open_data
-    from dilated_lib.experiments.stored_logits import fit, measure, store
-    from dilated_lib.networks.architecture import open_network
-    from dilated_lib.prediction.bfloat16 import quick
-    from dilated_lib.training.loss import median_frequency_weights
-
+    front = front or results() / "small.safetensors"
     network = quick(open_network(front)[0])
     files, classes = open_data(data), tuple(network.palette)
     files.require_classes(classes)
@@ -125,47 +127,38 @@ def context(
         for split in ("train", "val", "test")
     }
     digest = hashlib.sha256(front.read_bytes()).hexdigest()[:16]
-    done = read_file(out) if out.is_file() else []
-    known = {(one.experiment, one.config["front"], one.seed) for one in done}
+    recorder = Recorder(out, keep=True)
+    known = {
+        (one.experiment, one.config["front"], one.seed) for one in recorder.records
+    }
+    config = {"data": files.name, "front": digest, "steps": steps}
     for seed in range(seeds):
         for name, build in {"nothing": None, **MODULES}.items():
             experiment = f"evidence/context/{files.name}/{name}"
             if (experiment, digest, seed) in known or (build is None and seed):
                 continue
-            begin = time.perf_counter()
-            metrics: dict[str, Any] = {}
-            module: nn.Module = nn.Identity()
-            if build is not None:
-                generator = torch.Generator().manual_seed(seed)
-                module = build(len(classes), generator)
-                losses = fit(
-                    module,
-                    stored["train"],
-                    weights=weights,
-                    steps=steps,
-                    generator=generator,
-                )
-                metrics["loss"] = round(float(np.mean(losses[-100:])), 4)
-                file = runs / f"{experiment}/{digest}/seed-{seed}.safetensors"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                save_file(module.state_dict(), file)
-            for split in ("val", "test"):
-                metrics[split] = _scores(measure(module, stored[split], classes))
-            done.append(
-                Record(
-                    experiment=experiment,
-                    seed=seed,
-                    config={"data": files.name, "front": digest, "steps": steps},
-                    metrics=metrics,
-                    seconds=round(time.perf_counter() - begin, 1),
-                    device=device_name(torch.device("cpu")),
-                )
-            )
-            write(out, done)
+            with recorder.record(experiment, seed=seed, config=config) as metrics:
+                module: nn.Module = nn.Identity()
+                if build is not None:
+                    generator = torch.Generator().manual_seed(seed)
+                    module = build(len(classes), generator)
+                    losses = fit(
+                        module,
+                        stored["train"],
+                        weights=weights,
+                        steps=steps,
+                        generator=generator,
+                    )
+                    metrics["loss"] = round(float(np.mean(losses[-100:])), 4)
+                    file = runs / f"{experiment}/{digest}/seed-{seed}.safetensors"
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    save_file(module.state_dict(), file)
+                for split in ("val", "test"):
+                    metrics[split] = _scores(measure(module, stored[split], classes))
 
 
 def _scores(meter: DriveMeter) -> dict[str, Any]:
-    """As a record has them: by drive for streets, mistakes for objects."""
+    """Return the scores that a record has: by drive, or of objects by mistake."""
     found = asdict(meter.compute())
     if "background" in found["per_class"]:
         del found["drives"]
@@ -174,7 +167,7 @@ def _scores(meter: DriveMeter) -> dict[str, Any]:
 
 
 def mistakes(confusion: Tensor) -> dict[str, float]:
-    """Of objects on a background, which is class 0: two kinds of mistakes apart.
+    """Tell two kinds of mistakes apart, of objects on a background, which is class 0.
 
     In percent of the pixels that are labelled as objects: those that were given to
     "another object"; and the "border", those lost to the background, and those of the

@@ -1,15 +1,14 @@
 """How should a context module start? Ways to begin, each at its best learning rate.
 
 The task is that of :mod:`~dilated_lib.experiments.shape_training`: a front end that
-sees one pixel, and a context module on its stored logits. Both are trained with one
-optimizer, Adam or SGD with momentum. Before the first step, the identity passes on
-max(x, 0) of the logits, so this module also counts where that loses the winner: in
-cells without a logit > 0.
+sees one pixel, and a context module on its stored logits. Both are trained with the
+same optimizer, Adam or SGD with momentum. Before the first step, the identity passes on
+max(x, 0) of the logits, so this module also counts the cells without a logit above 0:
+there it loses which class was ahead.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,64 +16,57 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam, Optimizer
 
+from dilated_lib.data.sets import open_data
 from dilated_lib.data.shapes import Shapes
-from dilated_lib.experiments.shape_training import Maps, descend
+from dilated_lib.experiments import stored_logits
+from dilated_lib.experiments.recorder import Recorder
+from dilated_lib.experiments.shape_training import FRONT_ENDS, Maps, fit, front_end
+from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.context import ContextModule
-from dilated_lib.records import Record, device_name, write
 
-__all__ = [
-    "OPTIMIZERS",
-    "STARTS",
-    "fit",
-    "front_end",
-    "initialised",
-    "judge",
-    "measure",
-]
+__all__ = ["STARTS", "initialised", "judge", "measure"]
 
 EVALUATED = 50  # scenes to choose the rate on, and to report
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
-OPTIMIZERS: Mapping[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
-    "Adam": Adam,
-    "SGD": partial(SGD, momentum=0.9),  # the schedule moves it between 0.85 and 0.95
-}
-_FRONT_ENDS = {"Adam": (150, 0.3), "SGD": (500, 3.0)}  # steps and learning rate
-_TWINS = len(Shapes.colours)
 
 Fill = Callable[[nn.Conv2d, torch.Generator], None]
+Splits = Mapping[str, Maps]
 
 
 def _pytorch(layer: nn.Conv2d, generator: torch.Generator) -> None:
-    """As ``nn.Conv2d`` draws its weight and bias, but from a generator."""
+    """Draw weight and bias as ``nn.Conv2d`` does, but from a generator."""
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
     bound = 1 / math.sqrt(layer.weight[0].numel())
     assert layer.bias is not None
     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 
-def _without_bias(fill: Callable[..., Tensor], **how: Any) -> Fill:
-    def begin(layer: nn.Conv2d, generator: torch.Generator) -> None:
-        fill(layer.weight, generator=generator, **how)
-        assert layer.bias is not None
-        nn.init.zeros_(layer.bias)
-
-    return begin
+def _zero_bias(
+    layer: nn.Conv2d,
+    generator: torch.Generator,
+    *,
+    weight: Callable[..., Tensor],
+    **how: Any,
+) -> None:
+    """Draw the weight by a function of ``nn.init``; the bias is 0."""
+    weight(layer.weight, generator=generator, **how)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
 
 
 _RANDOM: Mapping[str, Fill] = {
-    "orthogonal": _without_bias(nn.init.orthogonal_, gain=math.sqrt(2)),
-    "He's": _without_bias(nn.init.kaiming_normal_, nonlinearity="relu"),
-    "Glorot's": _without_bias(nn.init.xavier_normal_),
+    "orthogonal": partial(_zero_bias, weight=nn.init.orthogonal_, gain=math.sqrt(2)),
+    "He's": partial(_zero_bias, weight=nn.init.kaiming_normal_, nonlinearity="relu"),
+    "Glorot's": partial(_zero_bias, weight=nn.init.xavier_normal_),
     "PyTorch's default": _pytorch,
-    "small noise": _without_bias(nn.init.normal_, std=0.01),
+    "small noise": partial(_zero_bias, weight=nn.init.normal_, std=0.01),
 }
 STARTS = ("identity", *_RANDOM)
 
 
 def initialised(start: str, *, generator: torch.Generator) -> ContextModule:
-    """The basic context module for the shapes' classes, initialised by one of STARTS.
+    """Build the basic context module for the shapes, initialised by one of STARTS.
 
     - identity: eq. 4 of the paper, with the released code's noise of 0.01;
     - orthogonal: the rows of each layer's weight matrix are orthogonal, of norm √2;
@@ -83,7 +75,7 @@ def initialised(start: str, *, generator: torch.Generator) -> ContextModule:
     - PyTorch's default: uniform with variance 1/(3n), weights and biases;
     - small noise: N(0, 0.01²), which Krizhevsky et al. used.
 
-    The biases are 0 but for PyTorch's.
+    The biases are 0, except for PyTorch's default.
 
     >>> module = initialised("identity", generator=torch.Generator().manual_seed(0))
     >>> round(module.layers[0].weight[3, 3, 1, 1].item(), 2)
@@ -99,64 +91,12 @@ def initialised(start: str, *, generator: torch.Generator) -> ContextModule:
     return module
 
 
-def fit(
-    network: nn.Module,
-    data: Maps,
-    *,
-    optimizer: str,
-    steps: int,
-    learning_rate: float,
-    generator: torch.Generator,
-) -> list[float]:
-    """Train with one of OPTIMIZERS; return the losses.
-
-    All else is as in :func:`~dilated_lib.experiments.shape_training.fit`.
-
-    >>> data, draw = Maps.of(Shapes(2)), torch.Generator().manual_seed(0)
-    >>> how = {"optimizer": "SGD", "steps": 5, "learning_rate": 0.1}
-    >>> len(fit(nn.Conv2d(3, 8, 1), data, **how, generator=draw))
-    5
-    """
-
-    def loss() -> Tensor:
-        scenes = torch.randint(len(data.maps) // _TWINS, (2, 1), generator=generator)
-        chosen = (scenes * _TWINS + torch.arange(_TWINS)).flatten()
-        return F.cross_entropy(network(data.maps[chosen]), data.labels[chosen])
-
-    made = OPTIMIZERS[optimizer](network.parameters())
-    return descend(made, loss, steps=steps, learning_rate=learning_rate)
-
-
-def front_end(data: Maps, *, optimizer: str, generator: torch.Generator) -> nn.Conv2d:
-    """A 1 × 1 layer that starts at zero, trained with one of OPTIMIZERS.
-
-    150 steps of Adam with a learning rate of 0.3, or 500 of SGD with 3.
-
-    >>> data, draw = Maps.of(Shapes(2)), torch.Generator().manual_seed(0)
-    >>> front = front_end(data, optimizer="SGD", generator=draw)
-    >>> front.bias.sum().abs().item() < 1e-4
-    True
-    """
-    layer = nn.Conv2d(data.maps.shape[1], len(Shapes.classes), 1)
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    steps, rate = _FRONT_ENDS[optimizer]
-    fit(
-        layer,
-        data,
-        optimizer=optimizer,
-        steps=steps,
-        learning_rate=rate,
-        generator=generator,
-    )
-    return layer
-
-
 def judge(logits: Tensor, data: Maps) -> dict[str, float]:
-    """The loss of logits (N, C, H, W), and the percentage of pixels labelled rightly.
+    """Return the loss of logits (N, C, H, W), and the percentage of right labels.
 
     ``accuracy`` counts all pixels, ``inside`` the shapes' blank ones, which are not on
-    the outline. Who does not see the outline is right on one in seven of these at most.
+    the outline. A network that does not see the outline labels at most one in seven of
+    these rightly.
 
     >>> data = Maps.of(Shapes(1))
     >>> judge(F.one_hot(data.labels, 8).movedim(-1, 1).float(), data)["inside"]
@@ -196,41 +136,36 @@ def measure(
         data: A data set with the small network's classes, such as camvid. The cells of
             that network's front end are counted on it, too, in the first record.
     """
-    done: list[Record] = []
-
-    def keep(records: Iterable[Record]) -> None:
-        done.extend(records)
-        write(out, done)
-
+    recorder = Recorder(out)
     if data is not None:
-        keep([_small_network(data)])
+        config: dict[str, Any] = {"data": data, "network": "small"}
+        with recorder.record("starts/small network", config=config) as metrics:
+            metrics.update(_small_network(data))
     splits = {"train": Maps.of(Shapes(scenes))}
     splits["val"] = unseen(Maps.of(Shapes(EVALUATED, seed=1)), splits["train"])
     splits["test"] = Maps.of(Shapes(EVALUATED, split="test"))
-    for optimizer in OPTIMIZERS:
+    for optimizer, (taken, rate) in FRONT_ENDS.items():
         stored = []
+        config = {"scenes": scenes, "steps": taken, "learning_rate": rate}
+        name = f"starts/{optimizer}/front end"
         for seed in range(seeds):
-            record, maps = _front_end(splits, optimizer, seed)
-            keep([record])
-            stored.append(maps)
+            with recorder.record(name, seed=seed, config=config) as metrics:
+                draw = torch.Generator().manual_seed(seed)
+                front = front_end(splits["train"], optimizer=optimizer, generator=draw)
+                stored.append({of: maps.through(front) for of, maps in splits.items()})
+                metrics.update(_of_front_end(stored[seed]))
         for start in STARTS:
             inside = {}
             for rate in LEARNING_RATES:
-                runs = [
-                    _trained(maps, optimizer, start, seed, steps, rate)
-                    for seed, maps in enumerate(stored)
-                ]
-                keep(runs)
-                inside[rate] = sum(run.metrics["val"]["inside"] for run in runs)
+                config = {"scenes": scenes, "steps": steps, "learning_rate": rate}
+                inside[rate] = _trainings(recorder, stored, optimizer, start, config)
             best = max(inside, key=inside.__getitem__)
-            keep(
-                _trained(maps, optimizer, start, seed, 4 * steps, best)
-                for seed, maps in enumerate(stored)
-            )
+            config = {"scenes": scenes, "steps": 4 * steps, "learning_rate": best}
+            _trainings(recorder, stored, optimizer, start, config)
 
 
 def unseen(candidates: Maps, seen: Maps) -> Maps:
-    """Those of the candidates whose scene is not among the seen.
+    """Return those of the candidates whose scene is not among the seen.
 
     >>> two = Maps.of(Shapes(2))
     >>> len(unseen(Maps.of(Shapes(3)), two).maps), len(unseen(two, two).maps)
@@ -238,26 +173,13 @@ def unseen(candidates: Maps, seen: Maps) -> Maps:
     """
     known = {scene.numpy().tobytes() for scene in seen.distances}
     new = [scene.numpy().tobytes() not in known for scene in candidates.distances]
-    kept = torch.tensor(new)
-    return Maps(
-        candidates.maps[kept], candidates.labels[kept], candidates.distances[kept]
-    )
+    parts = candidates.maps, candidates.labels, candidates.distances
+    return Maps(*(part[torch.tensor(new)] for part in parts))
 
 
-Splits = Mapping[str, Maps]
-
-
-def _front_end(splits: Splits, optimizer: str, seed: int) -> tuple[Record, Splits]:
-    """A front end's record, and its logits on the splits."""
-    began = time.perf_counter()
-    front = front_end(
-        splits["train"],
-        optimizer=optimizer,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    stored = {split: maps.through(front) for split, maps in splits.items()}
-    steps, rate = _FRONT_ENDS[optimizer]
-    metrics = {
+def _of_front_end(stored: Splits) -> dict[str, Any]:
+    """Judge a front end's logits as they are and after max(x, 0); count its cells."""
+    return {
         split: {
             "front end": judge(stored[split].maps, stored[split]),
             "max(x, 0)": judge(stored[split].maps.clamp(min=0), stored[split]),
@@ -265,72 +187,71 @@ def _front_end(splits: Splits, optimizer: str, seed: int) -> tuple[Record, Split
         }
         for split in ("val", "test")
     }
-    name = f"{optimizer}/front end"
-    config = {"scenes": len(splits["train"].maps) // _TWINS, "steps": steps}
-    return _record(name, seed, config | {"learning_rate": rate}, metrics, began), stored
+
+
+def _trainings(
+    recorder: Recorder,
+    stored: Sequence[Splits],
+    optimizer: str,
+    start: str,
+    config: dict[str, Any],
+) -> float:
+    """Record a training on each front end's logits; sum up "inside" on validation."""
+    total = 0.0
+    for seed, maps in enumerate(stored):
+        name = f"starts/{optimizer}/{start}"
+        with recorder.record(name, seed=seed, config=config) as metrics:
+            metrics.update(_trained(maps, optimizer, start, seed, config))
+        total += metrics["val"]["inside"]
+    return total
 
 
 def _trained(
-    stored: Splits, optimizer: str, start: str, seed: int, steps: int, rate: float
-) -> Record:
-    """The record of one training on a front end's logits."""
-    began = time.perf_counter()
+    stored: Splits, optimizer: str, start: str, seed: int, config: dict[str, Any]
+) -> dict[str, Any]:
+    """Train a context module on a front end's logits; return its accuracies."""
     generator = torch.Generator().manual_seed(seed)
     built = initialised(start, generator=generator)
     fit(
         built,
         stored["train"],
+        steps=config["steps"],
+        learning_rate=config["learning_rate"],
         optimizer=optimizer,
-        steps=steps,
-        learning_rate=rate,
         generator=generator,
     )
-    with torch.no_grad():
-        found = {
-            split: judge(built(stored[split].maps), stored[split])
-            for split in ("val", "test")
-        }
-    metrics = {  # the loss of a training that diverged is no number
-        split: {name: one[name] for name in ("accuracy", "inside")}
-        for split, one in found.items()
-    }
-    config = {"scenes": len(stored["train"].maps) // _TWINS, "steps": steps}
-    name = f"{optimizer}/{start}"
-    return _record(name, seed, config | {"learning_rate": rate}, metrics, began)
+    metrics = {}
+    for split in ("val", "test"):
+        with torch.no_grad():
+            found = judge(built(stored[split].maps), stored[split])
+        del found["loss"]  # of a training that diverged it is no number
+        metrics[split] = found
+    return metrics
 
 
-def _small_network(data: str) -> Record:
-    """Of the small network's front end: its cells, and its scores after max(x, 0)."""
-    from dilated_lib.data.sets import open_data
-    from dilated_lib.experiments.stored_logits import measure as measured
-    from dilated_lib.experiments.stored_logits import store
-    from dilated_lib.networks.architecture import (
-        small_network,  # the shapes need none of these
-    )
-
-    began = time.perf_counter()
+def _small_network(data: str) -> dict[str, Any]:
+    """Count the cells of the small network's front end; score it after max(x, 0)."""
     network, files = small_network(), open_data(data)
     classes = tuple(network.palette)
     files.require_classes(classes)
     metrics: dict[str, Any] = {}
     for split in ("val", "test"):
-        logits = store(network, files.split(split), progress=True)
+        logits = stored_logits.store(network, files.split(split), progress=True)
         metrics[split] = _largest(torch.stack([*logits.maps]))
         for name, step in (("front end", nn.Identity()), ("max(x, 0)", nn.ReLU())):
-            found = measured(step, logits, classes).compute()
+            found = stored_logits.measure(step, logits, classes).compute()
             metrics[split][name] = {
                 "miou": found.miou,
                 "accuracy": found.accuracy,
                 "drives": {drive: one.miou for drive, one in found.drives.items()},
             }
-    config = {"data": data, "network": "small"}
-    return _record("small network", 0, config, metrics, began)
+    return metrics
 
 
 def _largest(logits: Tensor) -> dict[str, Any]:
-    """In how many cells the largest logit is not above 0; the least of the largest.
+    """Count the cells whose largest logit is not above 0.
 
-    Beside them the least and the largest of the cells' mean logits.
+    With the least of the largest logits, and the range of the cells' mean logits.
     """
     largest, mean = logits.amax(1), logits.mean(1)
     return {
@@ -339,16 +260,3 @@ def _largest(logits: Tensor) -> dict[str, Any]:
         "least": round(largest.min().item(), 4),
         "mean": [round(end.item(), 4) for end in (mean.min(), mean.max())],
     }
-
-
-def _record(
-    name: str, seed: int, config: dict[str, Any], metrics: dict[str, Any], began: float
-) -> Record:
-    return Record(
-        experiment=f"starts/{name}",
-        seed=seed,
-        config=config,
-        metrics=metrics,
-        seconds=round(time.perf_counter() - began, 1),
-        device=device_name(torch.device("cpu")),
-    )

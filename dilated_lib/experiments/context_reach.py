@@ -1,6 +1,10 @@
-"""How far do context modules see, and do they use it? The record of chapter 10."""
+"""How far do context modules see, and do they use it? The record of chapter 10.
 
-import time
+A module can use a cue only if its receptive field reaches it. So the accuracy has to
+break off at the edge of the field, and a hole in the field has to cost something. Two
+stacks are as deep as each other, so that depth can be told from reach.
+"""
+
 from math import inf
 from pathlib import Path
 
@@ -8,6 +12,7 @@ import numpy as np
 import torch
 
 from dilated_lib.data.shapes import Shapes
+from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.experiments.shape_training import (
     Maps,
     accuracies,
@@ -17,7 +22,6 @@ from dilated_lib.experiments.shape_training import (
 )
 from dilated_lib.fields.arithmetic import compose
 from dilated_lib.networks.context import ContextModule
-from dilated_lib.records import Record, device_name, write
 
 __all__ = ["reach"]
 
@@ -76,34 +80,22 @@ def reach(
     test = Maps.of(Shapes(test_scenes, size=size, seed=1, split="test"))
     front = front_end(train, generator=torch.Generator().manual_seed(0))
     train, test = train.through(front), test.through(front)
-    done = []
+    recorder = Recorder(out)
     for name, (dilations, pointwise) in STACKS.items():
         for seed in range(seeds):
-            begin = time.perf_counter()
-            generator = torch.Generator().manual_seed(seed)
-            module = ContextModule(len(Shapes.classes), dilations=dilations)
-            module.reset_parameters(generator=generator)
-            network = deepened(module, pointwise, generator=generator)
-            losses = fit(
-                network,
-                train,
-                steps=steps,
-                learning_rate=learning_rate,
-                generator=generator,
-            )
-            correct = accuracies(network, test, farthest=20)
-            done.append(
-                Record(
-                    experiment=f"reach/{name}",
-                    seed=seed,
-                    config=config,
-                    metrics={
-                        "receptive_field": compose(module.windows).size,
-                        "loss": round(float(np.mean(losses[-50:])), 4),
-                        "accuracy_by_distance": [round(100 * c, 2) for c in correct],
-                    },
-                    seconds=round(time.perf_counter() - begin, 1),
-                    device=device_name(torch.device("cpu")),
+            with recorder.record(f"reach/{name}", seed=seed, config=config) as metrics:
+                generator = torch.Generator().manual_seed(seed)
+                module = ContextModule(len(Shapes.classes), dilations=dilations)
+                module.reset_parameters(generator=generator)
+                network = deepened(module, pointwise, generator=generator)
+                losses = fit(
+                    network,
+                    train,
+                    steps=steps,
+                    learning_rate=learning_rate,
+                    generator=generator,
                 )
-            )
-            write(out, done)
+                correct = accuracies(network, test, farthest=20)
+                metrics["receptive_field"] = compose(module.windows).size
+                metrics["loss"] = round(float(np.mean(losses[-50:])), 4)
+                metrics["accuracy_by_distance"] = [round(100 * c, 2) for c in correct]

@@ -8,19 +8,22 @@ the whole map, so its border stays where it was.
 """
 
 import hashlib
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dilated_lib.data.labelled import VOID
+from dilated_lib.data.sets import open_data
 from dilated_lib.experiments.context_evidence import MODULES
+from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.experiments.scores_by_drive import drive_of
-from dilated_lib.experiments.stored_logits import Logits
-from dilated_lib.records import Record, device_name, read_file, write
+from dilated_lib.experiments.stored_logits import Logits, store
+from dilated_lib.networks.architecture import open_network
+from dilated_lib.prediction.bfloat16 import quick
 
 __all__ = ["RADII", "far", "replaced"]
 
@@ -70,41 +73,27 @@ def far(
         runs: The folder of the modules' weights.
         out: The file of records to add to.
     """
-    from safetensors.torch import load_file
-
-    from dilated_lib.data.sets import open_data
-    from dilated_lib.experiments.stored_logits import store
-    from dilated_lib.networks.architecture import open_network
-    from dilated_lib.prediction.bfloat16 import quick
-
     network = quick(open_network(front)[0])
     files = open_data(data)
     files.require_classes(tuple(network.palette))
     stored = store(network, files.split("test"), progress=True)
     drawn = [*_drawn(stored, cells, torch.Generator().manual_seed(0))]
     digest = hashlib.sha256(front.read_bytes()).hexdigest()[:16]
-    done = read_file(out) if out.is_file() else []
-    known = {(one.experiment, one.config["front"], one.seed) for one in done}
+    recorder = Recorder(out, keep=True)
+    known = {
+        (one.experiment, one.config["front"], one.seed) for one in recorder.records
+    }
+    config = {"data": files.name, "front": digest, "cells": cells}
     for seed in range(seeds):
         for name in modules:
             experiment = f"evidence/far/{files.name}/{name}"
             if (experiment, digest, seed) in known:
                 continue
-            begin = time.perf_counter()
             folder = runs / f"evidence/context/{files.name}/{name}/{digest}"
             module = MODULES[name](len(network.palette), torch.Generator())
             module.load_state_dict(load_file(folder / f"seed-{seed}.safetensors"))
-            done.append(
-                Record(
-                    experiment=experiment,
-                    seed=seed,
-                    config={"data": files.name, "front": digest, "cells": cells},
-                    metrics=_hidden(module, stored, drawn),
-                    seconds=round(time.perf_counter() - begin, 1),
-                    device=device_name(torch.device("cpu")),
-                )
-            )
-            write(out, done)
+            with recorder.record(experiment, seed=seed, config=config) as metrics:
+                metrics |= _hidden(module, stored, drawn)
 
 
 Drawn = tuple[int, tuple[int, int], int, dict[str, int]]

@@ -1,6 +1,7 @@
-"""Other packages on the same networks: `make compare`.
+"""What other packages say of the same networks, and who is right.
 
-The book's page "Receptive field of your network" shows the record.
+`make compare` runs it in an environment of its own, and the book's page "Receptive
+field of your network" shows the records.
 
 The truth is measured on the network, with NaN, and needs no formula: a row of the input
 is made NaN, and the middle units of the output are looked at. A package is right if it
@@ -9,7 +10,6 @@ gives the number of rows and of columns from the first that is read to the last.
 
 import io
 import logging
-import time
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.fields.tracing import receptive_field
 from dilated_lib.networks.context import ContextModule
-from dilated_lib.records import Record, device_name, write
 
 __all__ = ["cases", "compare"]
 
@@ -32,31 +32,28 @@ SIDE = 128
 
 
 class Net(nn.Module):
-    """A network from layers and a function of them and the input."""
+    """A network that computes a function of its input and its layers."""
 
     def __init__(self, function: Callable[..., Tensor], *layers: nn.Module) -> None:
         super().__init__()
         self.layers, self.function = nn.ModuleList(layers), function
 
     def forward(self, x: Tensor) -> Tensor:
-        """The function's value."""
+        """Return the function's value."""
         result: Tensor = self.function(x, *self.layers)
         return result
 
 
 def conv(k: Any = 3, s: Any = 1, p: Any = 0, d: int = 1, **options: Any) -> nn.Conv2d:
-    """A layer of 3 channels."""
+    """Make a layer from 3 channels to 3."""
     return nn.Conv2d(3, 3, k, s, p, d, **options)
 
 
-def residual(x: Tensor, one: nn.Module, other: nn.Module) -> Tensor:
-    """Two ways of one length, added."""
-    result: Tensor = one(x) + other(x)
-    return result
-
-
 def cases() -> dict[str, nn.Module]:
-    """Networks by name: a construct each, and beginnings of torchvision's.
+    """Build the networks to ask: a construct each, and beginnings of torchvision's.
+
+    There is one for each construct that a real network may have, so that the record
+    tells which of them a package gets right.
 
     >>> cases()["plain"](torch.zeros(1, 3, 9, 9)).shape
     torch.Size([1, 3, 2, 2])
@@ -76,7 +73,7 @@ def cases() -> dict[str, nn.Module]:
         "reflected": conv(5, 1, 2, padding_mode="reflect"),
         "dilated pooling": nn.Sequential(conv(), nn.MaxPool2d(3, 2, 0, 2)),
         "stride above kernel": nn.Sequential(conv(2, 3), conv(2, 3)),
-        "residual": Net(residual, conv(5, 2, 2), conv(1, 2)),
+        "residual": Net(lambda x, a, b: a(x) + b(x), conv(5, 2, 2), conv(1, 2)),
         "concatenated": Net(lambda x, a: torch.cat([a(x), x], 1), conv(7, 1, 3)),
         "other order": Net(lambda x, a, b: a(b(x)), conv(7), conv(3, 2)),
         "shared layer": Net(lambda x, a: a(a(x)), conv()),
@@ -113,27 +110,31 @@ def cases() -> dict[str, nn.Module]:
 
 
 def measured(network: nn.Module) -> list[int]:
-    """Rows and columns from the first read to the last, the most of four units."""
+    """Measure how many rows and columns a unit reads, from the first to the last.
+
+    The most of four units next to each other, since they may differ where the network
+    enlarges its maps.
+    """
     with torch.no_grad():
         sides = network(torch.zeros(1, 3, SIDE, SIDE)).shape[2:]
     sizes = []
     for axis, side in enumerate(sides):
         units = range(side // 2, side // 2 + 4)
         reads: dict[int, list[int]] = {unit: [] for unit in units}
-        for place in range(SIDE):
+        for position in range(SIDE):
             x = torch.randn(1, 3, SIDE, SIDE)
-            x.select(2 + axis, place).fill_(torch.nan)
+            x.select(2 + axis, position).fill_(torch.nan)
             with torch.no_grad():
                 lost = network(x).isnan().any(1)[0].any(1 - axis)
             for unit in units:
                 if lost[unit]:
-                    reads[unit].append(place)
+                    reads[unit].append(position)
         sizes.append(max(one[-1] - one[0] + 1 for one in reads.values() if one))
     return sizes
 
 
 def ours(network: nn.Module) -> list[float]:
-    """Ask this library. An unbounded field is as large as the picture."""
+    """Ask this library; an unbounded field is as large as the picture."""
     axes = receptive_field(network, (3, SIDE, SIDE))
     return [SIDE if axis.size == inf else axis.size for axis in axes]
 
@@ -164,7 +165,7 @@ def by_receptivefield(network: nn.Module) -> list[int]:
     return [int(found.rf.size.w), int(found.rf.size.h)]
 
 
-TOOLS = {
+TOOLS: dict[str, Callable[[nn.Module], Any]] = {
     "dilated-lib": ours,
     "torchlens": by_torchlens,
     "receptivefield": by_receptivefield,
@@ -177,30 +178,17 @@ def compare(out: Path = Path("book/results/tools.json"), /) -> None:
     logging.disable(logging.INFO)
     networks = cases()
     truth = {name: measured(network.eval()) for name, network in networks.items()}
-    done = []
+    recorder = Recorder(out)
     for tool, ask in TOOLS.items():
-        begin = time.perf_counter()
-        answers: dict[str, Any] = {}
-        for name, network in networks.items():
-            try:
-                with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                    answers[name] = ask(network)
-            except Exception as error:  # whatever a package raises is its answer
-                answers[name] = type(error).__name__
-        done.append(
-            Record(
-                experiment=f"tools/{tool}",
-                seed=0,
-                config={"version": version(tool), "side": SIDE},
-                metrics={
-                    name: {"measured": size, "answered": answers[name]}
-                    for name, size in truth.items()
-                },
-                seconds=round(time.perf_counter() - begin, 1),
-                device=device_name(torch.device("cpu")),
-            )
-        )
-    write(out, done)
+        config = {"version": version(tool), "side": SIDE}
+        with recorder.record(f"tools/{tool}", config=config) as metrics:
+            for name, network in networks.items():
+                try:
+                    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                        answer = ask(network)
+                except Exception as error:  # whatever a package raises is its answer
+                    answer = type(error).__name__
+                metrics[name] = {"measured": truth[name], "answered": answer}
 
 
 if __name__ == "__main__":

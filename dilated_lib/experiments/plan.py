@@ -32,7 +32,7 @@ TIERS = {
     "animals": "And one that knows six animals, from 850 photographs?",
     "imagenet": "What does a context module add behind a front end from ImageNet?",
     "together": "Is it better to train front end and module together from the start?",
-    "joint": "Does joint training help, beside the front end trained on as long?",
+    "joint": "Does joint training help more than training the front end on as long?",
     "ablations": "How much of the gain remains without dilation, or without the 16?",
     "scratch": "What does the module add behind a front end trained from scratch?",
     "peers": "How do FCN and DeepLab v3 do from scratch, with as many steps?",
@@ -57,12 +57,12 @@ class Planned:
 
     @property
     def tflop(self) -> float:
-        """TFLOP of all its training steps, without validation."""
+        """Count the TFLOP of all its training steps, without validation."""
         return self.config.steps * operations(self.config) / 1e12
 
 
 def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planned]:
-    """The runs, in order; ``weights`` are VGG-16's, as of ``front_end``.
+    """List the runs, in order; ``weights`` are VGG-16's, as of ``front_end``.
 
     >>> first, second, *_ = (one for one in planned() if one.tier == "imagenet")
     >>> second.name, second.after == first.name
@@ -128,7 +128,7 @@ def _front(seed: int) -> Config:
 
 
 def _head(seed: int, context: Literal["basic", "large"] = "basic") -> Config:
-    """A context module on a front end that does not change."""
+    """Train a context module on a front end that does not change."""
     recipe = replace(MODERN, learning_rate=1e-3)
     return _front(seed).changed(
         stage="context", context=context, steps=800, recipe=recipe
@@ -136,7 +136,7 @@ def _head(seed: int, context: Literal["basic", "large"] = "basic") -> Config:
 
 
 def _together(config: Config, context: Literal["basic", "large"]) -> Config:
-    """Front end and context module from the start, each with a loss of its own."""
+    """Train both parts together from the start, each with a loss of its own."""
     return config.changed(stage="joint", context=context)
 
 
@@ -180,7 +180,7 @@ def _voc(seed: int, weights: Literal["imagenet"] | Path) -> Iterator[Planned]:
 
 
 def _pictures(config: Config) -> Config:
-    """The same on photographs of about 500 × 375 pixels."""
+    """Do the same on photographs of about 500 × 375 pixels."""
     return config.changed(
         data="voc_animals", scale=1.0, cells=(44, 44), batch=12, test=False
     )
@@ -240,16 +240,24 @@ def execute(
     rehearse: bool = False,
     progress: bool = False,
 ) -> list[Record]:
-    """Train the runs of a tier, or of "all", into ``runs``; their records into ``out``.
+    """Train the runs of a tier, and return their records, as far as they are done.
 
-    A run that is done is not done again, one that was stopped goes on. After each run
-    the records of all are written, and after the small network small.safetensors, in
-    half precision. After ``minutes``, if that is not 0, a checkpoint is written, and
-    the records so far are returned. ``rehearse`` takes a narrow network, eight pictures
-    and two steps for each run.
+    A run that is done is not done again, and one that was stopped goes on. After each
+    run the records of all are written, and after the small network small.safetensors,
+    in half precision.
 
     Raises ValueError for an unknown tier, else as
     :func:`~dilated_lib.training.loop.train`.
+
+    Args:
+        tier: One of TIERS, or "all".
+        weights: VGG-16's, as of ``front_end``.
+        runs: The folder of the runs, with their checkpoints and networks.
+        out: The folder of records.
+        minutes: After so many a checkpoint is written, and the records so far are
+            returned; 0 for no limit.
+        rehearse: Take a narrow network, eight pictures and two steps for each run.
+        progress: Show bars.
 
     >>> execute("gpu", runs=Path("runs"), out=Path("results"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -287,10 +295,18 @@ def carry_out(
     rehearse: bool = False,
     progress: bool = False,
 ) -> Record | None:
-    """Train one run of the plan, or go on with it; its record at once into ``out``.
+    """Train one run of the plan, or go on with it, and write its record at once.
 
-    Returns None where the ``deadline``, of ``time.monotonic``, came first: a checkpoint
-    lies in the run's folder then. Otherwise as :func:`execute`.
+    Returns None where the deadline came first: a checkpoint lies in the run's folder
+    then.
+
+    Args:
+        one: The run.
+        runs: The folder of the runs, with their checkpoints and networks.
+        out: The folder of records.
+        deadline: When to stop, on the clock of ``time.monotonic``.
+        rehearse: Take a narrow network, eight pictures and two steps.
+        progress: Show bars.
 
     >>> from unittest.mock import patch
     >>> one = next_run("padded", runs=Path("nowhere"))
@@ -319,7 +335,7 @@ def carry_out(
 
 
 def state(one: Planned, runs: Path) -> str:
-    """How far a run is: done, at a step, ready, or the run that it waits for.
+    """Tell how far a run is: done, at a step, ready, or which run it waits for.
 
     >>> first, second, *_ = (one for one in planned() if one.tier == "imagenet")
     >>> state(first, Path("nowhere")), state(second, Path("nowhere"))
@@ -344,7 +360,7 @@ def next_run(
     runs: Path,
     weights: Literal["imagenet"] | Path = "imagenet",
 ) -> Planned | None:
-    """The first run of a tier, or of "all", that is neither done nor waiting.
+    """Find the first run of a tier, or of "all", that is neither done nor waiting.
 
     One that was stopped is an earlier one, so it goes on first.
 
@@ -359,9 +375,9 @@ def next_run(
 
 
 def rate() -> float:
-    """Operations that this machine does in a second of training, measured now.
+    """Measure how many operations this machine does in a second of training.
 
-    Of a step of the padded front end on one crop, for a few seconds.
+    It takes a step of the padded front end on one crop, for a few seconds.
 
     >>> from unittest.mock import patch
     >>> from dilated_lib.dilation.cost import Timing
@@ -380,7 +396,7 @@ def _folder(runs: Path, name: str, seed: int) -> Path:
 
 
 def _gather(runs: Path, out: Path) -> None:
-    """All records of the runs, one file for each data set; others there stay."""
+    """Write the records of all runs, a file for each data set; others there stay."""
     found: dict[str, list[Record]] = {}
     for file in sorted(runs.rglob("record.json")):
         for record in read_file(file):

@@ -21,16 +21,15 @@ __all__ = ["gradient_errors", "same_labels"]
 def gradient_errors(
     device: torch.device, dilations: tuple[int, ...]
 ) -> dict[str, dict[str, float | str]]:
-    """By dilation, how far the gradients of the weights are from float64's.
+    """Measure how far the gradients of the weights are from float64's, by dilation.
 
     The layer has 21 to 21 channels, in bfloat16, channels last; it is torch's, and the
     library's. An error is the largest difference, relative to the largest gradient.
 
     On some CPUs torch's layer reads memory that is not its own there, see
     :class:`~dilated_lib.dilation.layer.DilatedConv2d`. What comes out is then
-    undefined: a number, "nan" or "inf", or "process ended", for which each has a
-    process of its own. So of torch's errors beyond dilation 1 there is nothing to rely
-    on.
+    undefined: a number, "nan" or "inf", or "process ended", which is why each has a
+    process of its own. So do not rely on torch's errors beyond dilation 1.
 
     >>> gradient_errors(torch.device("cpu"), ())
     {'torch': {}, 'library': {}}
@@ -69,19 +68,19 @@ def _gradient_error(
     return round(error, 4) if isfinite(error) else str(error)
 
 
-def same_labels(pictures: Dataset[Sample], most: int | None = None) -> list[float]:
-    """For each picture, percent of the pixels to which ``quick`` gives their label.
+def same_labels(pictures: Dataset[Sample], count: int) -> list[float]:
+    """Count the pixels of each picture to which ``quick`` gives the same label.
 
-    Of the small network. ``most`` says how many pictures, None for all.
+    In percent, for the small network, on the first ``count`` pictures.
 
     >>> from dilated_lib.data.scenes import ShapeScenes
-    >>> all(share > 90 for share in same_labels(ShapeScenes(2)))
+    >>> all(percent > 90 for percent in same_labels(ShapeScenes(2), 2))
     True
     """
     networks = small_network(), quick(small_network())
-    shares = []
-    for index in range(len(pictures))[:most]:  # type: ignore[arg-type]
+    same = []
+    for index in range(count):
         image = pictures[index][0][None]
         one, other = (probabilities(net, image).argmax(1) for net in networks)
-        shares.append(100 * (one == other).float().mean().item())
-    return shares
+        same.append(100 * (one == other).float().mean().item())
+    return same

@@ -37,7 +37,7 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero lies outside the interval; only then is it "a difference"."""
+        """Whether zero lies outside the interval: only then do two means differ."""
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
@@ -52,16 +52,17 @@ class Difference:
 def difference(
     first: Sequence[float], second: Sequence[float], *, paired: bool = False
 ) -> Difference:
-    """The mean difference of two sets of runs, second minus first, and how sure it is.
+    """Compare two sets of runs: their mean difference, and how sure it is.
 
-    ``first`` and ``second`` are one number a training run. The 95 % interval is
-    Student's on the differences of the pairs if ``paired``, else Welch's, which does
-    not assume that both sides spread alike. Pair runs that share their luck, such as
-    two modules trained on one front end, or from one seed that draws the same start and
-    the same batches for both: what they share cancels.
+    ``first`` and ``second`` are one number a training run, and the difference is second
+    minus first. The 95 % interval is Student's on the differences of the pairs if
+    ``paired``, else Welch's, which does not assume that both sides spread alike. Pair
+    runs that share their luck, such as two modules trained on one front end, or from
+    one seed that draws the same start and the same batches for both: what they share
+    cancels.
 
-    Beside it stands the p of an exact permutation test, two-sided: how often a
-    difference as large arises if the labels "first" and "second" are dealt at random,
+    The p is that of an exact permutation test, two-sided: how often a difference as
+    large arises if the labels "first" and "second" are dealt at random,
     within each pair or over all runs. It cannot fall below 2/2ⁿ with n pairs: .25 with
     three, .0625 with five. Unpaired, three runs against three reach .1, five against
     five 2/252 = .008. Beyond 200,000 ways to deal, it comes from that many random ones.
@@ -117,7 +118,7 @@ def _check(one: NDArray[Any], other: NDArray[Any], paired: bool) -> None:
 
 
 def _squared_error(runs: NDArray[Any]) -> float:
-    """Squared standard error of the mean of runs (n,)."""
+    """Return the squared standard error of the mean of runs (n,)."""
     return float(runs.var(ddof=1) / len(runs))
 
 

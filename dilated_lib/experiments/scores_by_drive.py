@@ -40,7 +40,7 @@ class SplitScores(Scores):
 
 
 def drive_of(name: str) -> str:
-    """The drive of a picture: the part of its name before the first underscore.
+    """Return the drive of a picture: its name up to the first underscore.
 
     >>> drive_of("Seq05VD_f04080.png"), drive_of("alone.png")
     ('Seq05VD', 'alone')
@@ -83,12 +83,12 @@ class DriveMeter:
 
     @property
     def confusion(self) -> Tensor:
-        """Pixels (C, C), int64: a row a label, a column a predicted class."""
+        """Count the pixels (C, C), int64: a row a label, a column a predicted class."""
         found: Tensor = self._whole.confmat
         return found
 
     def compute(self) -> SplitScores:
-        """The scores so far; a drive without any label is left out.
+        """Compute the scores so far; a drive without any label is left out.
 
         Raises ValueError where no picture has a label.
         """

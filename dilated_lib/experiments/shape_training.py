@@ -1,21 +1,37 @@
 """How far does a network reach? Trained on shapes, measured by distance to the cue.
 
-The stages are the paper's, in small: a front end learns to label a pixel by what it
-sees, here one pixel; its maps are stored; a context module learns on the stored maps.
+The stages are the paper's, in small. A front end learns to label a pixel by what it
+sees, which is one pixel here. Its maps are stored, and a context module learns on them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import SGD, Adam, Optimizer
 
 from dilated_lib.data.shapes import Shapes
 from dilated_lib.networks.context import ContextModule, identity_
 
-__all__ = ["Maps", "accuracies", "deepened", "descend", "fit", "front_end"]
+__all__ = [
+    "FRONT_ENDS",
+    "OPTIMIZERS",
+    "Maps",
+    "accuracies",
+    "deepened",
+    "descend",
+    "fit",
+    "front_end",
+]
 
+OPTIMIZERS: Mapping[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
+    "Adam": Adam,
+    "SGD": partial(SGD, momentum=0.9),  # the schedule moves it between 0.85 and 0.95
+}
+FRONT_ENDS = {"Adam": (150, 0.3), "SGD": (500, 3.0)}  # steps and learning rate
 _TWINS = len(Shapes.colours)  # pictures of one scene, next to each other
 
 
@@ -34,7 +50,7 @@ class Maps:
 
     @classmethod
     def of(cls, shapes: Shapes) -> "Maps":
-        """All pictures of a data set."""
+        """Collect all pictures of a data set."""
         pairs = [shapes[index] for index in range(len(shapes))]
         scenes = torch.stack([shapes.distances(n) for n in range(shapes.scenes)])
         return cls(
@@ -44,7 +60,7 @@ class Maps:
         )
 
     def through(self, module: nn.Module) -> "Maps":
-        """What a module makes of the maps, to be stored; no gradient passes."""
+        """Return what a module makes of the maps, to be stored; no gradient passes."""
         with torch.no_grad():
             return Maps(module(self.maps), self.labels, self.distances)
 
@@ -55,11 +71,20 @@ def fit(
     *,
     steps: int,
     learning_rate: float = 0.01,
+    optimizer: str = "Adam",
     generator: torch.Generator,
 ) -> list[float]:
-    """Train with Adam on two scenes a step, each in all colours; the loss of each step.
+    """Train a module on two scenes a step, each in all colours; return the losses.
 
-    The learning rate rises and falls once (``OneCycleLR``). Void pixels do not count.
+    Void pixels do not count.
+
+    Args:
+        module: From maps (N, C, H, W) to logits of the shapes' classes.
+        data: The maps to train on.
+        steps: How many steps to take.
+        learning_rate: The largest; it rises to it and falls once (``OneCycleLR``).
+        optimizer: One of OPTIMIZERS: Adam, or SGD with momentum.
+        generator: It draws the scenes.
 
     >>> data, draw = Maps.of(Shapes(2)), torch.Generator().manual_seed(0)
     >>> len(fit(nn.Conv2d(3, 8, 1), data, steps=5, generator=draw))
@@ -73,20 +98,26 @@ def fit(
             module(data.maps[chosen]), data.labels[chosen], ignore_index=Shapes.void
         )
 
-    optimizer = torch.optim.Adam(module.parameters())
-    return descend(optimizer, loss, steps=steps, learning_rate=learning_rate)
+    made = OPTIMIZERS[optimizer](module.parameters())
+    return descend(made, loss, steps=steps, learning_rate=learning_rate)
 
 
 def descend(
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     loss: Callable[[], Tensor],
     *,
     steps: int,
     learning_rate: float,
 ) -> list[float]:
-    """Steps of an optimizer, each on a new value of the loss; the losses.
+    """Take steps of an optimizer, each on a new value of the loss; return the losses.
 
-    The learning rate rises to ``learning_rate`` and falls once (``OneCycleLR``).
+    This is the loop of all experiments that train on stored maps.
+
+    Args:
+        optimizer: It has the parameters to train.
+        loss: A call draws a batch and returns its loss.
+        steps: How many steps to take.
+        learning_rate: The largest; it rises to it and falls once (``OneCycleLR``).
 
     >>> x = torch.ones(1, requires_grad=True)
     >>> adam = torch.optim.Adam([x])
@@ -108,10 +139,14 @@ def descend(
     return losses
 
 
-def front_end(data: Maps, *, generator: torch.Generator) -> nn.Conv2d:
+def front_end(
+    data: Maps, *, optimizer: str = "Adam", generator: torch.Generator
+) -> nn.Conv2d:
     """Train the smallest front end: a 1 × 1 layer, whose units see one pixel.
 
-    It learns what a pixel's colour says of its class, and of grey that it says nothing.
+    It starts at zero. It learns what a pixel's colour says of its class, and of grey
+    that it says nothing. FRONT_ENDS has the steps and the learning rate of each
+    optimizer.
 
     >>> data, draw = Maps.of(Shapes(2)), torch.Generator().manual_seed(0)
     >>> accuracies(front_end(data, generator=draw), data, farthest=0)
@@ -120,7 +155,15 @@ def front_end(data: Maps, *, generator: torch.Generator) -> nn.Conv2d:
     layer = nn.Conv2d(data.maps.shape[1], len(Shapes.classes), 1)
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
-    fit(layer, data, steps=150, learning_rate=0.3, generator=generator)
+    steps, rate = FRONT_ENDS[optimizer]
+    fit(
+        layer,
+        data,
+        steps=steps,
+        learning_rate=rate,
+        optimizer=optimizer,
+        generator=generator,
+    )
     return layer
 
 
@@ -130,7 +173,7 @@ def deepened(
     *,
     generator: torch.Generator | None = None,
 ) -> nn.Sequential:
-    """A context module with 1 × 1 layers behind it: deeper, but it sees no further.
+    """Put 1 × 1 layers behind a context module: deeper, but it sees no further.
 
     A ReLU stands in front of each of the ``layers``, and they start as the identity,
     like the module's own. The network is then as deep as a module with ``layers`` more
@@ -150,9 +193,10 @@ def deepened(
 
 
 def accuracies(module: nn.Module, data: Maps, *, farthest: int) -> list[float]:
-    """Fraction of pixels labelled rightly at distance 0, 1, … ``farthest`` of the cue.
+    """Return the fraction of pixels labelled rightly at each distance to the cue.
 
-    Raises ValueError where no pixel is that far away.
+    The distances are 0, 1, … ``farthest``. Raises ValueError where no pixel is that far
+    away.
 
     >>> maps = torch.tensor([[1.0, 0, 0], [0, 1, 1]]).view(1, 2, 1, 3)
     >>> data = Maps(maps, torch.tensor([[[0, 1, 0]]]), torch.tensor([[[0, 1, 1]]]))
@@ -161,10 +205,10 @@ def accuracies(module: nn.Module, data: Maps, *, farthest: int) -> list[float]:
     """
     with torch.no_grad():
         right = module(data.maps).argmax(1) == data.labels
-    shares = []
+    fractions = []
     for distance in range(farthest + 1):
         there = right[data.distances == distance]
         if not len(there):
             raise ValueError(f"no pixel is {distance} pixels from the cue")
-        shares.append(there.double().mean().item())
-    return shares
+        fractions.append(there.double().mean().item())
+    return fractions

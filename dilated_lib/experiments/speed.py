@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -18,11 +19,11 @@ from dilated_lib.dilation.cost import Timing, measure
 from dilated_lib.dilation.five_ways import dilated_conv2d
 from dilated_lib.dilation.layer import DilatedConv2d, convolve
 from dilated_lib.experiments.precision import gradient_errors, same_labels
+from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.context import ContextModule, Variant
 from dilated_lib.networks.released import dilation8_pascal_voc
 from dilated_lib.prediction.bfloat16 import has_bfloat16, quick
-from dilated_lib.records import Record, device_name, write
 
 __all__ = ["speed"]
 
@@ -33,22 +34,34 @@ LAYOUTS = {
 }
 
 
+Experiment = tuple[str, dict[str, Any], dict[str, Callable[[], object]]]
+
+
 def speed(
-    out: Path, *, seconds: float, rounds: int, data: str | None, small: bool
+    out: Path = Path("book/results/speed_cpu.json"),
+    /,
+    *,
+    seconds: float = 0.5,
+    rounds: int = 3,
+    data: str | None = None,
+    small: bool = False,
 ) -> None:
-    """Measure what chapter 07 shows, on a GPU if there is one, into records.
+    """Time dilated layers and the paper's networks side by side; chapter 07 shows it.
 
-    Each record has the times of things measured side by side, and their ratios to the
-    first of them: forward, and forward and backward together where the experiment's
-    name ends in "training". All experiments are measured one after the other, and that
-    is done ``rounds`` times, so that minutes lie between the measurements of one thing.
-    A record has the median over the rounds, and the ratio of every round. In a round
-    each thing is timed for about ``seconds``. With ``data``, a data set with the small
-    network's classes, it also counts on how many validation pixels ``quick`` changes
-    the label. ``small`` takes narrow layers and networks, to see that it runs.
+    It measures on a GPU if there is one. Each record has the times of things measured
+    side by side, and their ratios to the first of them: forward, and forward and
+    backward together where the experiment's name ends in "training". All experiments
+    are measured one after the other, and all of that several times, so that minutes lie
+    between the measurements of one thing. A record has the median over these rounds,
+    and the ratio of every round.
 
-    Raises ValueError for less than one round, for seconds that are not above 0 and
-    finite, and for data that cannot be opened.
+    Args:
+        out: The file of records to write.
+        seconds: How long to time each of the things compared, in each round.
+        rounds: How often to measure all of it; the records have medians and ranges.
+        data: A data set; count on how many of its validation pixels bfloat16 changes
+            the small network's label.
+        small: Narrow layers and networks, to see that it runs.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
@@ -56,60 +69,44 @@ def speed(
         raise ValueError(f"seconds must be a number above 0, got {seconds}")
     pictures = None if data is None else open_data(data).split("val")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    done: list[Record] = []
-
-    def keep(
-        name: str, config: dict[str, Any], metrics: dict[str, Any], wall: float
-    ) -> None:
-        done.append(
-            Record(
-                experiment=f"speed/{name}",
-                seed=0,
-                config=config,
-                metrics=metrics,
-                seconds=round(wall, 1),
-                device=device_name(device),
-            )
-        )
-        write(out, done)
-
+    recorder = Recorder(out, device=device)
+    config: dict[str, Any]
     with torch.no_grad():
-        series = [_timed(device, seconds, small) for _ in range(rounds)]
+        series = [[*_one_round(device, seconds, small)] for _ in range(rounds)]
         for same in zip(*series, strict=True):
             name, config, _, _ = same[0]
-            rows = _over_rounds([timings for _, _, timings, _ in same])
-            wall = sum(one[-1] for one in same)
-            keep(name, config | {"rounds": rounds}, rows, wall)
+            recorder.add(
+                f"speed/{name}",
+                config=config | {"rounds": rounds},
+                metrics=_over_rounds([timings for _, _, timings, _ in same]),
+                seconds=sum(wall for _, _, _, wall in same),
+            )
         if device.type == "cuda" or has_bfloat16():
             config = {"channels": (21, 21), "side": 64, "dtype": "bfloat16"}
-            begin = time.perf_counter()
-            errors = gradient_errors(device, DILATIONS)
-            keep("gradients", config, errors, time.perf_counter() - begin)
+            with recorder.record("speed/gradients", config=config) as metrics:
+                metrics.update(gradient_errors(device, DILATIONS))
         if pictures is not None:
-            begin = time.perf_counter()
-            shares = same_labels(pictures, 4 if small else None)
-            config = {"data": data, "split": "val", "pictures": len(shares)}
-            metrics = {"same": round(sum(shares) / len(shares), 3)}
-            metrics["worst"] = round(min(shares), 3)
-            keep("labels", config, metrics, time.perf_counter() - begin)
+            count = 4 if small else len(pictures)  # type: ignore[arg-type]
+            config = {"data": data, "split": "val", "pictures": count}
+            with recorder.record("speed/labels", config=config) as metrics:
+                same_in = same_labels(pictures, count)
+                metrics["same"] = round(sum(same_in) / count, 3)
+                metrics["worst"] = round(min(same_in), 3)
 
 
-def _timed(
+def _one_round(
     device: torch.device, seconds: float, small: bool
-) -> list[tuple[str, dict[str, Any], dict[str, Timing], float]]:
-    """One round: of each experiment the name, the config, the times, and its own."""
-    found = []
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Timing], float]]:
+    """Time each experiment; give its name, config, times, and the seconds it took."""
     begin = time.perf_counter()
     for name, config, functions in _experiments(device, small):
         timings = measure(functions, seconds=seconds, turns=2)  # there are more rounds
-        end = time.perf_counter()
-        found.append((name, config, timings, end - begin))
-        begin = end
-    return found
+        yield name, config, timings, time.perf_counter() - begin
+        begin = time.perf_counter()
 
 
 def _over_rounds(rounds: list[dict[str, Timing]]) -> dict[str, dict[str, Any]]:
-    """Medians over the rounds, and each round's ratio to the first of the things."""
+    """Take medians over the rounds; keep each round's ratio to the first thing."""
     first, *_ = rounds[0]
     rows = {}
     for name in rounds[0]:
@@ -123,10 +120,13 @@ def _over_rounds(rounds: list[dict[str, Timing]]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-Experiment = tuple[str, dict[str, Any], dict[str, Callable[[], object]]]
-
-
 def _experiments(device: torch.device, small: bool) -> Iterator[Experiment]:
+    """Build what is compared: a name, a config and the functions of each experiment.
+
+    First come layers of several widths, by dilation, in both precisions and layouts,
+    and their detour by space-to-batch; then both context modules. On a CPU there follow
+    the layers where its fast kernel ends, and a picture through the paper's network.
+    """
     side, batch = (16, 1) if small else (64, 16 if device.type == "cuda" else 1)
     kinds = {"float32": torch.float32}
     if device.type == "cuda" or has_bfloat16():
@@ -134,37 +134,42 @@ def _experiments(device: torch.device, small: bool) -> Iterator[Experiment]:
     # on a CPU torch's own gradients can be wrong in bfloat16, see gradient_errors
     trained = kinds if device.type == "cuda" else {"float32": torch.float32}
     for channels in ((3, 3),) if small else ((21, 21), (24, 24), (64, 64), (336, 672)):
+        width, outputs = channels
+        config = {"channels": channels, "side": side, "batch": batch}
         for (dtype, kind), (layout, order) in product(kinds.items(), LAYOUTS.items()):
-            x = torch.randn(batch, channels[0], side, side, device=device, dtype=kind)
+            x = torch.randn(batch, width, side, side, device=device, dtype=kind)
             x = x.contiguous(memory_format=order)
-            config = {"channels": channels, "side": side, "batch": batch}
+            layers = {str(d): _layer(x, outputs, d, order) for d in DILATIONS}
             yield (
                 "dilation",
                 config | {"dtype": dtype, "layout": layout},
-                {str(d): _call(_layer(x, channels[1], d, order), x) for d in DILATIONS},
+                {name: partial(layer, x) for name, layer in layers.items()},
             )
-        x = torch.randn(batch, channels[0], side, side, device=device)
+        x = torch.randn(batch, width, side, side, device=device)
         for d in DILATIONS[1:]:
-            conv = _layer(x, channels[1], d, torch.contiguous_format)
+            conv = _layer(x, outputs, d, torch.contiguous_format)
+            split = partial(
+                dilated_conv2d, x, conv.weight, conv.bias, dilation=d, padding=d
+            )
             yield (
                 "space_to_batch",
-                {"channels": channels, "side": side, "batch": batch, "dilation": d},
-                {"direct": _call(conv, x), "space_to_batch": _interleaved(conv, x, d)},
+                config | {"dilation": d},
+                {
+                    "direct": partial(conv, x),
+                    "space_to_batch": partial(split, method="space_to_batch"),
+                },
             )
-        yield from _training(device, side, batch, channels, trained)
+        for dtype, kind in trained.items():
+            yield from _training(x.to(kind), outputs, config | {"dtype": dtype})
     for variant in get_args(Variant):
         module = ContextModule(3 if small else 21, variant).to(device)
         x = torch.randn(batch, module.num_classes, side, side, device=device)
-        yield (
-            f"context/{variant}",
-            {"classes": module.num_classes, "side": side, "batch": batch},
-            {"contiguous": _call(module, x), "channels_last": _last(module, x)},
-        )
+        config = {"classes": module.num_classes, "side": side, "batch": batch}
+        yield f"context/{variant}", config, _both_layouts("contiguous", module, x)
         for dtype, kind in trained.items():
             yield (
                 f"context/{variant}/training",
-                {"classes": module.num_classes, "side": side, "batch": batch}
-                | {"dtype": dtype, "layout": "channels_last"},
+                config | {"dtype": dtype, "layout": "channels_last"},
                 _modules(module.to(kind), x.to(kind)),
             )
     if device.type == "cpu":
@@ -172,53 +177,41 @@ def _experiments(device: torch.device, small: bool) -> Iterator[Experiment]:
         network = small_network() if small else dilation8_pascal_voc().eval()
         size = network.sizes[0].size(1 if small else 66)
         x = torch.randn(1, 3, size, size)
-        plain = {"plain": _call(network, x), "channels_last": _last(network, x)}
-        yield "voc", {"size": size}, plain | {"quick": _call(quick(network), x)}
+        things = _both_layouts("plain", network, x)
+        yield "voc", {"size": size}, things | {"quick": partial(quick(network), x)}
 
 
-def _training(
-    device: torch.device,
-    side: int,
-    batch: int,
-    channels: tuple[int, int],
-    kinds: dict[str, torch.dtype],
-) -> Iterator[Experiment]:
-    """Forward and backward, channels last: by dilation, and by the detours."""
+def _training(x: Tensor, outputs: int, config: dict[str, Any]) -> Iterator[Experiment]:
+    """Go forward and backward, channels last: by dilation, and by the detours."""
     order = torch.channels_last
-    for dtype, kind in kinds.items():
-        x = torch.randn(batch, channels[0], side, side, device=device, dtype=kind)
-        x = x.contiguous(memory_format=order)
-        config = {"channels": channels, "side": side, "batch": batch}
-        config |= {"dtype": dtype, "layout": "channels_last"}
-        layers = {d: _layer(x, channels[1], d, order) for d in DILATIONS}
-        yield (
-            "dilation/training",
-            config,
-            {str(d): _step(layer, x, layer) for d, layer in layers.items()},
-        )
-        for d, layer in layers.items():
-            ways = {"direct": _step(layer, x, layer)}
-            if channels[0] % 8:
-                ways["padded"] = _step(_detour(layer, multiple=8), x, layer)
-            if d > 1:
-                ways["space_to_batch"] = _step(_detour(layer, split=True), x, layer)
-            if len(ways) > 1:
-                yield "detours/training", config | {"dilation": d}, ways
+    x = x.contiguous(memory_format=order)
+    config = config | {"layout": "channels_last"}
+    layers = {d: _layer(x, outputs, d, order) for d in DILATIONS}
+    steps = {str(d): _step(layer, x, layer) for d, layer in layers.items()}
+    yield "dilation/training", config, steps
+    for d, layer in layers.items():
+        ways = {"direct": _step(layer, x, layer)}
+        if x.shape[1] % 8:
+            ways["padded"] = _step(_detour(layer, multiple=8), x, layer)
+        if d > 1:
+            ways["space_to_batch"] = _step(_detour(layer, split=True), x, layer)
+        if len(ways) > 1:
+            yield "detours/training", config | {"dilation": d}, ways
 
 
 def _cliffs(kinds: dict[str, torch.dtype], small: bool) -> Iterator[Experiment]:
-    """Where oneDNN's fast kernel ends, contiguous: at the dilation or the padding?"""
+    """Look where oneDNN's fast kernel ends: at the dilation, or at the padding?"""
     for dtype, width, edge in (("bfloat16", (64, 64), 16), ("float32", (336, 672), 8)):
         channels = (3, 3) if small else width
         if dtype not in kinds:
             continue
         x = torch.randn(1, channels[0], 64, 64, dtype=kinds[dtype])
-        ways = {
-            str(d): _call(_layer(x, channels[1], d, torch.contiguous_format), x)
+        ways: dict[str, Callable[[], object]] = {
+            str(d): partial(_layer(x, channels[1], d, torch.contiguous_format), x)
             for d in (1, edge - 1, edge)
         }
         bare = nn.Conv2d(*channels, 3, dilation=edge).to(x)
-        ways["padded before"] = _call(nn.Sequential(nn.ZeroPad2d(edge), bare), x)
+        ways["padded before"] = partial(nn.Sequential(nn.ZeroPad2d(edge), bare), x)
         yield "cliff", {"channels": channels, "dtype": dtype, "edge": edge}, ways
 
 
@@ -230,7 +223,7 @@ def _detour(conv: nn.Conv2d, **way: Any) -> Callable[[Tensor], Tensor]:
 def _step(
     function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module
 ) -> Callable[[], object]:
-    """The function's value, and its gradients to x and the module's parameters."""
+    """Make a step: the function, and its gradients to x and the module's parameters."""
     x = x.clone().requires_grad_()
     gradient = torch.randn_like(function(x))
     inputs = [x, *module.parameters()]
@@ -243,10 +236,13 @@ def _step(
 
 
 def _modules(module: ContextModule, x: Tensor) -> dict[str, Callable[[], object]]:
-    """The context module, without dilation, of torch's own layers, and as it is.
+    """Make training steps of the context module as it is, and in three other forms.
 
-    And with channels in multiples of 8 from the start: as fast as it could be if it
-    need not pad them.
+    They tell what each of its properties costs: "undilated" has no dilation, and
+    "plain" has torch's own layers. "full channels" has channels in multiples of 8 from
+    the start, and is as fast as the module could be if it did not have to pad them.
+
+    Raises RuntimeError where torch's layers give something else.
     """
     order = torch.channels_last
     module, x = module.to(memory_format=order), x.contiguous(memory_format=order)
@@ -281,18 +277,11 @@ def _layer(
     return conv.to(x).to(memory_format=order)
 
 
-def _call(module: nn.Module, x: Tensor) -> Callable[[], object]:
-    return lambda: module(x)
-
-
-def _last(module: nn.Module, x: Tensor) -> Callable[[], object]:
+def _both_layouts(
+    name: str, module: nn.Module, x: Tensor
+) -> dict[str, Callable[[], object]]:
+    """Call a module on x as it is, under this name, and with its channels last."""
     order = torch.channels_last
-    return _call(
-        deepcopy(module).to(memory_format=order), x.contiguous(memory_format=order)
-    )
-
-
-def _interleaved(conv: nn.Conv2d, x: Tensor, d: int) -> Callable[[], object]:
-    return lambda: dilated_conv2d(
-        x, conv.weight, conv.bias, dilation=d, padding=d, method="space_to_batch"
-    )
+    last = deepcopy(module).to(memory_format=order)
+    turned = x.contiguous(memory_format=order)
+    return {name: partial(module, x), "channels_last": partial(last, turned)}

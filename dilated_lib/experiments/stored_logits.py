@@ -1,8 +1,8 @@
 """Context modules on stored logits: the paper's second stage, small enough for a CPU.
 
 The released code stores what a trained front end says of each picture, and trains the
-context module on these maps. A module is a matter of minutes then, so that many can be
-compared: of other dilations, with other seeds.
+context module on these maps. Training a module then takes minutes, so many can be
+compared: with other dilations, and with other seeds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,9 +48,15 @@ def store(
 
     Each picture is continued to whole cells, and has its margin, by reflection, as in
     :func:`~dilated_lib.prediction.segmentation.probabilities`. The network is in
-    evaluation afterwards.
+    evaluation mode afterwards.
 
     Raises ValueError for a network that enlarges its pictures.
+
+    Args:
+        network: The network whose front end is asked.
+        data: Pictures with their labels.
+        mirrored: Store the mirror image of each picture, too, right after it.
+        progress: Show a bar.
 
     >>> from dilated_lib.networks.architecture import small_network
     >>> from dilated_lib.data.scenes import ShapeScenes
@@ -60,7 +66,7 @@ def store(
     """
     if network.scale != 1:
         raise ValueError(f"the network's scale must be 1, got {network.scale}")
-    maps, answers, names = [], [], []
+    maps, label_maps, names = [], [], []
     margin = network.margin
     network.eval()
     for index in tqdm(range(len(data)), "logits", disable=not progress):  # type: ignore[arg-type]
@@ -72,9 +78,9 @@ def store(
             image = torch.from_numpy(np.pad(image, around, mode="reflect"))
             with torch.no_grad():
                 maps.append(network.front(network.normalised(image[None]))[0])
-            answers.append(labels.flip(1) if flip else labels)
+            label_maps.append(labels.flip(1) if flip else labels)
             names.append(data.name(index))  # type: ignore[attr-defined]
-    return Logits(maps, answers, names)
+    return Logits(maps, label_maps, names)
 
 
 def fit(
@@ -87,13 +93,23 @@ def fit(
     learning_rate: float = 1e-3,
     generator: torch.Generator,
 ) -> list[float]:
-    """Train a module on stored logits, with AdamW; the loss of each step.
+    """Train a module on stored logits, with AdamW; return the loss of each step.
 
     A cell's label is that of the pixel at 8i + 4, next to the centre of what it sees.
-    ``weights`` are the classes' (C,), as of
-    :func:`~dilated_lib.training.loss.median_frequency_weights`. The learning rate
-    rises and falls once (``OneCycleLR``). Void does not count, and neither do cells
-    whose pixel lies beyond the picture. Raises ValueError without maps.
+    Void does not count, and neither do cells whose pixel lies beyond the picture. The
+    maps of a batch that have one size go through the module together.
+
+    Raises ValueError without maps.
+
+    Args:
+        module: From logits (N, C, h, w) to logits of the same shape.
+        data: The logits to train on; all are used before one comes again.
+        weights: Those of the classes (C,) in the loss, such as
+            :func:`~dilated_lib.training.loss.median_frequency_weights`; 1 by default.
+        steps: How many steps to take.
+        batch: Maps of a step.
+        learning_rate: The largest; it rises to it and falls once (``OneCycleLR``).
+        generator: It draws the batches.
 
     >>> draw = torch.Generator().manual_seed(0)
     >>> data = Logits(torch.zeros(2, 3, 4, 5), torch.zeros(2, 32, 40), ("a", "b"))
@@ -124,6 +140,7 @@ def fit(
 
 
 def _of_cells(labels: Tensor) -> Tensor:
+    """Return the label of each cell: of its pixel 4, or void beyond the picture."""
     rest = [-side % 8 for side in labels.shape]
     whole = F.pad(labels, (0, rest[1], 0, rest[0]), value=VOID)
     return whole[4::8, 4::8].long()
@@ -132,6 +149,7 @@ def _of_cells(labels: Tensor) -> Tensor:
 def _batches(
     count: int, size: int, steps: int, generator: torch.Generator
 ) -> Iterator[list[int]]:
+    """Draw the indices of each batch; all come once before one comes again."""
     order = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         while len(order) < size:

@@ -1,9 +1,7 @@
 """What the surveys of torchvision and of timm share: the outcome for one network."""
 
-import json
 from collections.abc import Iterable, Sequence
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,9 +9,8 @@ from torch import nn
 from dilated_lib.fields.tracing import Layer, receptive_field
 from dilated_lib.fields.tracing.export import TracingError
 from dilated_lib.fields.tracing.verify import verify
-from dilated_lib.records import Record, write
 
-__all__ = ["MANY_WEIGHTS", "agreement", "outcome", "rewrite"]
+__all__ = ["MANY_WEIGHTS", "agreement", "outcome"]
 
 MANY_WEIGHTS = 400e6  # from here on a comparison takes more than 24 GiB
 
@@ -63,9 +60,15 @@ def agreement(
 ) -> str:
     """Compare the analysis with the network itself, and say in words what came out.
 
-    The input is a square of the first of the ``sides`` that the network takes, with the
-    channels, and for videos the frames, of its ``usual`` size. Where it takes none of
-    them, the last reason is returned.
+    Where the network takes an input of none of the sides, the last reason is returned.
+
+    Args:
+        network: The network to ask.
+        usual: The usual size of its input, which has the channels, and for videos the
+            frames.
+        to: The module whose output is compared; the network's, if None.
+        sides: Sides of a square input, in pixels; the first that the network takes is
+            the one.
     """
     for side in sides:
         size = (*usual[:-2], side, side)
@@ -78,12 +81,3 @@ def agreement(
         said = f"{found or 'agrees'}, to {to or 'the output'} on {shown}"
         break
     return said
-
-
-def rewrite(out: Path, records: Iterable[Record], *, keep: bool) -> None:
-    """Write records to a file as they come; ``keep`` those of other networks in it."""
-    there = json.loads(out.read_text()) if keep and out.exists() else []
-    done = {one["experiment"]: Record(**one) for one in there}
-    for record in records:
-        done[record.experiment] = record
-        write(out, [done[name] for name in sorted(done)])

@@ -1,4 +1,4 @@
-"""How fast a training step is: beside the matrix product, and beside another step."""
+"""How fast is a training step, compared with the matrix product and other steps?"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from dilated_lib.data.labelled import DataSet
 from dilated_lib.data.palettes import CAMVID, PASCAL_VOC, VOC_ANIMALS
 from dilated_lib.data.sets import open_data
 from dilated_lib.dilation.cost import measure
-from dilated_lib.records import Record, device_name, write
+from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.training.config import Config
 from dilated_lib.training.loss import Stage, layout
 from dilated_lib.training.optimizer import build_optimizer
@@ -29,12 +29,18 @@ def throughput(
 ) -> None:
     """Time a training step of each of several runs, side by side, into records.
 
-    On made-up crops that lie on the device: forward, backward, clipping and AdamW, in
-    the precision of each run. Operations are counted by torch (a multiplication and an
-    addition are two). The ceiling is measured in the same rounds: the product of two
-    square matrices with ``side`` rows, in bfloat16, or in float32 where the runs are.
+    A step goes forward and backward, clips and calls AdamW, on made-up crops that lie
+    on the device, in the precision of its run. Operations are counted by torch (a
+    multiplication and an addition are two). The ceiling is measured in the same rounds:
+    the product of two square matrices, in bfloat16, or in float32 where the runs are.
     ``ratio`` is the step's rate over the ceiling, ``relative`` its time over that of
     the first run's step.
+
+    Args:
+        out: The file of records to write.
+        configs: The runs, by the name that their record will have.
+        compiled: Compile the networks with torch.compile.
+        side: Rows of the matrices.
 
     >>> from tempfile import TemporaryDirectory
     >>> from unittest.mock import patch
@@ -54,58 +60,49 @@ def throughput(
     for name, config in configs.items():
         steps[name] = training_step(config, compiled=compiled)
         counted[name] = operations(config)
-    first = next(iter(configs.values()))
+    first, *_ = configs.values()
     kind = torch.float32 if first.precision == "32-true" else torch.bfloat16
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     left, right = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     begin = time.perf_counter()
     times = measure({"product": lambda: left @ right, **steps}, seconds=2)
-    seconds = round((time.perf_counter() - begin) / len(times), 1)
+    seconds = (time.perf_counter() - begin) / len(times)
     ceiling = 2 * side**3 / times["product"].median_ms / 1e9
-    done: list[Record] = []
+    reference = times[next(iter(configs))].median_ms
+    recorder = Recorder(out, device=device)
     for name, config in configs.items():
         rate = counted[name] / times[name].median_ms / 1e9
-        labelled = config.batch * 64 * config.cells[0] * config.cells[1]
         metrics: dict[str, Any] = {
             **asdict(times[name]),
             "images_per_second": round(1000 * config.batch / times[name].median_ms, 2),
-            "labelled_pixels": labelled,
+            "labelled_pixels": config.batch * 64 * config.cells[0] * config.cells[1],
             "tera_operations": round(counted[name] / 1e12, 4),
             "tera_operations_per_second": round(rate, 4),
             "ceiling": round(ceiling, 4),
             "ratio": round(rate / ceiling, 3),
-            "relative": round(
-                times[name].median_ms / times[next(iter(configs))].median_ms, 3
-            ),
+            "relative": round(times[name].median_ms / reference, 3),
         }
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(device)
             metrics["peak_gib"] = round(peak / 2**30, 2)
-        done.append(
-            Record(
-                experiment=f"speed/step/{name}",
-                seed=0,
-                config={
-                    "batch": config.batch,
-                    "cells": config.cells,
-                    "padding": config.architecture.padding,
-                    "precision": config.precision,
-                    "compiled": compiled,
-                    "product": side,
-                },
-                metrics=metrics,
-                seconds=seconds,
-                device=device_name(device),
-            )
+        described = {
+            "batch": config.batch,
+            "cells": config.cells,
+            "padding": config.architecture.padding,
+            "precision": config.precision,
+            "compiled": compiled,
+            "product": side,
+        }
+        recorder.add(
+            f"speed/step/{name}", config=described, metrics=metrics, seconds=seconds
         )
-    write(out, done)
 
 
 def training_step(config: Config, *, compiled: bool = False) -> Callable[[], None]:
-    """One step of a run on made-up crops: forward, backward, clipping, optimizer.
+    """Make a training step of a run: forward, backward, clipping, optimizer.
 
-    The crops have the size, the margin and the number of the run's; the weights are
-    drawn.
+    A call takes the step, on made-up crops. They have the size, the margin and the
+    number of the run's; the weights are drawn.
 
     >>> narrow = {"data": "shapes", "width": 4, "fc_channels": 8}
     >>> training_step(Config().changed(**narrow, batch=1))()
@@ -132,7 +129,7 @@ def training_step(config: Config, *, compiled: bool = False) -> Callable[[], Non
 
 
 def operations(config: Config) -> int:
-    """Arithmetic operations of one training step; nothing is computed.
+    """Count the arithmetic operations of one training step; nothing is computed.
 
     >>> narrow = {"data": "shapes", "width": 4, "fc_channels": 8}
     >>> step = Config().changed(**narrow, batch=1, cells=(2, 2))
@@ -149,7 +146,7 @@ def operations(config: Config) -> int:
 
 
 def _stage(config: Config) -> Stage:
-    """The run's network with its loss, with weights as they are drawn."""
+    """Build the run's network with its loss; the weights are as they are drawn."""
     frozen = config.stage == "context"
     drawn = replace(config, start=None, stage="joint" if frozen else config.stage)
     network, _ = build_network(drawn, _classes(config))
@@ -157,14 +154,14 @@ def _stage(config: Config) -> Stage:
 
 
 def _classes(config: Config) -> DataSet:
-    """A data set with the classes of the run's, which need not be on this machine."""
+    """Make a data set with the classes of the run's, which need not be there."""
     made_up = open_data("shapes")
     palette = {"camvid": CAMVID, "voc2012": PASCAL_VOC, "voc_animals": VOC_ANIMALS}
     return replace(made_up, palette=palette.get(config.data, made_up.palette))
 
 
 def _crops(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images and labels as a step of the run gets them, of made-up values."""
+    """Make up images and labels such as a step of the run gets."""
     classes = len(_classes(config).palette)
     pads = config.network != "dilated" or config.architecture.padding != "none"
     margin = 0 if pads else 372

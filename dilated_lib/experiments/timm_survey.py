@@ -2,17 +2,15 @@
 
 `make survey-timm` runs it in an environment of its own, and the book's page "Receptive
 field of your network" shows the records. A family is a module of ``timm.models``, and
-its member with the fewest weights stands for it. Added are networks whose attention the
-smallest member of their family does without, and the decoders of
+its member with the fewest weights stands for it. To these come networks with a kind of
+attention that the smallest member of their family lacks, and the decoders of
 segmentation-models-pytorch. Every answer is compared with the network itself, by NaN.
 """
 
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,13 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from dilated_lib.experiments.survey import MANY_WEIGHTS, agreement, outcome, rewrite
-from dilated_lib.records import Record, device_name
+from dilated_lib.experiments.recorder import Recorder
+from dilated_lib.experiments.survey import MANY_WEIGHTS, agreement, outcome
 
 __all__ = ["Candidate", "candidate", "names", "smallest", "survey"]
 
 PACKAGES = ("timm", "segmentation-models-pytorch")
-BESIDE = (
+ATTENTIVE = (
     *("botnet26t_256", "lambda_resnet26t", "eva02_tiny_patch14_224"),
     *("mobilevitv2_050", "maxvit_rmlp_pico_rw_256", "samvit_base_patch16"),
 )
@@ -56,12 +54,12 @@ def names() -> list[str]:
     """List all that is surveyed: timm/FAMILY, timm/NETWORK and smp/DECODER."""
     import timm
 
-    families = [*timm.list_modules(), *BESIDE]
+    families = [*timm.list_modules(), *ATTENTIVE]
     return [*(f"timm/{one}" for one in families), *(f"smp/{one}" for one in DECODERS)]
 
 
 def smallest(members: Iterable[str], build: Callable[[str], nn.Module]) -> str:
-    """Return the member with the fewest weights; ``test_…`` are no one's networks.
+    """Return the member with the fewest weights; timm's ``test_…`` do not count.
 
     >>> smallest(["test_1", "two", "three"], lambda name: nn.Linear(1, len(name)))
     'two'
@@ -94,10 +92,10 @@ def candidate(name: str) -> Candidate:
     size = built.default_cfg["input_size"]
     pyramid = partial(timm.create_model, network, features_only=True)
     try:
-        places = pyramid().feature_info.out_indices
+        indices = pyramid().feature_info.out_indices
     except Exception:  # timm says in many ways that it makes no pyramid of a network
         return Candidate(network, built, size)
-    stages = [partial(pyramid, out_indices=(place,)) for place in places]
+    stages = [partial(pyramid, out_indices=(index,)) for index in indices]
     return Candidate(network, built, size, stages)
 
 
@@ -118,6 +116,7 @@ def survey(one: Candidate) -> dict[str, Any]:
 
 
 def _pyramid(one: Candidate) -> Iterator[dict[str, Any]]:
+    """Ask the maps of a pyramid, from the finest to the first that is not finite."""
     for build in one.stages:
         stage = build()
         found, _ = outcome(stage, one.input_size)
@@ -127,25 +126,6 @@ def _pyramid(one: Candidate) -> Iterator[dict[str, Any]]:
         yield found
         if found["outcome"] != "exact":
             break
-
-
-def _record(name: str) -> Record:
-    begin = time.perf_counter()
-    one = candidate(name)
-    try:
-        metrics = survey(one)
-    except Exception as error:  # a fault of this library, which a refusal is not
-        metrics = {"outcome": "failed", "reason": repr(error)}
-    record = Record(
-        experiment=name,
-        seed=0,
-        config={"network": one.name, "input_size": one.input_size},
-        metrics=metrics,
-        seconds=round(time.perf_counter() - begin, 1),
-        device=device_name(torch.device("cpu")),
-    )
-    installed = {package: version(package) for package in PACKAGES}
-    return replace(record, versions=record.versions | installed)
 
 
 def main(
@@ -158,7 +138,15 @@ def main(
         only: Networks to survey anew; the records of the others stay.
     """
     warnings.filterwarnings("ignore")
-    rewrite(out, map(_record, only or names()), keep=bool(only))
+    recorder = Recorder(out, keep=bool(only), by_name=True, packages=PACKAGES)
+    for name in only or names():
+        one = candidate(name)
+        config = {"network": one.name, "input_size": one.input_size}
+        with recorder.record(name, config=config) as metrics:
+            try:
+                metrics.update(survey(one))
+            except Exception as error:  # a fault of this library; a refusal is none
+                metrics.update(outcome="failed", reason=repr(error))
 
 
 if __name__ == "__main__":

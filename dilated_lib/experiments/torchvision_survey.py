@@ -7,8 +7,8 @@ book's page "Receptive field of your network" shows the records.
 
 import gc
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ import torch
 import tyro
 from torchvision import models
 
-from dilated_lib.experiments.survey import MANY_WEIGHTS, agreement, outcome, rewrite
+from dilated_lib.experiments.recorder import Recorder
+from dilated_lib.experiments.survey import MANY_WEIGHTS, agreement, outcome
 from dilated_lib.fields.tracing import receptive_field
 from dilated_lib.fields.tracing.named import named_network
-from dilated_lib.records import Record, device_name
 
 __all__ = ["networks", "survey"]
 
@@ -28,7 +28,7 @@ BACKBONES = "models.detection"
 
 
 def networks() -> list[str]:
-    """All names, and for detectors that of the backbone, which can be traced alone."""
+    """List all names, and of detectors also the backbone, which can be traced alone."""
     names = models.list_models()
     detectors = [
         name for name in names if BACKBONES in models.get_model_builder(name).__module__
@@ -37,7 +37,7 @@ def networks() -> list[str]:
 
 
 def input_size(name: str) -> tuple[int, ...]:
-    """The usual size of the input of a network."""
+    """Return the usual size of the input of a network."""
     module = models.get_model_builder(name.partition(".")[0]).__module__
     side = 299 if "inception" in name else 520 if "segmentation" in module else 224
     if BACKBONES in module:
@@ -46,22 +46,24 @@ def input_size(name: str) -> tuple[int, ...]:
 
 
 def output(name: str) -> str | None:
-    """Which output to ask for: of a detector's backbone the finest map."""
+    """Choose the output to ask for: of a detector's backbone the finest map."""
     return "0" if name.endswith(".backbone") else None
 
 
 def survey(name: str) -> tuple[dict[str, Any], float]:
-    """The outcome for a network, and the seconds of the analysis alone."""
+    """Return the outcome for a network, and the seconds of the analysis alone."""
     return outcome(named_network(name), input_size(name), output(name))
 
 
 def verified(name: str, module: str | None) -> list[str]:
-    """Does the network itself agree? At the output, and at layers on the way.
+    """Ask the network itself whether it agrees, at its output and on the way there.
 
-    On the smallest input that the network takes; there the units of a deep network
-    see all of it. So also at the last layer before everything is read, ``module``, and
-    at the last that sees 100 positions or fewer, on an input that is wider. Networks of
-    over 400 million weights are not asked at their output: it takes over 24 GiB.
+    The output is compared on the smallest input that the network takes. On one so small
+    the units of a deep network see everything, so that any larger field would agree,
+    too. That is why two layers on the way are compared as well: ``module``, the last
+    before everything is read, and the last that sees 100 positions or fewer, on a wider
+    input. Networks of over 400 million weights are not asked at their output, which
+    would take over 24 GiB.
     """
     network = named_network(name, device="cpu")
     size = input_size(name)
@@ -81,31 +83,16 @@ def verified(name: str, module: str | None) -> list[str]:
     return tried
 
 
-def _measured(name: str, compare: bool) -> dict[str, Any]:
-    """What a record says, but for the command and the commit: those of the parent."""
+def measured(name: str, compare: bool) -> tuple[dict[str, Any], float]:
+    """Survey a network; return the metrics of its record, and the seconds it took."""
     begin = time.perf_counter()
     found, seconds = survey(name)
     if compare and found["outcome"] != "refused":
         on_the_way = found.get("module") if "reason" in found else None
         found["verified"] = verified(name, on_the_way)
     gc.collect()
-    return {
-        "experiment": f"torchvision/{name}",
-        "config": {"input_size": input_size(name)},
-        "metrics": found | {"analysis_ms": round(1000 * seconds, 1)},
-        "seconds": round(time.perf_counter() - begin, 1),
-        "device": device_name(torch.device("cpu")),
-    }
-
-
-def all_records(names: Iterable[str], *, compare: bool = False) -> Iterable[Record]:
-    """Records in the order of the names, two networks at a time."""
-    with ProcessPoolExecutor(
-        2, get_context("spawn"), torch.set_num_threads, (1,)
-    ) as pool:
-        jobs = [pool.submit(_measured, name, compare) for name in names]
-        for job in jobs:
-            yield Record(seed=0, **job.result())
+    found["analysis_ms"] = round(1000 * seconds, 1)
+    return found, time.perf_counter() - begin
 
 
 def main(
@@ -115,14 +102,27 @@ def main(
     verify: bool = False,
     only: tuple[str, ...] = (),
 ) -> None:
-    """Survey all networks of torchvision.
+    """Survey all networks of torchvision, two at a time, with one thread each.
 
     Args:
         out: The file of records to write.
         verify: Compare each with the network itself.
         only: Networks to survey anew; the records of the others stay.
     """
-    rewrite(out, all_records(only or networks(), compare=verify), keep=bool(only))
+    torch.set_num_threads(1)  # which the records name
+    recorder = Recorder(out, keep=bool(only), by_name=True)
+    chosen = only or networks()
+    with ProcessPoolExecutor(
+        2, get_context("spawn"), torch.set_num_threads, (1,)
+    ) as pool:
+        each = pool.map(measured, chosen, repeat(verify))
+        for name, (metrics, seconds) in zip(chosen, each, strict=True):
+            recorder.add(
+                f"torchvision/{name}",
+                config={"input_size": input_size(name)},
+                metrics=metrics,
+                seconds=seconds,
+            )
 
 
 if __name__ == "__main__":

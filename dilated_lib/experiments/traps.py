@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +18,33 @@ from tqdm import tqdm
 from dilated_lib.data.labelled import Sample
 from dilated_lib.data.pictures import read_picture
 from dilated_lib.data.sets import open_data
+from dilated_lib.experiments.context_effect import as_text
+from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.experiments.scores_by_drive import DriveMeter
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.dilated import DilatedNetwork, Upsampling
 from dilated_lib.prediction.segmentation import upsampled
-from dilated_lib.records import Record, device_name, write
 
 __all__ = ["TRAPS", "Procedure", "measure", "probabilities"]
 
 Step = Callable[[DilatedNetwork, Tensor], Tensor]
 
 
-def _with_margin(network: DilatedNetwork, pixels: Tensor) -> Tensor:
+def _front(network: DilatedNetwork, pixels: Tensor) -> Tensor:
+    """Continue the picture by reflection, as far as the front end's field reaches."""
     border = (network.margin,) * 4
     logits: Tensor = network.front(F.pad(pixels, border, mode="reflect"))
     return logits
 
 
-def _front(network: DilatedNetwork, images: Tensor) -> Tensor:
-    return _with_margin(network, network.normalised(images))
-
-
-def _rgb(network: DilatedNetwork, images: Tensor) -> Tensor:
-    return _with_margin(network, network.normalised(images).flip(1))
-
-
-def _no_mean(network: DilatedNetwork, images: Tensor) -> Tensor:
-    return _with_margin(network, images.flip(1))
-
-
-def _zeros(network: DilatedNetwork, images: Tensor) -> Tensor:
+def _zeros(network: DilatedNetwork, pixels: Tensor) -> Tensor:
+    """Pad every layer of the front end with zeros instead, so that sizes stay."""
     front = copy.deepcopy(network.front)
     for layer in front:
         if isinstance(layer, nn.Conv2d):
             reach = layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
             layer.padding = (reach, reach)
-    logits: Tensor = front(network.normalised(images))
+    logits: Tensor = front(pixels)
     return logits
 
 
@@ -61,11 +53,8 @@ def _context(network: DilatedNetwork, logits: Tensor) -> Tensor:
     return refined
 
 
-def _relu(network: DilatedNetwork, logits: Tensor) -> Tensor:
-    return _context(network, logits.relu())
-
-
 def _padded_once(network: DilatedNetwork, logits: Tensor) -> Tensor:
+    """Pad in front of the first layer, and for all of them."""
     context, margin = copy.deepcopy(network.context), 0
     for layer in context.modules():
         if isinstance(layer, nn.Conv2d):
@@ -75,14 +64,13 @@ def _padded_once(network: DilatedNetwork, logits: Tensor) -> Tensor:
     return refined
 
 
-def _two_tiles(network: DilatedNetwork, logits: Tensor) -> Tensor:
-    return torch.cat([_context(network, one) for one in logits.tensor_split(2, 3)], 3)
-
-
-def _nine_tiles(network: DilatedNetwork, logits: Tensor) -> Tensor:
+def _tiles(
+    network: DilatedNetwork, logits: Tensor, *, rows: int, columns: int
+) -> Tensor:
+    """Refine the logits tile by tile, as if nothing were around a tile."""
     bands = [
-        torch.cat([_context(network, one) for one in band.tensor_split(3, 3)], 3)
-        for band in logits.tensor_split(3, 2)
+        torch.cat([network.context(one) for one in band.tensor_split(columns, 3)], 3)
+        for band in logits.tensor_split(rows, 2)
     ]
     return torch.cat(bands, 2)
 
@@ -92,19 +80,21 @@ def _size(network: DilatedNetwork, logits: Tensor) -> tuple[int, int]:
     return height, width
 
 
-def _grown(network: DilatedNetwork, logits: Tensor, way: Upsampling) -> Tensor:
+def _enlarged(network: DilatedNetwork, logits: Tensor, way: Upsampling) -> Tensor:
     height, width = _size(network, logits)
-    shares = upsampled(logits, way, network.sizes[0].step)
-    return shares[:, :, :height, :width]  # "released" has a row and a column more
+    found = upsampled(logits, way, network.sizes[0].step)
+    return found[:, :, :height, :width]  # "released" has a row and a column more
 
 
 def _upsampling(network: DilatedNetwork, logits: Tensor) -> Tensor:
-    return _grown(network, logits, network.upsampling)
+    return _enlarged(network, logits, network.upsampling)
 
 
 def _shifted(network: DilatedNetwork, logits: Tensor) -> Tensor:
+    """Take cell i to be at pixel 8i where it is at 8i + 3.5, or the other way round."""
     own = network.upsampling
-    return _grown(network, logits, "released" if own == "half_pixel" else "half_pixel")
+    other: Upsampling = "released" if own == "half_pixel" else "half_pixel"
+    return _enlarged(network, logits, other)
 
 
 def _corners(network: DilatedNetwork, logits: Tensor) -> Tensor:
@@ -112,36 +102,41 @@ def _corners(network: DilatedNetwork, logits: Tensor) -> Tensor:
     if network.upsampling == "half_pixel":
         grown = F.interpolate(logits, size, mode="bilinear", align_corners=True)
         return grown.softmax(1)
-    shares = logits.softmax(1)
-    return F.interpolate(shares, size, mode="bilinear", align_corners=True)
+    found = logits.softmax(1)
+    return F.interpolate(found, size, mode="bilinear", align_corners=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Procedure:
     """The steps from a picture to class probabilities; a mistake replaces one of them.
 
-    ``front`` turns images (N, 3, 8h, 8w), RGB, 0 to 255, into logits of cells (N, C, h,
-    w), ``context`` refines these, and ``upsampling`` makes probabilities of pixels of
-    them. Every version has the same cells, so that two of them differ by the mistake
-    alone.
+    ``pixels`` turns images (N, 3, 8h, 8w), RGB, 0 to 255, into what the front end
+    wants, ``front`` that into logits of cells (N, C, h, w), ``context`` refines these,
+    and ``upsampling`` makes probabilities of pixels of them. Every version has the same
+    cells, so two of them differ by the mistake alone.
 
     >>> TRAPS["ReLU after final"].front is Procedure().front
     True
     """
 
+    pixels: Step = DilatedNetwork.normalised
     front: Step = _front
     context: Step = _context
     upsampling: Step = _upsampling
 
 
 TRAPS = {
-    "RGB instead of BGR": Procedure(front=_rgb),
-    "mean not subtracted": Procedure(front=_no_mean),
+    "RGB instead of BGR": Procedure(
+        pixels=lambda network, images: network.normalised(images).flip(1)
+    ),
+    "mean not subtracted": Procedure(pixels=lambda network, images: images.flip(1)),
     "zeros around every layer": Procedure(front=_zeros),
-    "ReLU after final": Procedure(context=_relu),
+    "ReLU after final": Procedure(
+        context=lambda network, logits: network.context(logits.relu())
+    ),
     "context padded once": Procedure(context=_padded_once),
-    "context in two tiles": Procedure(context=_two_tiles),
-    "context in nine tiles": Procedure(context=_nine_tiles),
+    "context in two tiles": Procedure(context=partial(_tiles, rows=1, columns=2)),
+    "context in nine tiles": Procedure(context=partial(_tiles, rows=3, columns=3)),
     "cells 3.5 pixels off": Procedure(upsampling=_shifted),
     "align_corners=True": Procedure(upsampling=_corners),
 }
@@ -150,10 +145,11 @@ TRAPS = {
 def probabilities(
     network: DilatedNetwork, picture: Image.Image, trap: str | None = None
 ) -> Tensor:
-    """Class probabilities (C, H, W) of a picture, with one of ``TRAPS`` or without.
+    """Return class probabilities (C, H, W) of a picture, with a mistake or without.
 
-    Without it they are those of :func:`~dilated_lib.prediction.segmentation.predict`
-    with one tile that holds the whole picture, and with ``context="tiles"``.
+    The ``trap`` is the name of one of ``TRAPS``. Without it they are those of
+    :func:`~dilated_lib.prediction.segmentation.predict` with one tile that holds the
+    whole picture, and with ``context="tiles"``.
 
     Raises ValueError for an unknown trap, for a network with a deconvolution, and for a
     picture whose sides are no multiples of 8 above the margin.
@@ -170,7 +166,7 @@ def probabilities(
     network = copy.deepcopy(network).eval()
     pixels = torch.tensor(read_picture(picture)).permute(2, 0, 1)
     with torch.no_grad():
-        logits = steps.front(network, _images(pixels))
+        logits = steps.front(network, steps.pixels(network, _images(pixels)))
         return steps.upsampling(network, steps.context(network, logits))[0]
 
 
@@ -220,43 +216,27 @@ def measure(
                 changed[name] += 100 * other.double().mean().item() / count
                 if split == "val" and index == count // 2:
                     metrics[name]["picture"] = Path(file).stem
-                    metrics[name]["labels"] = _rows(labels[::4, ::4])
+                    metrics[name]["labels"] = as_text(labels[::4, ::4])
         for name, meter in meters.items():
             metrics[name][split] = {
                 **asdict(meter.compute()),
                 "changed": round(changed[name], 2),
             }
-    seconds = round(time.perf_counter() - begin, 1)
-    device = device_name(torch.device("cpu"))
+    recorder, seconds = Recorder(out), time.perf_counter() - begin
     config = {"data": data, "network": "small"}
-    write(
-        out,
-        [
-            Record(
-                experiment=f"traps/{name}",
-                seed=0,
-                config=config,
-                metrics=found,
-                seconds=seconds,
-                device=device,
-            )
-            for name, found in metrics.items()
-        ],
-    )
+    for name, scores in metrics.items():
+        recorder.add(f"traps/{name}", config=config, metrics=scores, seconds=seconds)
 
 
 def _label_maps(
     network: DilatedNetwork, images: Tensor, versions: Mapping[str, Procedure]
 ) -> Iterator[tuple[str, Tensor]]:
-    """The label map (H, W) by each version; the right cells are computed once."""
+    """Compute the label map (H, W) of each version; equal cells are computed once."""
+    cells: dict[tuple[Step, Step], Tensor] = {}
     with torch.no_grad():
-        right = _front(network, images)
         for name, steps in versions.items():
-            logits = right if steps.front is _front else steps.front(network, images)
-            refined = steps.context(network, logits)
+            begin = steps.pixels, steps.front
+            if begin not in cells:
+                cells[begin] = steps.front(network, steps.pixels(network, images))
+            refined = steps.context(network, cells[begin])
             yield name, steps.upsampling(network, refined)[0].argmax(0)
-
-
-def _rows(labels: Tensor) -> list[str]:
-    """A label map as text, one digit a pixel, base 16."""
-    return ["".join(f"{one:x}" for one in row) for row in labels.tolist()]

@@ -1,16 +1,15 @@
 """What a unit of VGG-16 really looks at: the record of chapter 04."""
 
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.fields.effective import effective_receptive_field
 from dilated_lib.fields.tracing import receptive_field
 from dilated_lib.networks.imagenet import published_weights
 from dilated_lib.networks.weights import read_weights
-from dilated_lib.records import Record, device_name, write
 
 __all__ = ["erf"]
 
@@ -24,8 +23,8 @@ def erf(
 ) -> None:
     """Measure what a unit of VGG-16 really looks at, with and without its training.
 
-    The effective receptive field of the middle unit of conv5_3, averaged over crops of
-    four photographs that come with scikit-image; chapter 04 shows the record.
+    That is the effective receptive field of the middle unit of conv5_3, averaged over
+    crops of four photographs that come with scikit-image; chapter 04 shows the record.
 
     Args:
         out: The file of records to write.
@@ -63,35 +62,24 @@ def erf(
     bgr = torch.stack(pictures).float().flip(1)
     bgr -= torch.tensor([103.939, 116.779, 123.68])[:, None, None]
     torch.manual_seed(0)  # for the untrained network
-    done = []
-    for trained in (False, True):
-        begin = time.perf_counter()
-        layers = vgg16().features[:30]
-        if trained:
-            layers.load_state_dict(state)
-        field, _ = receptive_field(layers, (3, 224, 224))
-        whole = effective_receptive_field(layers, bgr)
-        inside = slice(field.start(7), field.end(7) + 1)
-        seen = whole[inside, inside] / whole[inside, inside].sum()
-        place = np.arange(len(seen)) - (len(seen) - 1) / 2
-        done.append(
-            Record(
-                experiment="erf/vgg16-" + ("imagenet" if trained else "random"),
-                seed=0,
-                config={"crops": crops, "unit": "the middle of conv5_3"},
-                metrics={
-                    "receptive_field": field.size,
-                    "deviation": [
-                        round(float(np.sqrt(axis @ place**2)), 2)
-                        for axis in (seen.sum(1), seen.sum(0))
-                    ],
-                    "share_of_4x4": [
-                        [float(f"{share:.3g}") for share in row]
-                        for row in seen.reshape(49, 4, 49, 4).sum((1, 3))
-                    ],
-                },
-                seconds=round(time.perf_counter() - begin, 1),
-                device=device_name(torch.device("cpu")),
-            )
-        )
-        write(out, done)
+    recorder = Recorder(out)
+    config = {"crops": crops, "unit": "the middle of conv5_3"}
+    for name in ("random", "imagenet"):
+        with recorder.record(f"erf/vgg16-{name}", config=config) as metrics:
+            layers = vgg16().features[:30]
+            if name == "imagenet":
+                layers.load_state_dict(state)
+            field, _ = receptive_field(layers, (3, 224, 224))
+            whole = effective_receptive_field(layers, bgr)
+            inside = slice(field.start(7), field.end(7) + 1)
+            seen = whole[inside, inside] / whole[inside, inside].sum()
+            from_middle = np.arange(len(seen)) - (len(seen) - 1) / 2
+            metrics["receptive_field"] = field.size
+            metrics["deviation"] = [
+                round(float(np.sqrt(axis @ from_middle**2)), 2)
+                for axis in (seen.sum(1), seen.sum(0))
+            ]
+            metrics["share_of_4x4"] = [
+                [float(f"{part:.3g}") for part in row]
+                for row in seen.reshape(49, 4, 49, 4).sum((1, 3))
+            ]

@@ -115,7 +115,7 @@ def test_the_command_as_it_is_typed():
 
 
 @pytest.mark.parametrize(
-    "words", [["rf", "vgg7"], ["traps", "--data", "no"], ["heads", "--data", "no"]]
+    "words", [["rf", "vgg7"], ["traps", "--data", "no"], ["context", "--data", "no"]]
 )
 def test_a_command_that_fails_says_why_in_a_sentence(
     words, capsys, monkeypatch, tmp_path

@@ -144,6 +144,12 @@ def test_pictures_have_their_accuracy_and_the_best_and_the_worst_their_maps(
     assert accuracy[stored["worst"]["name"]] <= accuracy[stored["best"]["name"]]
 
 
+def test_a_data_set_of_other_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"classes are .* those of shapes are ground"):
+        changes(tmp_path / "changes.json", data="shapes")
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_books_record_has_both_splits_and_their_three_drives():
     (record,) = dl.records.read("changes")
     assert record.command == "python -m dilated_lib changes"

@@ -1,6 +1,7 @@
 """Modules behind trained front ends: what each can do, and what is recorded of it."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import dilated_lib as dl
+from dilated_lib.data.palettes import CAMVID
+from dilated_lib.experiments import stored_logits
 from dilated_lib.experiments.context_evidence import MODULES, context, mistakes
-from dilated_lib.networks.architecture import Architecture
+from dilated_lib.networks.architecture import Architecture, small_network
+from dilated_lib.prediction.bfloat16 import quick
 
 SEES = {  # cells to each side that a module reads
     "1 x 1": 0,
@@ -120,3 +124,86 @@ def test_every_module_is_recorded_once_and_kept(shapes, tmp_path, monkeypatch):
     ] * 2
     weights = load_file(next(file for file in kept if "no dilation" in str(file)))
     assert built("no dilation", 3).load_state_dict(weights)
+
+
+@pytest.fixture
+def streets(tmp_path):
+    """Five noisy pictures with labels of CamVid's classes, in a folder."""
+    draw = np.random.default_rng(0)
+    for kind, shape, most in (("pictures", (16, 24, 3), 256), ("labels", (16, 24), 11)):
+        (tmp_path / kind).mkdir()
+        for number in range(5):
+            pixels = draw.integers(0, most, shape, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{number}.png")
+    (tmp_path / "classes.txt").write_text("\n".join(CAMVID))
+    for split, numbers in (("train", "012"), ("val", "3"), ("test", "4")):
+        (tmp_path / f"{split}.txt").write_text("\n".join(numbers))
+    return tmp_path
+
+
+def test_without_a_file_the_front_end_is_that_of_the_small_network(
+    streets, tmp_path, monkeypatch
+):
+    few = {name: MODULES[name] for name in ("1 x 1", "no dilation", "basic")}
+    monkeypatch.setattr("dilated_lib.experiments.context_evidence.MODULES", few)
+    out = tmp_path / "e.json"
+    context(data=str(streets), seeds=2, steps=3, runs=tmp_path / "runs", out=out)
+    found = json.loads(out.read_text())
+    names = [one["experiment"].rpartition("/")[2] for one in found]
+    assert names == ["nothing", *few, *few]
+    assert [one["seed"] for one in found] == [0] + [0] * 3 + [1] * 3
+    network = quick(small_network())
+    data = dl.open_data(str(streets))
+    for split in ("val", "test"):
+        stored = stored_logits.store(network, data.split(split))
+        wanted = stored_logits.measure(
+            nn.Identity(), stored, (*network.palette,)
+        ).compute()
+        assert found[0]["metrics"][split] == asdict(wanted)
+
+
+def test_one_seed_draws_one_start_and_one_order_for_layers_of_the_same_shapes():
+    """So basic and no dilation may be compared in pairs; the others may not."""
+    starts, orders = {}, {}
+    for name in ("basic", "no dilation", "no dilation 16"):
+        generator = torch.Generator().manual_seed(0)
+        module = MODULES[name](11, generator)
+        starts[name] = [*module.parameters()]
+        orders[name] = [*stored_logits._batches(734, 8, 50, generator)]
+    for one, other in zip(starts["basic"], starts["no dilation"], strict=True):
+        assert torch.equal(one, other)
+    assert orders["basic"] == orders["no dilation"] != orders["no dilation 16"]
+
+
+def test_the_front_end_is_that_of_the_file(streets, tmp_path, monkeypatch):
+    monkeypatch.setattr("dilated_lib.experiments.context_evidence.MODULES", {})
+    kind = Architecture(width=4, fc_channels=8, context="basic")
+    network, path = kind.build(CAMVID, (1.0, 2.0, 3.0)), tmp_path / "other.safetensors"
+    dl.save_network(network, kind, path)
+    out = tmp_path / "e.json"
+    context(path, data=str(streets), runs=tmp_path, out=out)
+    (front,) = json.loads(out.read_text())
+    stored = stored_logits.store(
+        quick(network), dl.open_data(str(streets)).split("val")
+    )
+    wanted = stored_logits.measure(nn.Identity(), stored, (*network.palette,)).compute()
+    assert front["metrics"]["val"] == asdict(wanted)
+
+
+def test_other_classes_are_refused(streets, tmp_path):
+    (streets / "classes.txt").write_text("\n".join("abcdefghijk"))
+    with pytest.raises(ValueError, match=r"classes are building, tree, .* are a, b, c"):
+        context(data=str(streets), runs=tmp_path / "runs", out=tmp_path / "e.json")
+    assert not (tmp_path / "e.json").exists()
+
+
+def test_the_books_records_are_of_one_run_of_the_command():
+    runs = dl.records.read("heads")
+    assert {one.command for one in runs} == {"python -m dilated_lib heads"}
+    assert len({one.commit for one in runs}) == 1 and not runs[0].commit.endswith("+")
+    front, *modules = runs
+    assert front.experiment == "heads/front" and len(modules) == 4 * 5
+    for one in modules:  # under the names of that time
+        name = one.experiment.removeprefix("heads/")
+        sees = SEES[{"no neighbours": "1 x 1"}.get(name, name)]
+        assert one.metrics["receptive_field"] == 2 * sees + 1

@@ -1,21 +1,17 @@
-"""Context modules on stored logits: what is stored, learned, scored and recorded."""
+"""Context modules on stored logits: what is stored, learned and scored."""
 
-import json
-from dataclasses import asdict
 from itertools import chain
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib.data.labelled import VOID
-from dilated_lib.data.palettes import CAMVID
 from dilated_lib.data.scenes import ShapeScenes
-from dilated_lib.experiments import context_heads, stored_logits
+from dilated_lib.experiments import stored_logits
 from dilated_lib.experiments.context_effect import without_context
 from dilated_lib.networks.architecture import Architecture, small_network
 from dilated_lib.prediction.segmentation import probabilities
@@ -176,76 +172,6 @@ def test_void_does_not_count_and_a_batch_is_as_good_as_one():
     assert number == 10 and drive.pictures == 1
 
 
-@pytest.fixture
-def streets(tmp_path):
-    """Five noisy pictures with labels of CamVid's classes, in a folder."""
-    draw = np.random.default_rng(0)
-    for kind, shape, most in (("pictures", (16, 24, 3), 256), ("labels", (16, 24), 11)):
-        (tmp_path / kind).mkdir()
-        for number in range(5):
-            pixels = draw.integers(0, most, shape, np.uint8)
-            Image.fromarray(pixels).save(tmp_path / kind / f"{number}.png")
-    (tmp_path / "classes.txt").write_text("\n".join(CAMVID))
-    for split, numbers in (("train", "012"), ("val", "3"), ("test", "4")):
-        (tmp_path / f"{split}.txt").write_text("\n".join(numbers))
-    return tmp_path
-
-
-def test_the_command_records_the_front_end_and_each_module(streets, tmp_path):
-    out = tmp_path / "heads.json"
-    context_heads.heads(out, data=str(streets), seeds=2, steps=3)
-    found = json.loads(out.read_text())
-    modules = {"basic": 67, "no dilation 16": 35, "no dilation": 15, "no neighbours": 1}
-    assert [one["experiment"] for one in found] == [
-        *("heads/front", *[f"heads/{name}" for name in modules] * 2),
-    ]
-    sizes = [one["metrics"].get("receptive_field") for one in found]
-    assert sizes == [None, *modules.values(), *modules.values()]
-    assert [one["seed"] for one in found] == [0] + [0] * 4 + [1] * 4
-    network = without_context(small_network())
-    data = dl.open_data(str(streets))
-    for split in ("val", "test"):
-        stored = stored_logits.store(network, data.split(split))
-        wanted = stored_logits.measure(
-            nn.Identity(), stored, (*network.palette,)
-        ).compute()
-        assert found[0]["metrics"][split] == asdict(wanted)
-
-
-def test_one_seed_draws_one_start_and_one_order_for_layers_of_the_same_shapes():
-    """So basic and no dilation may be compared in pairs; the others may not."""
-    starts, orders = {}, {}
-    for name in ("basic", "no dilation", "no dilation 16"):
-        generator = seeded()
-        module = dl.ContextModule(11, dilations=context_heads.HEADS[name][1])
-        module.reset_parameters(generator=generator)
-        starts[name] = [*module.parameters()]
-        orders[name] = [*stored_logits._batches(734, 8, 50, generator)]
-    for one, other in zip(starts["basic"], starts["no dilation"], strict=True):
-        assert torch.equal(one, other)
-    assert orders["basic"] == orders["no dilation"] != orders["no dilation 16"]
-
-
-def test_the_front_end_may_be_that_of_another_network(streets, tmp_path):
-    kind = Architecture(width=4, fc_channels=8, context="basic")
-    network, path = kind.build(CAMVID, (1.0, 2.0, 3.0)), tmp_path / "other.safetensors"
-    dl.save_network(network, kind, path)
-    out = tmp_path / "heads.json"
-    context_heads.heads(out, data=str(streets), network=path, seeds=1, steps=1)
-    front, *modules = json.loads(out.read_text())
-    assert {one["config"]["network"] for one in modules} == {"other.safetensors"}
-    stored = stored_logits.store(network, dl.open_data(str(streets)).split("val"))
-    wanted = stored_logits.measure(nn.Identity(), stored, (*network.palette,)).compute()
-    assert front["metrics"]["val"] == asdict(wanted)
-
-
-def test_other_classes_are_refused(streets, tmp_path):
-    (streets / "classes.txt").write_text("\n".join("abcdefghijk"))
-    with pytest.raises(ValueError, match=r"classes are building, tree, .* are a, b, c"):
-        context_heads.heads(tmp_path / "heads.json", data=str(streets))
-    assert not (tmp_path / "heads.json").exists()
-
-
 def test_a_network_that_enlarges_its_pictures_is_refused():
     network = small_network()
     network.scale = 1.5
@@ -257,11 +183,3 @@ def test_no_maps_are_refused():
     nothing = as_stored(torch.zeros(0, 3, 4, 5), torch.zeros(0, 32, 40))
     with pytest.raises(ValueError, match="maps to train on, got none"):
         stored_logits.fit(nn.Conv2d(3, 3, 1), nothing, steps=3, generator=seeded())
-
-
-def test_the_books_records_are_of_one_run_of_the_command():
-    runs = dl.records.read("heads")
-    assert {one.command for one in runs} == {"python -m dilated_lib heads"}
-    assert len({one.commit for one in runs}) == 1 and not runs[0].commit.endswith("+")
-    front, *modules = runs
-    assert front.experiment == "heads/front" and len(modules) == 4 * 5
