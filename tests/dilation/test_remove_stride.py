@@ -203,15 +203,17 @@ LAYERS = st.one_of(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(
-    layers=st.lists(LAYERS, min_size=1, max_size=5),
+    first=st.integers(2, 3),
+    layers=st.lists(LAYERS, min_size=2, max_size=4),
     height=st.integers(40, 60),
     width=st.integers(40, 60),
-    output_stride=st.integers(1, 9),
+    output_stride=st.sampled_from([1, 1, 2, 4]),
 )
-def test_any_chain_does(layers, height, width, output_stride):
-    strided = nn.Sequential(*layers).double()
+def test_any_chain_does(first, layers, height, width, output_stride):
+    """In most of them the first stride is removed, so what follows has to change."""
+    strided = nn.Sequential(nn.Conv2d(2, 2, 1, first), *layers).double()
     dense = copy.deepcopy(strided)
     dl.remove_stride_(dense, output_stride)
     image = torch.randn(1, 2, height, width, dtype=torch.double)
