@@ -90,8 +90,10 @@ class _Leftovers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
         name = name_of(func)
+        if name == "native_batch_norm":  # of fake tensors, most of a trial's time
+            return torch.empty_like(args[0]), torch.empty(0), torch.empty(0)
+        result = func(*args, **(kwargs or {}))
         if "backward" in name or "adaptive" in name:
             return result
         call = Call(name, named(func, args, kwargs or {}), [], None)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from chromium import find
-from pages import CONFIG, HTML
+from pages import CONFIG, HTML, window
 from playwright.sync_api import sync_playwright
 
 PREFIX = f"/{CONFIG['repository']['url'].split('/')[-1]}/"
@@ -47,3 +47,24 @@ def browser():
         browser = playwright.chromium.launch(executable_path=path, args=QUIET)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def turn_to(browser, address):
+    """Open pages one after the other, in one window of each width and scheme.
+
+    A window of its own would cost more than twice what a page does.
+    """
+    windows = {}
+
+    def turned(name, *look):
+        if look not in windows:
+            windows[look] = window(browser, address, *look)
+        page, wrong = windows[look]
+        wrong.clear()
+        page.goto(f"{address}/{name}", wait_until="networkidle")
+        return page, wrong
+
+    yield turned
+    for page, _ in windows.values():
+        page.context.close()

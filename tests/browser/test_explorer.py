@@ -786,8 +786,8 @@ CHAPTERS = {
 
 
 @pytest.mark.parametrize(("chapter", "stack"), CHAPTERS.items())
-def test_a_chapter_has_the_explorer_with_its_stack(browser, address, chapter, stack):
-    page, wrong = visit(browser, f"{address}/notebooks/{chapter}.html")
+def test_a_chapter_has_the_explorer_with_its_stack(turn_to, chapter, stack):
+    page, wrong = turn_to(f"notebooks/{chapter}.html", 1280, "light")
     expect(page.locator(".dx")).to_have_count(1)
     assert numbers(page)["receptive field"].startswith(
         f"{dl.compose(windows_of(stack)).size} ×"
@@ -796,7 +796,6 @@ def test_a_chapter_has_the_explorer_with_its_stack(browser, address, chapter, st
     dial(page, "stride").fill("2")
     assert page.evaluate("location.hash") == ""  # only on its own page
     assert wrong == []
-    page.context.close()
 
 
 def test_without_scripts_a_picture_and_a_table_stand_there(browser, address):
@@ -876,8 +875,8 @@ def test_a_screen_reader_hears_the_numbers_change(page):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
-def test_axe_finds_nothing_in_any_state(browser, address, width, scheme):
-    page, _ = visit(browser, f"{address}/{PAGE}", width, scheme)
+def test_axe_finds_nothing_in_any_state(turn_to, width, scheme):
+    page, _ = turn_to(PAGE, width, scheme)
     for name in TABS:
         panel(page, name)
         _no_violation(page)
@@ -885,7 +884,6 @@ def test_axe_finds_nothing_in_any_state(browser, address, width, scheme):
     _no_violation(page)
     show(page, "k3,k99")
     _no_violation(page)
-    page.context.close()
 
 
 def _no_violation(page):

@@ -22,9 +22,10 @@ CELLS = (
 )
 
 
-@pytest.fixture
-def lab(tmp_path):
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
     """Addresses of notebooks in a running JupyterLab."""
+    tmp_path = tmp_path_factory.mktemp("lab")
     shutil.copy(CHAPTER, tmp_path)
     cells = [
         {

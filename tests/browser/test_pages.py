@@ -110,8 +110,8 @@ def test_every_page_of_the_book_is_built():
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 @pytest.mark.parametrize("name", PAGES)
-def test_page(browser, address, name, width, scheme):
-    page, wrong = visit(browser, f"{address}/{name}", width, scheme)
+def test_page(turn_to, address, name, width, scheme):
+    page, wrong = turn_to(name, width, scheme)
     assert wrong == []
     assert sideways(page) == 0
     assert badly_described(page) == []
@@ -127,16 +127,13 @@ def test_page(browser, address, name, width, scheme):
     assert sum(sizes.values()) < MAX_BYTES, sorted(sizes, key=sizes.get)[-5:]
     if (scheme == "dark") == (name in DARK):
         assert violations(page) == []
-    page.context.close()
 
 
 @pytest.mark.weekly
 @pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_nothing_in_the_other_scheme(browser, address, name):
-    width, scheme = (1280, "light") if name in DARK else (360, "dark")
-    page, _ = visit(browser, f"{address}/{name}", width, scheme)
+def test_axe_finds_nothing_in_the_other_scheme(turn_to, name):
+    page, _ = turn_to(name, *((1280, "light") if name in DARK else (360, "dark")))
     assert violations(page) == []
-    page.context.close()
 
 
 def test_a_page_tells_search_engines_and_previews_what_it_is(browser, address):

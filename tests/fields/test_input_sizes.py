@@ -337,7 +337,10 @@ def test_what_follows_may_need_values_but_not_what_comes_before():
         ((3, 150, 150), "3 x 188 x 188"),
     ],
 )
-def test_a_size_that_a_network_does_not_take_is_told_with_those_nearby(size, near):
+def test_a_size_that_a_network_does_not_take_is_told_with_those_nearby(
+    size, near, monkeypatch
+):
+    monkeypatch.setattr(trial, "PATIENCE", 60)  # on a machine with much else to do
     network = UNet(levels=4, pad=0, up="transposed")
     with pytest.raises(TracingError, match=f"sizes that fit are {near}$"):
         dl.receptive_field(network, size)

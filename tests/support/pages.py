@@ -15,8 +15,8 @@ MACHINE = (
 )
 
 
-def visit(browser, url, width=1280, scheme="light", **options):
-    """Open a page; return it with what went wrong while it loaded."""
+def window(browser, address, width=1280, scheme="light", **options):
+    """Open a window; return its page, empty yet, with what will go wrong in it."""
     context = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme=scheme, **options
     )
@@ -36,7 +36,7 @@ def visit(browser, url, width=1280, scheme="light", **options):
         "response",
         lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None,
     )
-    host = re.match(r"\w+://[^/]+", url)[0]
+    host = re.match(r"\w+://[^/]+", address)[0]
     page.on(
         "request",
         lambda r: (
@@ -45,5 +45,11 @@ def visit(browser, url, width=1280, scheme="light", **options):
             else None
         ),
     )
+    return page, wrong
+
+
+def visit(browser, url, *arguments, **options):
+    """Open a page in a window of its own; return it with what went wrong."""
+    page, wrong = window(browser, url, *arguments, **options)
     page.goto(url, wait_until="networkidle")
     return page, wrong
