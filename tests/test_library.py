@@ -66,9 +66,7 @@ def test_every_name_it_promises_is_there_and_no_other():
     for name in dl.__all__:
         assert getattr(dl, name) is not None
         assert name in dir(dl)
-    with pytest.raises(
-        AttributeError, match="'dilated_lib' has no attribute 'dilated'"
-    ):
+    with pytest.raises(AttributeError, match="No dilated_lib attribute dilated"):
         dl.dilated  # noqa: B018
 
 
@@ -82,8 +80,8 @@ def test_it_says_that_it_is_typed():
 
 
 def test_the_arithmetic_needs_nothing_but_python():
-    files = [HOME / "fields" / "arithmetic.py", HOME / "fields" / "windows.py"]
-    source = "\n".join(path.read_text() for path in files)
+    files = ("fields/arithmetic.py", "fields/windows.py", "values.py")
+    source = "\n".join((HOME / file).read_text() for file in files)
     packages = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
 """Dilated convolution: five ways to compute it, a layer, its cost, strides removed.
 
-Part II of the book. Nothing here knows a whole network.
+This is Part II of the book. Nothing here knows a whole network.
 """

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dilated_lib.fields.arithmetic import Window
+from dilated_lib.fields.windows import Window
+from dilated_lib.values import one_of, pair
 
 __all__ = ["dilated_conv2d"]
 
@@ -32,40 +33,46 @@ def dilated_conv2d(
 ) -> Tensor:
     """Convolve ``x`` (N, C, H, W) with a dilated ``weight`` (O, C, kH, kW).
 
-    Returns (N, O, H', W'), H' = H + 2·padding − dilation·(kH − 1), the numbers of
-    ``torch.nn.functional.conv2d`` up to rounding, and differentiable like it.
-    ``dilation`` and ``padding`` (zeros, both sides) are in pixels: one number, or a
-    pair (vertical, horizontal). ``bias`` is (O,).
-
-    ``method`` is one of
+    The result has shape (N, O, H', W') with H' = H + 2·padding − dilation·(kH − 1), and
+    W' likewise. It has the numbers of ``torch.nn.functional.conv2d`` up to rounding,
+    and is differentiable like it. The methods are
 
     - ``"loops"``: the definition, output by output and tap by tap; the oracle
     - ``"inflate"``: put dilation − 1 zeros between the taps, then convolve (where an
       infinite pixel meets such a zero the sum is NaN)
-    - ``"unfold"``: gather what each output reads in a column, one matrix product
+    - ``"unfold"``: gather what each output reads in a column, then one matrix product
     - ``"shift"``: for each tap, move the whole picture, scale and add
-    - ``"space_to_batch"``: split the picture in dilation² interleaved sub-pictures,
+    - ``"space_to_batch"``: split the picture into dilation² interleaved sub-pictures,
       convolve those densely, and interleave the results
 
-    Raises TypeError where x, weight and bias are not tensors of one floating dtype,
-    ValueError for a wrong rank, channels that differ or are none, two devices, an
-    unknown method, a dilation or padding out of range, and a dilated kernel larger than
-    the padded input.
+    Raises TypeError where x, weight and bias are not tensors of one floating dtype, and
+    for a dilation or padding that is not a whole number. Raises ValueError for a wrong
+    rank, channels that differ or are missing, two devices, an unknown method, a
+    dilation or padding out of range, and a dilated kernel larger than the padded input.
+
+    Source: Yu and Koltun, ICLR 2016, eq. 2.
+
+    Args:
+        x: The pictures.
+        weight: One kernel for each of O output channels.
+        bias: One number for each output channel, (O,).
+        dilation: Pixels from one tap to the next, or a pair (vertical, horizontal).
+        padding: Zeros on every side, in pixels, or such a pair.
+        method: How to compute it.
 
     >>> x = torch.arange(25.0).reshape(1, 1, 5, 5)
     >>> dilated_conv2d(x, torch.ones(1, 1, 3, 3), dilation=2)
     tensor([[[[108.]]]])
     """
     _check(x, weight, bias)
-    if method not in tuple(_METHODS):
-        raise ValueError(f"method must be one of {', '.join(_METHODS)}; got {method!r}")
-    steps, pads = _pair("dilation", dilation), _pair("padding", padding)
+    one_of("method", method, tuple(_METHODS))
+    steps = pair("dilation", dilation, 1, sides="vertical, horizontal")
+    pads = pair("padding", padding, 0, sides="vertical, horizontal")
     down = Window(weight.shape[2], dilation=steps[0], padding=pads[0])
     right = Window(weight.shape[3], dilation=steps[1], padding=pads[1])
     size = down.output_size(x.shape[2]), right.output_size(x.shape[3])
-    # the Windows' numbers are Python's: a small numpy integer would overflow below
     padded = F.pad(x, (*right.pads, *down.pads))
-    out = _METHODS[method](padded, weight, (down.dilation, right.dilation), size)
+    out = _METHODS[method](padded, weight, steps, size)
     return out if bias is None else out + bias[:, None, None]
 
 
@@ -109,15 +116,33 @@ def _shift(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
 
 
 def _space_to_batch(x: Tensor, weight: Tensor, dilation: Pair, size: Pair) -> Tensor:
-    (down, right), (height, width) = dilation, size
-    # cut whole blocks of down × right pixels; each pixel goes to its sub-picture
+    parts = F.conv2d(apart(x, dilation), weight)
+    return together(parts, dilation)[:, :, : size[0], : size[1]]
+
+
+def apart(x: Tensor, dilation: Pair) -> Tensor:
+    """Split maps into interleaved ones, which come in the batch.
+
+    (N, C, H, W) becomes (down · right · N, C, ⌈H/down⌉, ⌈W/right⌉), channels last in
+    memory. The map is cut into blocks of down × right pixels, the last ones filled up
+    with zeros, and each pixel of a block goes to a map of its own.
+    """
+    down, right = dilation
     whole = F.pad(x, (0, -x.shape[3] % right, 0, -x.shape[2] % down))
     n, c, rows, columns = whole.shape
     blocks = whole.reshape(n, c, rows // down, down, columns // right, right)
-    dense = F.conv2d(blocks.permute(3, 5, 0, 1, 2, 4).flatten(0, 2), weight)
-    parts = dense.reshape(down, right, n, *dense.shape[1:])
-    together = parts.permute(2, 3, 4, 0, 5, 1).flatten(4).flatten(2, 3)
-    return together[:, :, :height, :width]
+    return blocks.permute(3, 5, 0, 2, 4, 1).flatten(0, 2).movedim(-1, 1)
+
+
+def together(parts: Tensor, dilation: Pair) -> Tensor:
+    """Put the maps of :func:`apart` together again, channels last in memory.
+
+    (down · right · N, C, h, w) becomes (N, C, down · h, right · w).
+    """
+    down, right = dilation
+    rows = parts.movedim(1, -1)
+    rows = rows.reshape(down, right, len(parts) // (down * right), *rows.shape[1:])
+    return rows.permute(2, 3, 0, 4, 1, 5).flatten(1, 2).flatten(2, 3).movedim(-1, 1)
 
 
 _METHODS: dict[str, Callable[[Tensor, Tensor, Pair, Pair], Tensor]] = {
@@ -129,16 +154,12 @@ _METHODS: dict[str, Callable[[Tensor, Tensor, Pair, Pair], Tensor]] = {
 }
 
 
-def _pair(name: str, value: int | Pair) -> Pair:
-    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2 or any(isinstance(one, str | tuple | list) for one in pair):
-        raise ValueError(
-            f"{name} must be one number or a pair (vertical, horizontal), got {value!r}"
-        )
-    return pair
-
-
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise an error unless the tensors belong together.
+
+    Torch would refuse most of these, too, but in words of its own that differ from
+    method to method; a meta tensor it would even take.
+    """
     tensors = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
     for name, value in tensors.items():
         if not isinstance(value, Tensor):

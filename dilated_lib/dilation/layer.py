@@ -7,43 +7,47 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dilated_lib.dilation.five_ways import apart, together
+from dilated_lib.values import whole
+
 __all__ = ["DilatedConv2d", "convolve"]
 
 
 class DilatedConv2d(nn.Conv2d):
-    """torch's ``nn.Conv2d``, (N, C, H, W) → (N, O, H', W'), but in half precision.
+    """Torch's ``nn.Conv2d`` on maps (N, C, H, W), fast and right in half precision.
 
     Arguments, parameters, names in files, shapes and hooks are those of ``nn.Conv2d``,
     and torch.fx keeps the layer whole. The numbers are the same up to rounding; how
     they lie in memory may differ. (The old torch.jit.script cannot read it;
     torch.export and torch.compile can.)
 
-    In float16 and bfloat16, of the input or by autocast, channels are padded with
-    zeros, and the output's are cut off again:
+    In float16 and bfloat16, whether the input has it or autocast asks for it, the
+    channels are filled up with zeros, and the output's are cut off again:
 
     - On a GPU to a multiple of 8, which its matrix units take. From dilation 16 on the
-      map is split, too (:func:`convolve`), because torch's gradients are slow there:
-      without stride, and with zeros around the map in multiples of the dilation.
-    - On a CPU, of dilated layers, to a multiple of 16: with 17 to 31, and others
-      between two multiples, the gradient of torch's own can be wrong (torch 2.11 and
+      map is split as well (:func:`convolve`), because torch's gradients are slow there.
+      That works without stride, and with zeros around the map in multiples of the
+      dilation.
+    - On a CPU, in dilated layers, to a multiple of 16. With 17 to 31 channels, and
+      others between two multiples, torch's own gradient can be wrong (torch 2.11 and
       2.14 on CPUs with ``avx512_bf16``, channels last). Chapter 07 shows it.
 
-    That is a fixed rule. Nothing is tried out, so that a run that was resumed rounds as
-    before. In other precisions, and with groups, it is ``nn.Conv2d``.
+    The rule is fixed. Nothing is tried out, so that a run that was resumed rounds as
+    before. In other precisions, and with groups, the layer is ``nn.Conv2d``.
 
     >>> layer = DilatedConv2d(21, 21, 3, padding=16, dilation=16)
     >>> layer(torch.zeros(1, 21, 40, 50)).shape
     torch.Size([1, 21, 40, 50])
     """
 
-    @wraps(nn.Conv2d.__init__)  # type: ignore[misc]  # for who asks its arguments
+    @wraps(nn.Conv2d.__init__)  # type: ignore[misc]  # inspect.signature asks
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # by this torch.fx knows the layers that it does not look into
         self.__module__ = nn.Conv2d.__module__
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
-        """As of ``nn.Conv2d``."""
+        """Compute what ``nn.Conv2d`` does, (N, C, H, W) → (N, O, H', W')."""
         device, kind = _half(input)
         if (
             kind is None
@@ -93,21 +97,32 @@ def convolve(
     multiple: int = 1,
     split: bool = False,
 ) -> Tensor:
-    """What ``F.conv2d`` computes of x (N, C, H, W), by way of other shapes.
+    """Compute what ``F.conv2d`` does, by way of shapes that suit the hardware.
 
-    Zeros fill the channels up to a ``multiple``, and the output's are cut off again.
-    With ``split`` the map is taken apart into dilation² maps, each of every so many
-    rows and columns, in the batch; these are convolved without dilation and put
-    together. Differentiable as torch's own.
+    The result is differentiable, as torch's own is.
 
-    Raises ValueError if a map is to be split and the padding is no multiple of the
-    dilation.
+    Raises TypeError for numbers that are not whole, and ValueError for one out of range
+    and where a map is to be split whose padding is not a multiple of the dilation.
+
+    Args:
+        x: Maps (N, C, H, W).
+        weight: Kernels (O, C, kH, kW).
+        bias: (O,), or None.
+        dilation: Pixels from one tap to the next, along both axes.
+        padding: Zeros on every side, in pixels.
+        multiple: Of what the channels are filled up to a multiple, with zeros; the
+            output's are cut off again.
+        split: Whether to take the map apart into dilation² maps in the batch, each of
+            every dilation-th row and column. These are convolved without dilation and
+            put together again.
 
     >>> x, taps = torch.ones(1, 3, 6, 7), torch.ones(5, 3, 3, 3)
     >>> out = convolve(x, taps, dilation=2, padding=2, multiple=8, split=True)
     >>> out.shape, out[0, 0, 2, 2].item()  # 9 taps on each of 3 channels
     (torch.Size([1, 5, 6, 7]), 27.0)
     """
+    dilation, padding = whole("dilation", dilation, 1), whole("padding", padding, 0)
+    multiple = whole("multiple", multiple, 1)
     if split and padding % dilation:
         raise ValueError(
             "to split a map, padding must be a multiple of the dilation, got padding "
@@ -120,9 +135,9 @@ def convolve(
         for side, taps in zip(x.shape[2:], weight.shape[2:], strict=True)
     )
     if split and min(height, width) > 0:  # torch says what is wrong
-        parts = _apart(x, dilation)
-        parts = F.conv2d(parts, weight, bias, padding=padding // dilation)
-        out = _together(parts, dilation)[:, :, :height, :width]
+        both = dilation, dilation
+        parts = F.conv2d(apart(x, both), weight, bias, padding=padding // dilation)
+        out = together(parts, both)[:, :, :height, :width]
     else:
         out = F.conv2d(x, weight, bias, padding=padding, dilation=dilation)
     return _cut(out, outputs)
@@ -131,7 +146,14 @@ def convolve(
 def _filled(
     x: Tensor, weight: Tensor, bias: Tensor | None, multiple: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The same with zeros in more channels, to a multiple; x may lack the batch."""
+    """Fill the channels up to a multiple with zeros.
+
+    Args:
+        x: Maps (N, C, H, W) or (C, H, W).
+        weight: Kernels (O, C, kH, kW), which get more of C and of O.
+        bias: (O,), or None.
+        multiple: Of what C and O become a multiple.
+    """
     more_out, more_in = -len(weight) % multiple, -weight.shape[1] % multiple
     if more_in:
         x = F.pad(x, (0, 0, 0, 0, 0, more_in))
@@ -143,28 +165,15 @@ def _filled(
 
 
 def _cut(out: Tensor, channels: int) -> Tensor:
-    """No view where nothing is to cut: ReLUs in place would have to copy it."""
+    """Return the first ``channels`` of the output, or itself if it has no more.
+
+    A ReLU in place would have to copy a view.
+    """
     return out if out.shape[-3] == channels else out.narrow(-3, 0, channels)
 
 
-def _apart(x: Tensor, d: int) -> Tensor:
-    """(N, C, H, W) → (d · d · N, C, ⌈H/d⌉, ⌈W/d⌉), channels last in memory."""
-    x = F.pad(x, (0, -x.shape[3] % d, 0, -x.shape[2] % d))
-    n, c, height, width = x.shape
-    blocks = x.reshape(n, c, height // d, d, width // d, d)
-    return blocks.permute(3, 5, 0, 2, 4, 1).flatten(0, 2).movedim(-1, 1)
-
-
-def _together(parts: Tensor, d: int) -> Tensor:
-    """Back: (d · d · N, C, h, w) → (N, C, h · d, w · d), channels last in memory."""
-    n, c, height, width = parts.shape
-    blocks = parts.movedim(1, -1).reshape(d, d, n // d**2, height, width, c)
-    rows = blocks.permute(2, 3, 0, 4, 1, 5).flatten(1, 2).flatten(2, 3)
-    return rows.movedim(-1, 1)
-
-
 def _half(x: Tensor) -> tuple[str, torch.dtype | None]:
-    """The device, and float16 or bfloat16 if a layer computes x in it there."""
+    """Return the device, and float16 or bfloat16 if a layer computes x in it there."""
     device, kind = x.device.type, x.dtype
     if device not in ("cuda", "cpu") or kind == torch.float64:
         return device, None

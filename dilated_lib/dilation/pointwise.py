@@ -17,11 +17,11 @@ __all__ = ["is_pointwise", "running"]
 
 
 def is_pointwise(node: fx.Node, maps: Mapping[fx.Node, Any]) -> bool:
-    """Does a node compute each unit from the units at its own position, all alike?
+    """Tell whether a node computes each unit from those at its own position, all alike.
 
-    The operation is followed from maps, whose units run as those of ``maps`` do, in
-    which each unit has seen its own position and nothing else. It is pointwise if the
-    same holds of its result. Units are not alike where a constant has a value for each
+    The operation is followed from maps whose units run as those of ``maps`` do, and
+    have each seen their own position and nothing else. It is pointwise if the same
+    holds of its result. Units are not alike where a constant has a value for each
     position, as a position encoding does.
     """
     below = [one for one in node.all_input_nodes if one in maps]
@@ -43,13 +43,13 @@ def is_pointwise(node: fx.Node, maps: Mapping[fx.Node, Any]) -> bool:
 
 
 def running(value: Any) -> list[Axis]:
-    """The axes of a map, or of several, along which units run."""
+    """List the axes of a map, or of several, along which units run."""
     axes = (axis for one in rules.maps_in(value) for axis in one.axes)
     return [axis for axis in axes if axis.runs]
 
 
 def _fresh(one: Hull) -> Hull:
-    """A map as if it were an input."""
+    """Return a map as if it were an input."""
     zero = torch.zeros(2, *[1] * len(one.shape)).double()
     axes = [
         Axis(zero if axis.runs else zero - inf, Fraction(1), dim=axis.dim)
@@ -59,7 +59,7 @@ def _fresh(one: Hull) -> Hull:
 
 
 def _runs(value: Any) -> set[Any]:
-    """Of each axis of maps: how units run, and whether each has seen but its own."""
+    """Describe the axes of maps: how units run, and whether each saw its own only."""
     return {
         (n, axis.dim and one.shape[axis.dim], axis.rate, axis.period, own)
         for one in rules.maps_in(value)

@@ -13,8 +13,9 @@ __all__ = ["DilatedAvgPool2d", "dilated_pool", "pair"]
 class DilatedAvgPool2d(nn.Module):
     """``nn.AvgPool2d`` with ``dilation`` units from each value to the next.
 
-    Maps (N, C, H, W) → (N, C, h, w). Padding, rounding up, and what an average at the
-    border is divided by are those of ``pool``, on maps with so many times the units.
+    ``forward`` takes maps (N, C, H, W) to (N, C, h, w). Padding, rounding up, and what
+    an average at the border is divided by are those of ``pool``, on maps whose units
+    stand ``dilation`` times as close.
 
     >>> import torch
     >>> layer = DilatedAvgPool2d(nn.AvgPool2d(2), stride=(1, 1), dilation=3)
@@ -33,14 +34,14 @@ class DilatedAvgPool2d(nn.Module):
         self.divisor = pool.divisor_override
 
     def extra_repr(self) -> str:
-        """As of torch's layers."""
+        """Show the arguments as torch's layers do."""
         return (
             f"kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.pads}, dilation={self.dilation}"
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Sums over each unit's values, divided by how many count."""
+        """Add up each unit's values, and divide by how many count."""
         taps = maps.new_ones(1, 1, *self.kernel_size)
         counted = maps.new_ones(1, 1, *maps.shape[2:])
         counted = F.pad(counted, self.pads, value=self.zeros_count)
@@ -60,11 +61,11 @@ class DilatedAvgPool2d(nn.Module):
 def dilated_pool(
     layer: nn.MaxPool2d | nn.AvgPool2d, stride: tuple[int, int], rate: int
 ) -> nn.Module | None:
-    """A module that pools with another stride and ``rate`` times the dilation.
+    """Return a module that pools with another stride and ``rate`` times the dilation.
 
-    None if the layer itself can do that with other arguments. Every ``rate``-th unit,
-    or where a stride is lost every one of so many more, is that of the layer: a window
-    that rounding up lets reach beyond the map does so here, too.
+    It is None if the layer itself can do that with other arguments. Every ``rate``-th
+    unit is that of the layer; where a stride is lost, every (``rate`` · stride)-th is.
+    So a window that rounding up lets reach beyond the map does so here, too.
     """
     pads, more = _borders(layer, rate)
     if isinstance(layer, nn.AvgPool2d):
@@ -81,10 +82,10 @@ def dilated_pool(
 
 
 def _borders(layer: Any, rate: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The padding of a dilated pooling as F.pad wants it, and what it rounds up by.
+    """Return a dilated pooling's padding as F.pad wants it, and what it rounds up by.
 
-    torch lets the last window begin at any unit of the map and no later, and so end
-    beyond the padding by less than a stride.
+    Torch's last window may begin at any unit of the map, but no later. So with
+    ``ceil_mode`` it ends beyond the padding by less than a stride.
     """
     pads, more = [], []
     for axis in (1, 0):
@@ -97,5 +98,5 @@ def _borders(layer: Any, rate: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def pair(value: Any) -> Any:
-    """The values of a layer's argument along both axes; a padding's name as it is."""
+    """Return a layer's argument along both axes; a padding's name as it is."""
     return value if isinstance(value, str) else _pair(value)

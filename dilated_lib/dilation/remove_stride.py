@@ -17,6 +17,7 @@ from dilated_lib.fields.tracing.export import (
     shapes_of,
 )
 from dilated_lib.fields.tracing.reach import Hulls
+from dilated_lib.values import whole, wholes
 
 __all__ = ["remove_stride_"]
 
@@ -30,7 +31,7 @@ _SIDES = 257, 1025, 224, 64
 
 
 class _Change(NamedTuple):
-    """Does a layer lose its stride, and by what is it dilated?"""
+    """What becomes of a layer: whether it loses its stride, and how it is dilated."""
 
     removed: bool
     rate: int
@@ -45,30 +46,31 @@ def remove_stride_(
 ) -> None:
     """Remove strides beyond ``output_stride`` and dilate what follows, in place.
 
-    Every n-th unit of the new output, n the stride removed, is what the strided network
-    computed in evaluation mode. The units between are, away from the padding, what it
-    computes for the image moved by less than its stride. Each of several outputs has
-    its own n. The layer that loses its stride keeps the dilation it has, which is what
-    "first block of a stage" mistakes are about; everything behind it is dilated,
-    pooling too, and its zero padding grows alike.
+    Let n be the stride that is removed. Every n-th unit of the new output is what the
+    strided network computed in evaluation mode. The units between are, away from the
+    padding, what it computes for the image moved by less than its stride. Each of
+    several outputs has its own n. The layer that loses its stride keeps the dilation it
+    has; to dilate it, too, is the well-known mistake in the first block of a stage.
+    Everything behind it is dilated, pooling included, and its zero padding grows alike.
 
     The network is traced. What computes each unit from that unit alone may follow a
     removed stride as it is: activations, batch norm, sums, concatenated or permuted
     channels. Convolutions and pooling are changed if they are layers of the network
     (``nn.Conv2d``, ``nn.MaxPool2d``, ``nn.AvgPool2d``). Some pooling layers, which have
     no weights, are replaced: an average that has to be dilated or rounds its size up by
-    a ``DilatedAvgPool2d``, and a maximum that rounds its size up, or whose padding
-    would exceed half its kernel, by an ``nn.ConstantPad2d`` before an ``nn.MaxPool2d``.
+    a ``DilatedAvgPool2d``; a maximum that rounds its size up, or whose padding would
+    exceed half its kernel, by an ``nn.ConstantPad2d`` before an ``nn.MaxPool2d``.
 
     ``input_size`` is the (C, H, W) to trace with; afterwards the network works on any
     size that it worked on. If it is left out, squares of 257, 1025, 224 and 64 pixels
     are tried, with as many channels as the first convolution takes.
 
-    Raises ValueError, before anything is changed, for what has no dense form behind a
-    removed stride, such as a mean over all positions or an upsampling; for a
-    convolution or pooling that would have to change and is no layer; for layers with
-    hooks; for a network that cannot be traced; and where maps of different spacing, or
-    of sizes that no longer agree, meet.
+    Raises TypeError or ValueError for impossible arguments. Raises ValueError, before
+    anything is changed, for what has no dense form behind a removed stride, such as a
+    mean over all positions or an upsampling; for a convolution or pooling that would
+    have to change and is not a layer; for layers with hooks; for a network that cannot
+    be traced; and where maps meet whose units stand at different distances, or whose
+    sizes no longer agree.
 
     Source: Shelhamer, Long and Darrell, PAMI 2017, section 4.2; Yu and Koltun, 2016.
 
@@ -77,10 +79,10 @@ def remove_stride_(
     >>> net[0].stride, net[1].stride, net[1].dilation
     ((1, 1), (1, 1), (2, 2))
     """
-    if not isinstance(output_stride, int) or output_stride < 1:
-        raise ValueError(
-            f"output_stride must be a whole number above 0, got {output_stride!r}"
-        )
+    output_stride = whole("output_stride", output_stride, 1)
+    if input_size is not None:
+        what = "channels, a height and a width"
+        input_size = wholes("input_size", input_size, 1, what=what, count=3)
     graph = _traced(network, input_size)
     plan = _planned(network, graph, output_stride)
     if network in plan and not isinstance(network, nn.Conv2d):
@@ -92,8 +94,8 @@ def remove_stride_(
 
 
 def _traced(network: nn.Module, input_size: Sequence[int] | None) -> export.Graph:
-    """The graph of a network, on a size of its own or the first that it takes."""
-    convs = (one for one in network.modules() if isinstance(one, nn.Conv2d))
+    """Trace a network, on the size given or on the first that it takes."""
+    convs = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
     channels = next((conv.in_channels for conv in convs), 3)
     sizes = [(channels, side, side) for side in _SIDES]
     errors = []
@@ -106,7 +108,15 @@ def _traced(network: nn.Module, input_size: Sequence[int] | None) -> export.Grap
 
 
 def _planned(network: nn.Module, graph: export.Graph, output_stride: int) -> _Plan:
-    """What becomes of each layer that has to change; nothing is changed yet."""
+    """Decide what becomes of each layer that has to change; nothing is changed yet.
+
+    The nodes of the graph are followed in order. Each map has a rate: how many units of
+    the dense network lie between two neighbours of the strided one. A layer whose
+    result would be strided by more than ``output_stride`` loses its stride, which
+    multiplies the rate of all that follows; a layer that reads a map of rate r is
+    dilated by r. So the plan is one pass, and everything in it that cannot be carried
+    out raises ValueError here, while the network is still as it was.
+    """
     graph.module.graph.eliminate_dead_code()
     start = graph.inputs[0]
     maps: dict[fx.Node, Any] = {start: Hulls().input(shapes_of(start)[0])}
@@ -158,7 +168,15 @@ def _planned(network: nn.Module, graph: export.Graph, output_stride: int) -> _Pl
 
 
 def _check(node: fx.Node, layer: Any, name: str, change: _Change, before: Any) -> None:
-    """Raise ValueError for what cannot be changed as it has to be."""
+    """Raise ValueError for what cannot be changed as it has to be.
+
+    Args:
+        node: The call in the graph.
+        layer: The innermost module that makes the call.
+        name: Its name in the network.
+        change: What has to become of it.
+        before: The map that the call reads.
+    """
     what = operation(node)
     if what not in _LAYERS:
         raise ValueError(
@@ -188,7 +206,10 @@ def _check(node: fx.Node, layer: Any, name: str, change: _Change, before: Any) -
 
 
 def _run(network: nn.Module, image: torch.Tensor) -> None:
-    """Raise ValueError if the changed network fails on an image, without computing."""
+    """Raise ValueError if the changed network fails on an image of this size.
+
+    The run is on torch's fake tensors, which have a size and no values.
+    """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     eager: Any = torch.compiler.set_stance("force_eager")
     try:
@@ -202,6 +223,7 @@ def _run(network: nn.Module, image: torch.Tensor) -> None:
 
 
 def _change(network: nn.Module, plan: _Plan) -> None:
+    """Carry out a plan; a module that has to be replaced is, wherever it is used."""
     for layer, change in plan.items():
         new = _changed(layer, change)
         for parent in [*network.modules()]:
@@ -210,7 +232,7 @@ def _change(network: nn.Module, plan: _Plan) -> None:
 
 
 def _changed(layer: Any, change: _Change) -> Any:
-    """The layer without its stride, or dilated; a pooling may need another module."""
+    """Return the layer without its stride, or dilated; it may be another module."""
     stride = (1, 1) if change.removed else pair(layer.stride)
     if not isinstance(layer, nn.Conv2d):
         new = dilated_pool(layer, stride, change.rate)
@@ -220,5 +242,5 @@ def _changed(layer: Any, change: _Change) -> Any:
     for key in ("dilation", "padding"):
         value = pair(getattr(layer, key, ""))
         if not isinstance(value, str):
-            setattr(layer, key, tuple(one * change.rate for one in value))
+            setattr(layer, key, tuple(units * change.rate for units in value))
     return layer

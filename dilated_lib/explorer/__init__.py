@@ -16,6 +16,7 @@ import traitlets
 from dilated_lib.explorer._layers import Layer, layers_of, read, write
 from dilated_lib.explorer._still import still
 from dilated_lib.fields.windows import Window
+from dilated_lib.values import whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,12 +31,13 @@ class Explorer(anywidget.AnyWidget):
 
     ``layers`` are Windows or :class:`Layer`, the one nearest the input first, or their
     text, such as ``"k3,k3d2,k3d4"``. ``channels`` is what each layer takes and gives.
-    Both can be read and set while the explorer is on screen; ``stack`` is the text,
-    which ``observe`` follows.
+    Both can be read and set while the explorer is on screen. ``stack`` is the text of
+    the layers; ``observe`` follows it.
 
-    Raises ValueError for no layer, more than twenty, or text that is none; TypeError
-    for other kinds. What a layer can be on screen (its kernel up to 15, say) the
-    explorer tells there.
+    Raises ValueError for no layer, more than twenty, text that does not describe
+    layers, or less than one channel, and TypeError for values of other kinds. The
+    screen has limits of its own, such as a kernel of at most 15 taps; the explorer
+    explains these there.
 
     >>> explorer = Explorer([Window(3, dilation=d) for d in (1, 2, 4)])
     >>> explorer
@@ -47,7 +49,7 @@ class Explorer(anywidget.AnyWidget):
     _esm = (_HERE / "explorer.js").read_text("utf-8")
     _css = (_HERE / "explorer.css").read_text("utf-8")
     stack = traitlets.Unicode().tag(sync=True)
-    channels = traitlets.Int(21, min=1).tag(sync=True)
+    channels = traitlets.Any(21).tag(sync=True)
 
     def __init__(
         self,
@@ -61,9 +63,13 @@ class Explorer(anywidget.AnyWidget):
     def _a_stack(self, proposal: Any) -> str:
         return write(read(proposal["value"]))
 
+    @traitlets.validate("channels")
+    def _a_number(self, proposal: Any) -> int:
+        return whole("channels", proposal["value"], 1)
+
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers on screen, the one nearest the input first."""
+        """Return the layers on screen, the one nearest the input first."""
         return read(self.stack)
 
     @layers.setter
@@ -71,7 +77,7 @@ class Explorer(anywidget.AnyWidget):
         self.stack = write(layers_of(layers))
 
     def module(self) -> "nn.Sequential":
-        """The stack on screen as PyTorch modules over (N, channels, H, W).
+        """Build the stack on screen as PyTorch modules over (N, channels, H, W).
 
         >>> Explorer("k3d2p2,m2s2", channels=8).module()[0]
         Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(2, 2), dilation=(2, 2))
@@ -84,15 +90,15 @@ class Explorer(anywidget.AnyWidget):
     def from_module(
         cls, model: "nn.Module", input_size: Sequence[int] | None = None
     ) -> Self:
-        """An explorer of a real network's layers, which must be one chain.
+        """Make an explorer of a real network's layers, which must be one chain.
 
         ``input_size`` is (C, H, W), or (C, L) for one axis, which is then shown along
-        both; by default 512 a side and the channels of the first convolution. What
-        works unit by unit (ReLU, batch norm) is left out, any pooling is shown as max
-        pooling, and each layer has the network's input channels.
+        both. By default it is 512 a side and the channels of the first convolution.
+        What works unit by unit (ReLU, batch norm) is left out, any pooling is shown as
+        max pooling, and each layer has the network's input channels.
 
         Raises ValueError for a network that branches, resizes or has more than twenty
-        layers: give a part of it.
+        layers; a part of it may work.
         """
         from dilated_lib.explorer._modules import layers_from
 

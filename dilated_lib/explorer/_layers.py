@@ -18,14 +18,15 @@ _TOKEN = re.compile(
 class Layer:
     """One layer on screen: its windows along height and width, alike if one is given.
 
-    It is a convolution, a transposed one where its windows are, or a max pooling.
-    Written as text, ``k3d2p2`` is a convolution of three taps with dilation 2 and
-    padding 2, ``m2s2`` a pooling, ``t4s2p1`` a transposed convolution; ``p2:0`` pads
-    before and after, and ``k3xk1`` has three taps along the height and one along the
-    width.
+    It is a convolution, a transposed one where its windows are, or a max pooling. In
+    text, ``k3d2p2`` is a convolution of three taps with dilation 2 and padding 2,
+    ``m2s2`` a pooling and ``t4s2p1`` a transposed convolution; ``p2:0`` pads by 2
+    before and by 0 after, and ``k3xk1`` has three taps along the height and one along
+    the width.
 
-    Raises TypeError for what is no Window, ValueError for a transposed window that
-    meets a plain or a pooling one, or an ``output_padding`` above the padding.
+    Raises TypeError for what is not a Window. Raises ValueError for a transposed window
+    together with a plain or a pooling one, and for an ``output_padding`` above the
+    padding.
 
     >>> str(Layer(Window(3, dilation=2, padding=2)))
     'k3d2p2'
@@ -57,14 +58,15 @@ class Layer:
 
 
 def write(layers: Iterable[Layer]) -> str:
-    """The text of a stack, the layer nearest the input first."""
+    """Write a stack as text, the layer nearest the input first."""
     return ",".join(map(str, layers))
 
 
 def read(text: str) -> tuple[Layer, ...]:
-    """The layers of a text, the one nearest the input first.
+    """Read the layers of a text, the one nearest the input first.
 
-    Raises ValueError with the layer that is none, or for more than twenty.
+    Raises ValueError for text that is not a layer, which it quotes, and for more than
+    twenty layers.
 
     >>> [layer.height.dilation for layer in read("k3,k3d2,k3d4")]
     [1, 2, 4]
@@ -78,9 +80,9 @@ def read(text: str) -> tuple[Layer, ...]:
 
 
 def layers_of(given: str | Iterable[Layer | Window]) -> tuple[Layer, ...]:
-    """The layers that a text, Layers or Windows stand for.
+    """Return the layers that a text, Layers or Windows stand for.
 
-    Raises TypeError for anything else, ValueError for none or more than twenty.
+    Raises TypeError for anything else, and ValueError for none or more than twenty.
     """
     if isinstance(given, str):
         return read(given)
@@ -108,21 +110,20 @@ def _window(found: dict[str, Any]) -> Window:
         int(found["kernel"]),
         int(found["stride"] or 1),
         dilation=int(found["dilation"] or 1),
-        padding=before if before == after else (before, after),
+        padding=(before, after),
         transposed=found["kind"] == "t",
     )
 
 
 def _plain(window: Window) -> Window:
-    """The same window without output_padding, which is a padding that crops less."""
+    """Return the same window without output_padding: its padding crops less instead."""
     before, after = window.pads
     if window.output_padding > after:
         raise ValueError(
             f"output_padding must not be above the padding, got {window}: the explorer "
             "has no units that no tap can reach"
         )
-    after -= window.output_padding
-    padding = before if before == after else (before, after)
+    padding = before, after - window.output_padding
     return replace(window, padding=padding, output_padding=0)
 
 

@@ -11,10 +11,10 @@ from dilated_lib.fields.windows import Window
 
 
 def sequential(layers: Iterable[Layer], channels: int) -> nn.Sequential:
-    """The stack as modules, ``channels`` in and out of each; padding as torch takes it.
+    """Build the stack as modules with ``channels`` in and out of each.
 
-    Where the two sides differ a padding module stands before the layer, or a cropping
-    one behind a transposed layer.
+    Torch's layers pad both sides alike. Where the two sides differ, a padding module
+    stands before the layer, or a cropping one behind a transposed layer.
     """
     return nn.Sequential(
         *(module for layer in layers for module in _modules(layer, channels))
@@ -22,6 +22,13 @@ def sequential(layers: Iterable[Layer], channels: int) -> nn.Sequential:
 
 
 def _modules(layer: Layer, channels: int) -> list[nn.Module]:
+    """Build the one or two modules of a layer.
+
+    A pooling pads with −∞, which is never the largest value. A transposed layer that
+    crops more before than after does so in one module, because torch's output padding
+    gives back at the end what its padding crops there; but torch allows that only up to
+    the stride or the dilation. Every other layer with unequal sides takes two modules.
+    """
     height, width = axes = (layer.height, layer.width)
     kernel = _both(height.kernel_size, width.kernel_size)
     stride = _both(height.stride, width.stride)
@@ -32,7 +39,7 @@ def _modules(layer: Layer, channels: int) -> list[nn.Module]:
     if layer.pooling:
         if even:
             return [nn.MaxPool2d(kernel, stride, before, dilation)]
-        minus = nn.ConstantPad2d(pads, -torch.inf)  # never the largest
+        minus = nn.ConstantPad2d(pads, -torch.inf)
         return [minus, nn.MaxPool2d(kernel, stride, dilation=dilation)]
     if not height.transposed:
         if even:
@@ -65,7 +72,7 @@ def _both(height: int, width: int) -> int | tuple[int, int]:
 
 
 def _extra(window: Window) -> int:
-    """What torch calls the output padding."""
+    """Return what torch calls the output padding."""
     before, after = window.pads
     return before - after
 
@@ -73,7 +80,7 @@ def _extra(window: Window) -> int:
 def layers_from(
     model: nn.Module, input_size: Sequence[int] | None
 ) -> tuple[tuple[Layer, ...], int]:
-    """The layers of a network that is one chain, and the channels it takes."""
+    """Return the layers of a network that is one chain, and the channels it takes."""
     size = tuple(input_size or _usual_size(model))
     links = chain(model, size)
     if len(links) > MOST_LAYERS:
@@ -91,7 +98,7 @@ def layers_from(
 
 
 def _usual_size(model: nn.Module) -> tuple[int, ...]:
-    """512 a side, as many sides and channels as the first convolution takes."""
+    """Return 512 a side, with the sides and channels of the first convolution."""
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d):
             return (module.in_channels, *[512] * len(module.kernel_size))

@@ -1,4 +1,4 @@
-"""What stands in place of the explorer where scripts are stripped."""
+"""A still of the explorer, for pages that strip scripts."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _MOST_LINES = 2000
 
 
 def still(layers: Sequence[Layer]) -> str:
-    """The stack along its height as an image, and its numbers as a table, in HTML."""
+    """Draw the stack along its height as an image, with a table of numbers, in HTML."""
     windows = [layer.height for layer in layers]
     field = compose(windows)
     unit = next((n for n, hull in enumerate(field.phases) if hull), None)
@@ -40,7 +40,12 @@ def _sees(layers: Sequence[Layer]) -> str:
 
 
 def _picture(windows: Sequence[Window], unit: int) -> str:
-    """One unit of the last layer and all that it depends on, in SVG."""
+    """Draw one unit of the last layer and all that it depends on, in SVG.
+
+    Every unit stands over the middle of what it sees, as on screen. Of very many lines
+    only every n-th is drawn, so that the picture stays small enough for a page; cells
+    that are narrow lose their outline for the same reason.
+    """
     fields = [compose(windows[:depth]) for depth in range(len(windows) + 1)]
     reached = ancestors(windows, unit)
     low, high = fields[-1].start(unit) - 1, fields[-1].end(unit) + 1

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from dilated_lib.fields.windows import Sampling, Window, whole
+from dilated_lib.fields.windows import Sampling, Window
+from dilated_lib.values import whole
 
 __all__ = [
     "ReceptiveField",
@@ -29,15 +30,19 @@ __all__ = [
 class ReceptiveField:
     """What the units of a layer see of the network's input, along one axis.
 
-    ``phases[i]`` is the hull (first, last) of the input positions that unit i
-    reaches, for one period of units; None where a unit reaches nothing. Unit
-    ``i + len(phases)`` sees the hull of unit i, moved by
-    ``stride * len(phases)``. Ordinary layers have one phase, and unit i sees
-    [i·stride − padding, i·stride − padding + size − 1].
+    ``stride`` is the distance between what neighbouring units see, in input positions.
+    ``phases[i]`` is the hull (first, last) of the input positions that unit i reaches,
+    for one period of units; it is None where a unit reaches nothing. Unit
+    ``i + len(phases)`` sees the hull of unit i, moved by ``stride * len(phases)``.
+    Ordinary layers have one phase, so that unit i sees the positions from
+    i·stride − padding to i·stride − padding + size − 1, both included.
 
     Above a layer that reads a whole axis the hull is (−inf, inf), ``size`` is
-    ``math.inf``, and there is no start, end, centre or padding. A stride of 0 says
+    ``math.inf``, and there is no start, end, centre or padding. A stride of 0 means
     that one unit is left along the axis.
+
+    Raises TypeError for a stride that is neither a whole number nor a fraction, and
+    ValueError where a period of units does not span a whole number of positions.
 
     >>> field = ReceptiveField(8, ((0, 379),))
     >>> field.size, field.start(1), field.end(1)
@@ -48,6 +53,8 @@ class ReceptiveField:
     phases: tuple[tuple[float, float] | None, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.stride, Fraction):
+            object.__setattr__(self, "stride", whole("stride", self.stride))
         if not self.phases or self.stride * len(self.phases) % 1:
             raise ValueError(
                 "phases must hold one hull for each unit of a period, and the period "
@@ -57,23 +64,26 @@ class ReceptiveField:
 
     @property
     def size(self) -> float:
-        """Input positions from the first to the last seen; the largest phase's."""
+        """Count the input positions from the first to the last that a unit sees.
+
+        Where the phases differ it is the largest of their counts.
+        """
         return max(
             (last - first + 1 for first, last in filter(None, self.phases)), default=0
         )
 
     @property
     def padding(self) -> int:
-        """How far unit 0 begins before the input's first position."""
+        """Return how far unit 0 begins before the input's first position."""
         return -self.start(0)
 
     @property
     def halo(self) -> tuple[int, int]:
-        """Positions that a tile must bring before its own, and after them.
+        """Return the positions that a tile must bring before its own, and after them.
 
         The units of one period own ``stride * len(phases)`` positions. A tile of whole
-        periods that is cut out of a larger input gives its own units exactly, if it
-        comes with so many positions more on each side, and what it gives for these is
+        periods, cut out of a larger input, computes its own units exactly if it comes
+        with that many more positions on each side and what it computes for these is
         dropped. Raises ValueError where a unit sees the whole axis.
 
         >>> ReceptiveField(8, ((-186, 193),)).halo  # the front end, padded inside
@@ -87,16 +97,20 @@ class ReceptiveField:
         )
 
     def start(self, unit: int) -> int:
-        """First input position that ``unit`` sees (negative: in the padding)."""
+        """Return the first position that ``unit`` sees; in the padding, a negative."""
         return self._bounded(unit)[0]
 
     def end(self, unit: int) -> int:
-        """Last input position that ``unit`` sees."""
+        """Return the last input position that ``unit`` sees."""
         return self._bounded(unit)[1]
 
     def centre(self, unit: int) -> Fraction:
-        """Midpoint of what ``unit`` sees; a half where the size is even."""
+        """Return the midpoint of what ``unit`` sees: between two for an even size."""
         return Fraction(sum(self._bounded(unit)), 2)
+
+    def reaches(self, unit: int) -> bool:
+        """Tell whether ``unit`` sees any input; above transposed layers one may not."""
+        return self.phases[unit % len(self.phases)] is not None
 
     def _bounded(self, unit: int) -> tuple[int, int]:
         first, last = self._hull(unit)
@@ -129,13 +143,13 @@ class ReceptiveField:
 
 
 def compose(windows: Iterable[Window]) -> ReceptiveField:
-    """Receptive field of a stack of layers, the layer nearest the input first.
-
-    Raises TypeError for anything but a list of Windows. No layer at all is the
-    identity: size 1, stride 1, padding 0.
+    """Compute the receptive field of a stack, the layer nearest the input first.
 
     For ordinary layers this is the closed form of Araujo et al. (2019),
     size = 1 + Σ (extent_l − 1) Π_{i<l} stride_i, with padding and stride likewise.
+    A stack without layers is the identity: size 1, stride 1, padding 0.
+
+    Raises TypeError for anything but a list of Windows.
 
     >>> compose([Window(3, dilation=1), Window(3, dilation=2), Window(3, dilation=4)])
     ReceptiveField(size=15, stride=1, padding=0)
@@ -155,10 +169,12 @@ def compose(windows: Iterable[Window]) -> ReceptiveField:
 
 
 def above(below: ReceptiveField, layer: Window | Sampling) -> ReceptiveField:
-    """What a layer's units see of the network's input, from what those below see.
+    """Compute what a layer's units see, from what the units below it see.
 
     The hull of a union is the hull of the hulls, so each unit needs only the hulls of
-    the units that it reads.
+    the units that it reads. It does not even need all of these: the units of one phase
+    see the same hull, moved along with the unit, so among them the first and the last
+    that a tap reads decide. That keeps a layer of a million taps cheap.
 
     >>> above(compose([Window(3, 2)]), Sampling(1, ((0,), (0,))))
     ReceptiveField(size=3, stride=1, phases=((0, 2), (0, 2)))
@@ -171,16 +187,16 @@ def above(below: ReceptiveField, layer: Window | Sampling) -> ReceptiveField:
     hulls = []
     for unit in range(units * (phases // math.gcd(phases, step))):
         reads = layer.inputs(unit)
-        # taps come back to the same phase after that many, further inside the hull
+        # after that many taps the phases repeat, further inside the hull
         outer = {*reads[:phases], *reads[-phases:]}
         hulls.append(
-            _hull_of(below._hull(one) for one in outer if below.phases[one % phases])
+            _hull_of(below._hull(lower) for lower in outer if below.reaches(lower))
         )
     return ReceptiveField(_number(Fraction(below.stride) * step / units), tuple(hulls))
 
 
 def place(field: ReceptiveField, unit: int) -> float:
-    """Where a unit stands in a picture, in input positions: phases spaced evenly.
+    """Return where a drawing puts a unit, in input positions: phases spaced evenly.
 
     Raises ValueError above a layer that reads a whole axis.
 
@@ -188,15 +204,19 @@ def place(field: ReceptiveField, unit: int) -> float:
     3.0
     """
     phases = range(len(field.phases))
-    shifts = [field.centre(i) - i * field.stride for i in phases if field.phases[i]]
-    return float(unit * field.stride + sum(shifts) / len(shifts))
+    shifts = [field.centre(i) - i * field.stride for i in phases if field.reaches(i)]
+    return float(whole("unit", unit) * field.stride + sum(shifts) / len(shifts))
 
 
 def join(fields: Iterable[ReceptiveField]) -> ReceptiveField:
-    """What the units of a map see that is made of several: the hulls of the unions.
+    """Compute what the units of a map see that is made of several maps.
 
-    Raises ValueError for maps of different strides, whose units stand at different
-    distances; a whole axis joined with anything is the whole axis.
+    A sum or a concatenation makes such a map: each of its units sees what any of the
+    units at the same index sees, and its hull is the hull of that union. A whole axis
+    joined with anything is the whole axis.
+
+    Raises ValueError for maps of different strides: their units stand at different
+    distances, so no two units of the joined map would see alike.
 
     >>> join([compose([Window(3, padding=1)]), compose([Window(5, dilation=2)])])
     ReceptiveField(size=10, stride=1, padding=1)
@@ -204,9 +224,10 @@ def join(fields: Iterable[ReceptiveField]) -> ReceptiveField:
     maps = tuple(dict.fromkeys(fields))
     if len(maps) == 1:
         return maps[0]
-    strides = [one.stride for one in maps if one.size != math.inf]
+    strides = [field.stride for field in maps if field.size != math.inf]
     if len(strides) < len(maps):
-        stride = max((*strides, *(one.stride for one in maps)), key=bool)
+        # a map with one unit left has stride 0, and lies along one that has a stride
+        stride = max((*strides, *(field.stride for field in maps)), key=bool)
         return ReceptiveField(
             stride, ((-math.inf, math.inf),) * Fraction(stride).denominator
         )
@@ -215,9 +236,9 @@ def join(fields: Iterable[ReceptiveField]) -> ReceptiveField:
             "maps of different strides meet, so that no two units see alike: "
             + " and ".join(map(str, sorted(set(strides))))
         )
-    period = math.lcm(*(len(one.phases) for one in maps))
+    period = math.lcm(*(len(field.phases) for field in maps))
     hulls = (
-        _hull_of(one._hull(unit) for one in maps if one.phases[unit % len(one.phases)])
+        _hull_of(field._hull(unit) for field in maps if field.reaches(unit))
         for unit in range(period)
     )
     return ReceptiveField(strides[0], tuple(hulls))

@@ -1,7 +1,7 @@
 """The effective receptive field: what a network makes of its paths.
 
-Weights and closed ReLUs decide how much of a receptive field counts. Gradients measure
-it (Luo et al. 2016).
+Weights and closed ReLUs decide how much of a receptive field counts, and gradients
+measure it.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from dilated_lib.evaluation_mode import evaluating
+from dilated_lib.values import whole, wholes
 
 __all__ = ["effective_receptive_field"]
 
@@ -25,21 +28,31 @@ def effective_receptive_field(
 ) -> NDArray[np.float64]:
     """Measure with gradients how strongly one output unit depends on each position.
 
-    ``inputs`` (N, C, …) are pictures, or noise; the result has the shape of their axes.
-    It is the mean size of ∂ output / ∂ input over inputs and channels; the output is
-    the unit's channels added up with random signs (seeded), so that they do not cancel.
-    ``to`` names a module whose output to take, such as "layer3". ``unit`` is one index
-    an axis, the middle one if not given. With ``binary`` it is the share of the inputs
-    for which any gradient arrives. The model runs in evaluation mode.
-
-    Maps may have their channels last, (N, …, C), as in Swin. A not-a-number in a
-    quarter of the first input tells: all channels of a unit lose their value together.
+    The result has the shape of the inputs' axes. It is the mean size of
+    ∂ output / ∂ input over inputs and channels, where the output is the sum of the
+    unit's channels with random signs, so that channels do not cancel each other. The
+    model runs in evaluation mode.
 
     For a linear stack with equal weights the result is the product of the ``coverage``
-    along the axes, and its width along each is ``deviation`` (Luo et al. 2016).
+    along the axes, and its width along each is ``deviation``.
+
+    Maps may have their channels last, (N, …, C), as in Swin. To find out, a part of the
+    first input is set to NaN: all channels of a unit then lose their value together.
 
     Raises ValueError for inputs without axes, an unknown module, an output that is not
     a map with as many axes, a unit outside it, and where no gradient arrives at all.
+
+    Source: Luo et al., "Understanding the Effective Receptive Field in Deep
+    Convolutional Neural Networks", NeurIPS 2016.
+
+    Args:
+        model: It maps ``inputs`` to a map with as many axes.
+        inputs: Pictures or noise, (N, C, …) with one length an axis.
+        to: The module whose output is taken, such as "layer3"; by default the model's.
+        unit: One index an axis; by default the middle of the map.
+        binary: Whether to give, in place of the mean, the fraction of the inputs for
+            which any gradient arrives.
+        seed: Of the signs.
 
     >>> conv = nn.Conv1d(1, 1, 3, dilation=2, padding=2)
     >>> effective_receptive_field(conv, torch.ones(1, 1, 7), binary=True)
@@ -50,9 +63,10 @@ def effective_receptive_field(
             f"inputs must have shape (N, C, one length an axis), none of them 0, "
             f"got {tuple(inputs.shape)}"
         )
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
+    seed = whole("seed", seed)
+    if unit is not None:
+        unit = wholes("unit", unit, what="one index an axis")
+    with evaluating(model):
         last = _channels_last(_output(model, _marked(inputs[:1]), to))
         total = torch.zeros(inputs.shape[2:], dtype=torch.float64)
         for number, one in enumerate(inputs):
@@ -61,13 +75,11 @@ def effective_receptive_field(
                 output = _output(model, x, to)
             output = output.movedim(-1, 1) if last else output
             sizes = output.shape[2:]
-            place = [n // 2 for n in sizes] if unit is None else list(unit)
+            place = unit or tuple(n // 2 for n in sizes)
             if len(place) != len(sizes) or not all(
                 0 <= index < size for index, size in zip(place, sizes, strict=True)
             ):
-                raise ValueError(
-                    f"unit must be within {tuple(sizes)}, got {tuple(place)}"
-                )
+                raise ValueError(f"unit must be within {tuple(sizes)}, got {place}")
             generator = torch.Generator().manual_seed(seed + number)
             signs = torch.randint(2, (output.shape[1],), generator=generator) * 2 - 1
             column = int(np.ravel_multi_index(place, sizes))
@@ -75,12 +87,9 @@ def effective_receptive_field(
             (gradient,) = torch.autograd.grad(seen, x)
             arrives = gradient[0].abs().double().mean(0).cpu()
             total += (arrives > 0).double() if binary else arrives
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if not total.any():
         raise ValueError(
-            f"no gradient of unit {tuple(place)} arrives at the input: it reads "
+            f"no gradient of unit {place} arrives at the input: it reads "
             "nothing, or every ReLU on its way is closed, as for inputs of zeros; try "
             "torch.randn"
         )
@@ -89,7 +98,7 @@ def effective_receptive_field(
 
 
 def _output(model: nn.Module, x: Tensor, to: str | None) -> Tensor:
-    """The model's output for ``x``, or that of a module in it: one map."""
+    """Return the model's output for ``x``, or that of a module in it: one map."""
     caught: list[object] = []
     if to is None:
         caught.append(model(x))
@@ -116,7 +125,7 @@ def _output(model: nn.Module, x: Tensor, to: str | None) -> Tensor:
 
 
 def _marked(x: Tensor) -> Tensor:
-    """A copy with NaN at the first half of each axis."""
+    """Return a copy with NaN in the first half of every axis."""
     marked = x.detach().clone()
     quarter = [slice(None)] * 2 + [slice(0, -(-side // 2)) for side in x.shape[2:]]
     marked[tuple(quarter)] = torch.nan
@@ -124,7 +133,7 @@ def _marked(x: Tensor) -> Tensor:
 
 
 def _channels_last(lost: Tensor) -> bool:
-    """Are the units that lost their value alike along the last axis, not the first?"""
+    """Tell whether units lost their value alike along the last axis, not the first."""
     apart = lost[0].isnan()
     first, last = ((apart.any(d) == apart.all(d)).all() for d in (0, -1))
     return bool(last and not first)

@@ -1,8 +1,9 @@
-"""Torch's layers as tables of reads, along one axis each.
+"""Torch's layers, read as what their units see along each axis.
 
-A convolution or pooling is a :class:`~dilated_lib.fields.windows.Window`. Adaptive
-pooling and resizing are tables that repeat after a period, with exact fractions: what
-torch computes in single precision is asked of torch where it could differ.
+A convolution or pooling is a :class:`~dilated_lib.fields.windows.Window`, whether it is
+a call in a traced graph or a module of a network. Adaptive pooling and resizing are
+tables that repeat after a period, computed with exact fractions. Torch computes some of
+these in single precision; where the two could differ, torch is asked.
 """
 
 from fractions import Fraction
@@ -11,20 +12,25 @@ from math import floor, gcd
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from dilated_lib.fields.windows import Sampling, Window
 
-__all__ = ["Along", "adaptive", "along", "each", "resampled", "windows"]
+__all__ = ["Along", "adaptive", "along", "resampled", "windows", "windows_of"]
 
 
 class Along(NamedTuple):
-    """How the units of a map read those of another, along one dimension.
+    """How the units of a map read those of another map, along one dimension.
 
-    ``border`` says what a position outside the map read stands for: nothing ("blank"),
-    or one inside. ``idle`` adds reads whose weight is exactly zero: no dependence, but
-    NaN passes. ``places`` has, for a period of units, the point of the map read on
-    which each is centred, where that is not the middle of its reads.
+    Args:
+        layer: The positions that each unit reads.
+        border: What a position outside the map stands for: nothing ("blank"), or one
+            inside it, as torch names its paddings.
+        idle: The same reads, and those whose weight is exactly zero: no output depends
+            on them, but a NaN passes.
+        places: For a period of units, the point of the map on which each is centred;
+            empty where that is the middle of what it reads.
     """
 
     layer: Sampling
@@ -34,13 +40,13 @@ class Along(NamedTuple):
 
     @property
     def centres(self) -> tuple[Fraction | None, ...]:
-        """The point of the map read on which each unit of a period is centred."""
+        """Return the point of the map on which each unit of a period is centred."""
         middles = (Fraction(r[0] + r[-1], 2) if r else None for r in self.layer.reads)
         return self.places or tuple(middles)
 
 
 def along(window: Window) -> Along:
-    """A convolution or pooling window as a table of reads.
+    """Return a window as a table of reads.
 
     >>> along(Window(3, 2, padding=1)).layer
     Sampling(step=2, reads=((-1, 0, 1),))
@@ -63,23 +69,36 @@ def windows(
     output_padding: Any = 0,
     rank: int,
 ) -> list[Window]:
-    """A convolution or pooling as torch takes its arguments: a window for each axis.
+    """Return a window for each axis of a convolution or pooling.
+
+    The arguments are torch's: a number for all axes, or a list with one for each.
+    ``padding`` may also be "valid" or "same", which pads an even kernel by one more
+    after the map than before it.
+
+    Args:
+        kernel_size: Taps.
+        stride: Units from one output to the next.
+        padding: Units before and after the map.
+        dilation: Units from one tap to the next.
+        transposed: Whether it is a transposed convolution.
+        output_padding: Units that a transposed one's output has more.
+        rank: The number of axes.
 
     >>> windows(3, 2, padding="same", dilation=(1, 2), rank=2)[1].pads
     (2, 2)
     """
-    taps, dilations = each(kernel_size, rank), each(dilation, rank)
-    pads: list[Any] = [0] * rank if padding == "valid" else each(padding, rank)
+
+    def each(value: Any) -> list[Any]:
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        return values * rank if len(values) == 1 else values
+
+    taps, dilations = each(kernel_size), each(dilation)
+    pads = each(0 if padding == "valid" else padding)
     if padding == "same":
         total = [d * (k - 1) for d, k in zip(dilations, taps, strict=True)]
         pads = [(n // 2, n - n // 2) for n in total]
     columns = zip(
-        taps,
-        each(stride, rank),
-        dilations,
-        pads,
-        each(output_padding, rank),
-        strict=True,
+        taps, each(stride), dilations, pads, each(output_padding), strict=True
     )
     return [
         Window(k, s, dilation=d, padding=p, transposed=transposed, output_padding=e)
@@ -87,14 +106,27 @@ def windows(
     ]
 
 
-def each(value: Any, rank: int) -> list[int]:
-    """One number for each axis, from one for all or a list."""
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    return values * rank if len(values) == 1 else values
+def windows_of(layer: nn.Conv2d | nn.MaxPool2d) -> list[Window]:
+    """Return the windows of a module, along the height and along the width.
+
+    A pooling's ``ceil_mode`` and what the padding is filled with are not part of them.
+
+    >>> windows_of(nn.Conv2d(3, 8, (3, 5), dilation=2, padding="same"))[1].pads
+    (4, 4)
+    """
+    return windows(
+        layer.kernel_size,
+        layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        rank=2,
+    )
 
 
 def adaptive(size: int, out: int) -> Sampling:
-    """Pooling to ``out`` units: each from its share of the map, rounded outwards.
+    """Return adaptive pooling to ``out`` units as a table of reads.
+
+    Each unit reads its part of a map of ``size`` units, rounded outwards.
 
     >>> adaptive(5, 2)
     Sampling(step=5, reads=((0, 1, 2), (2, 3, 4)))
@@ -108,11 +140,24 @@ def adaptive(size: int, out: int) -> Sampling:
 def resampled(
     size: int, out: int, kind: str, scale: float | None, corners: bool, smooth: bool
 ) -> Along | None:
-    """How a resized map of ``out`` units reads the one of ``size``, along one axis.
+    """Return how a resized map reads the one below it, along one axis.
 
-    Positions beyond the border are those at the border. None where torch does not do
-    what exact arithmetic says: nearest pixels are found in single precision, and a
-    scale that leaves the size as it is may be carried out, or not.
+    A unit of the result stands at a point of the map below, which the ratio of the
+    sizes gives, and reads the taps of its kernel around that point. All this is exact
+    in fractions, and repeats once the point is a whole number again: the table has one
+    such period. Positions beyond the border are those at the border.
+
+    The result is None where torch does not do what exact arithmetic says: it finds
+    nearest pixels in single precision, and may or may not carry out a scale that leaves
+    the size as it is.
+
+    Args:
+        size: Units of the map below.
+        out: Units of the result.
+        kind: Torch's mode without the number of axes, such as "bicubic" or "linear".
+        scale: The factor that torch was given in place of a size, or None.
+        corners: Torch's ``align_corners``.
+        smooth: Torch's ``antialias``, which widens the kernel where a map shrinks.
     """
     ratio, nearest = Fraction(size, out), kind.startswith("nearest")
     if scale is not None and not corners:

@@ -15,35 +15,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dilated_lib.fields.arithmetic import Window, compose
+from dilated_lib.fields.arithmetic import compose
+from dilated_lib.fields.windows import Window
+from dilated_lib.values import whole, wholes
 
 __all__ = ["ancestors", "coverage", "deviation", "hdc_distances"]
 
 
 def coverage(windows: Iterable[Window], *, unit: int = 0) -> NDArray[Any]:
-    """How many paths lead from each position of the receptive field to ``unit``.
+    """Count the paths from each position of the receptive field to ``unit``.
 
-    Shape (size of the unit's receptive field,), exact counts; a 0 is a hole, inside
-    the field but read by no path (gridding). ``unit`` matters only above transposed
-    layers. Positions in the padding count like any other. The counts are 64-bit
-    integers, or Python's own where one is larger, as from about forty layers of three
-    taps on: ``counts / counts.sum()`` gives their shares in either case.
+    The result has shape (size of the unit's receptive field,). A 0 in it is a hole: a
+    position inside the field that no path reads (gridding). ``unit`` matters only above
+    transposed layers. Positions in the padding count like any other.
 
-    Raises ValueError for a unit that sees no input.
+    The counts are exact. They are 64-bit integers as long as these can hold them, and
+    Python's own from about forty layers of three taps on; ``counts / counts.sum()``
+    gives the probability of each position in either case.
+
+    Raises ValueError for a unit that sees no input, and as
+    :func:`~dilated_lib.fields.arithmetic.compose` for what is not a list of Windows.
 
     >>> coverage([Window(3), Window(3, dilation=2)])
     array([1, 1, 2, 1, 2, 1, 1])
     >>> coverage([Window(3, dilation=2)] * 2)
     array([1, 0, 2, 0, 3, 0, 2, 0, 1])
     """
-    layers = tuple(windows)
+    layers, unit = tuple(windows), whole("unit", unit)
     field = compose(layers)
     start, end = field.start(unit), field.end(unit)
     paths = Counter({unit: 1})
     for layer in reversed(layers):
         below: Counter[int] = Counter()
-        for one, count in paths.items():
-            for position in layer.inputs(one):
+        for upper, count in paths.items():
+            for position in layer.inputs(upper):
                 below[position] += count
         paths = below
     fits = max(paths.values()) <= np.iinfo(np.int64).max
@@ -52,37 +57,41 @@ def coverage(windows: Iterable[Window], *, unit: int = 0) -> NDArray[Any]:
 
 
 def ancestors(windows: Iterable[Window], unit: int = 0) -> list[set[int]]:
-    """The units of each map that ``unit`` of the last layer depends on, input first.
+    """List the units of each map that ``unit`` of the last layer depends on.
 
-    Positions in the padding count like any other, units that read nothing do not.
+    The input's positions come first, ``unit`` itself last. Positions in the padding
+    count like any other; units that read nothing do not count.
 
     >>> ancestors([Window(3), Window(3, dilation=2)])
     [{0, 1, 2, 3, 4, 5, 6}, {0, 2, 4}, {0}]
     """
     layers = tuple(windows)
     fields = [compose(layers[:depth]) for depth in range(len(layers))]
-    reached = [{unit}]
+    reached = [{whole("unit", unit)}]
     for layer, field in zip(reversed(layers), reversed(fields), strict=True):
-        below = {one for above in reached[0] for one in layer.inputs(above)}
-        reached.insert(0, {i for i in below if field.phases[i % len(field.phases)]})
+        below = {lower for upper in reached[0] for lower in layer.inputs(upper)}
+        reached.insert(0, {lower for lower in below if field.reaches(lower)})
     return reached
 
 
 def deviation(windows: Iterable[Window]) -> float:
-    """Standard deviation of a position chosen by a random path, in input positions.
+    """Compute how far a random path ends from the middle: a standard deviation.
 
-    It is the width of the effective receptive field of a linear stack with equal
-    weights: the variance is Σ (j d)² (k² − 1) / 12, with j the product of the strides
-    below a layer (after Luo et al., "Understanding the Effective Receptive Field in
-    Deep Convolutional Neural Networks", 2016, with strides and dilation).
+    It is in input positions, and is the width of the effective receptive field of a
+    linear stack with equal weights. A path chooses a tap in each layer independently,
+    so the variances add up: Σ (j d)² (k² − 1) / 12, with j the product of the strides
+    below a layer, d its dilation and k its taps.
 
     Raises ValueError for transposed layers, whose units differ by phase.
+
+    Source: Luo et al., "Understanding the Effective Receptive Field in Deep
+    Convolutional Neural Networks", NeurIPS 2016; strides and dilation are added here.
 
     >>> deviation([Window(3)] * 6)
     2.0
     """
     layers = tuple(windows)
-    compose(layers)  # refuses what is no layer
+    compose(layers)  # refuses what is not a layer
     jump, variance = 1, Fraction(0)
     for depth, layer in enumerate(layers, 1):
         if layer.transposed:
@@ -96,22 +105,24 @@ def deviation(windows: Iterable[Window]) -> float:
 
 
 def hdc_distances(dilations: Sequence[int]) -> tuple[int, ...]:
-    """M_1 … M_n of hybrid dilated convolution, in positions.
+    """Compute the distances M_1 … M_n of hybrid dilated convolution, in positions.
 
     M_i bounds the distance between neighbours among the positions that layers i … n
-    read. Wang et al. ("Understanding Convolution for Semantic Segmentation", 2018,
-    eq. 2) have M_n = r_n and M_i = max(M_{i+1} − 2 r_i, 2 r_i − M_{i+1}, r_i). Their
-    design wants M_2 ≤ K for K taps. That is not sufficient: it also takes r_1 = 1.
-    Nor is it necessary.
+    read. With r_i for the dilations, M_n = r_n, and going down
+    M_i = max(M_{i+1} − 2 r_i, 2 r_i − M_{i+1}, r_i). The design asks for M_2 ≤ K, where
+    K is the number of taps. That is not sufficient for a field without holes, which
+    also takes r_1 = 1; nor is it necessary.
 
-    Raises ValueError for no dilations or one below 1, TypeError for other kinds.
+    Raises ValueError for an empty list or a dilation below 1, and TypeError for one
+    that is not a whole number.
+
+    Source: Wang et al., "Understanding Convolution for Semantic Segmentation", WACV
+    2018, eq. 2.
 
     >>> hdc_distances((1, 2, 5)), hdc_distances((1, 2, 9))
     ((1, 2, 5), (3, 5, 9))
     """
-    rates = [Window(1, dilation=dilation).dilation for dilation in dilations]
-    if not rates:
-        raise ValueError(f"dilations must name at least one layer, got {dilations!r}")
+    rates = wholes("dilations", dilations, 1, what="one number for each layer")
     distances = [rates[-1]]
     for rate in reversed(rates[:-1]):
         distances.insert(0, max(distances[0] - 2 * rate, 2 * rate - distances[0], rate))

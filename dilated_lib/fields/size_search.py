@@ -1,4 +1,10 @@
-"""The search for input sizes that a whole network divides: tried first, then traced."""
+"""The search for input sizes that a whole network divides: tried first, then traced.
+
+A trial runs the network on a size without values, and says whether a layer leaves units
+over; it takes a fraction of a second. Tracing takes seconds, and gives the receptive
+fields. So candidates are tried, and only the three sizes that the rule rests on are
+traced.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -13,9 +19,9 @@ NEARBY = 32  # pixels to either side, among which is a multiple of any step to 6
 
 
 class Found(NamedTuple):
-    """The sizes along one axis: ``fixed + n * step`` pixels, n from ``least`` on.
+    """The sizes along one axis: ``fixed + n * step`` pixels, for n from ``least`` on.
 
-    They give ``more + n * each`` cells.
+    They give ``more + n * each`` cells, whose receptive field is ``field``.
     """
 
     field: ReceptiveField
@@ -27,7 +33,7 @@ class Found(NamedTuple):
 
 
 def fixed_pixels(field: ReceptiveField) -> int:
-    """What a size has beyond its cells' strides, if both sides are padded alike.
+    """Return what a size has beyond its cells' strides, if both sides are padded alike.
 
     Raises ValueError where the cells are not alike, or one sees the whole axis.
     """
@@ -42,13 +48,18 @@ def fixed_pixels(field: ReceptiveField) -> int:
 
 
 def _plain(field: ReceptiveField) -> bool:
-    """Are all cells alike, and whole pixels apart?"""
+    """Tell whether all cells are alike, and whole pixels apart."""
     alike = len(field.phases) == 1 and isinstance(field.stride, int)
     return alike and 0 < field.size < inf and field.stride > 0
 
 
 class Search:
-    """Looks for the whole sizes of one network, and remembers what it has tried."""
+    """A search for the whole sizes of one network, which remembers what it has tried.
+
+    ``tried`` takes lengths and returns what the layers leave over along each axis, as
+    :func:`~dilated_lib.fields.trial.attempt` does; ``traced`` takes a size and returns
+    the receptive fields.
+    """
 
     def __init__(
         self,
@@ -58,7 +69,17 @@ class Search:
         self.tried, self.traced = cache(tried), traced
 
     def around(self, at: Sequence[int]) -> list[Found]:
-        """The sizes of every axis, found at first next to ``at``."""
+        """Find the sizes of every axis, beginning next to ``at``.
+
+        A whole size near ``at`` comes first, then one at which no layer leaves even
+        padding over. The period of the maps says which steps may lead from one whole
+        size to the next. Three sizes in a row are traced, because the number of cells
+        must grow by as much in the second step as in the first: only then is it a line
+        in n. The least size is found by halving, and tried once more for all axes
+        together.
+
+        Raises ValueError for a network without such a line, and says why.
+        """
         axes = range(len(at))
         start = [self._nearest(at, axis) for axis in axes]
         fields = self.traced(start)
@@ -94,13 +115,13 @@ class Search:
         return found
 
     def _left_over(self, size: Sequence[int], axis: int, length: int = 0) -> int:
-        """What a size leaves over along one axis, if that has another length."""
+        """Return what a size leaves over along an axis, at another length of it."""
         lengths = [length or n if one == axis else n for one, n in enumerate(size)]
         levels = self.tried(*lengths)
         return trial.REMAINDER if levels is None else levels[axis]
 
     def _nearest(self, at: Sequence[int], axis: int) -> int:
-        """The length next to the given one that is whole, if all axes have it."""
+        """Return the nearest length that is whole if all axes have it."""
         for most in (trial.PADDING, trial.UNEVEN):
             for length in _outwards(at[axis], NEARBY):
                 if self._left_over([length] * len(at), axis) <= most:
@@ -113,7 +134,7 @@ class Search:
         )
 
     def _tightest(self, size: Sequence[int], axis: int, fields: Fields) -> int:
-        """A length near a whole one at which no padding is left over, if there is."""
+        """Return a length near a whole one that leaves no padding over, if any does."""
         if not fields[axis].stride:
             raise ValueError("a cell sees the whole axis: every size gives one cell")
         period = _period(fields, axis)
@@ -127,7 +148,7 @@ class Search:
         return size[axis]
 
     def _step(self, size: Sequence[int], axis: int, fields: Fields) -> int:
-        """Pixels from one whole size to the next."""
+        """Return the pixels from one whole size to the next."""
         length, period = size[axis], _period(fields, axis)
         most = self._left_over(size, axis)
         for step in range(period, 2 * max(period, NEARBY) + 1, period):
@@ -139,7 +160,7 @@ class Search:
         )
 
     def _least(self, size: Sequence[int], axis: int, step: int) -> int:
-        """The least size, by halving: a network that takes one takes larger ones."""
+        """Return the least size, by halving: what takes one size takes larger ones."""
         most = self._left_over(size, axis)
         fits, fails = 0, (size[axis] - 1) // step + 1  # steps down
         while fails - fits > 1:
@@ -153,7 +174,7 @@ class Search:
 
 
 def _outwards(length: int, far: int) -> list[int]:
-    """Lengths from one on, in the order of their distance."""
+    """List the lengths around one, in the order of their distance from it."""
     around = range(max(1, length - far), length + far + 1)
     return sorted(around, key=lambda other: abs(other - length))
 
@@ -163,19 +184,26 @@ def _seen(fields: Fields, axis: int) -> list[ReceptiveField]:
 
 
 def _period(fields: Fields, axis: int) -> int:
-    """Pixels after which the maps before upsampling look at the input alike again."""
+    """Return the pixels after which all maps look at the input as before."""
     strides = (field.stride for field in _seen(fields, axis))
     return lcm(*(one for one in strides if isinstance(one, int) and one))
 
 
 def _coarsest(fields: Fields, axis: int, stride: int) -> ReceptiveField | None:
-    """The last map of that stride, if its units are alike."""
+    """Return the last map of that stride whose units are alike, if there is one."""
     maps = [one for one in _seen(fields, axis) if _plain(one) and one.stride == stride]
     return maps[-1] if maps else None
 
 
 def _balanced(field: ReceptiveField, size: int, cells: int, whole: bool) -> None:
-    """Raise ValueError where what the cells see is not in the middle of the input."""
+    """Raise ValueError unless what the cells see is in the middle of the input.
+
+    Args:
+        field: Of the cells.
+        size: The input's pixels along the axis.
+        cells: How many cells it gives.
+        whole: Whether the layers leave nothing over, not even padding.
+    """
     if not _plain(field):
         return
     over = size - fixed_pixels(field) - cells * int(field.stride)

@@ -21,7 +21,7 @@ from dilated_lib.fields.tracing.rules import Call
 from dilated_lib.fields.windows import Window
 
 WHOLE, PADDING, UNEVEN, REMAINDER = range(4)
-REACH, PATIENCE = 64, 5.0  # what near() looks at: pixels to either side, and seconds
+REACH, PATIENCE = 64, 5.0  # how far near() looks, in pixels, and how long, in seconds
 NEEDS_VALUES = (
     fake_tensor.DataDependentOutputException,
     fake_tensor.DynamicOutputShapeException,
@@ -34,12 +34,12 @@ NEEDS_VALUES = (
 def attempt(
     model: nn.Module, size: tuple[int, ...], to: str | None = None
 ) -> tuple[int, ...] | None:
-    """What the layers leave over along each axis; None where the network fails.
+    """Return what the layers leave over along each axis; None where the network fails.
 
     WHOLE says that every window ends where its padded map ends, PADDING that some end
     before it, but read all of the map. With REMAINDER a layer leaves a unit of its map
     unread, or resizes by a factor that is not whole. Of the layers after the module
-    ``to`` only resizing counts, and is UNEVEN.
+    ``to`` only resizing counts: if it is not by a whole factor, that is UNEVEN.
 
     Raises TracingError where the network needs the input's values before ``to``.
     """
@@ -68,7 +68,7 @@ def attempt(
 
 
 class _Leftovers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches the layers of a network as they run, and keeps the worst of each axis."""
+    """A watch on the layers of a network as they run, which keeps each axis's worst."""
 
     def __init__(self, axes: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -76,12 +76,12 @@ class _Leftovers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.reached: list[int] | None = None
 
     def reach(self) -> None:
-        """The module asked for has its result; one that is shared, once more."""
+        """Note that the module asked for has its result; a shared one comes again."""
         pairs = zip(self.worst, self.uneven, strict=True)
         self.reached = [REMAINDER if uneven else worst for worst, uneven in pairs]
 
     def levels(self) -> tuple[int, ...]:
-        """The worst as far as the module asked for, and whether resizing is whole."""
+        """Return each axis's worst up to the module asked for, or uneven resizing."""
         if self.reached is None:
             self.reach()
         pairs = zip(self.reached or (), self.uneven, strict=True)
@@ -112,7 +112,7 @@ class _Leftovers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def windows(self, layers: Sequence[Window], source: Any, result: Tensor) -> None:
-        """What convolving or pooling leaves over."""
+        """Note what convolving or pooling leaves over."""
         if len(layers) != len(self.worst):
             return
         padded = [*getattr(source, "padded", ()), *(0 for _ in layers)]
@@ -128,7 +128,7 @@ class _Leftovers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.worst[axis] = max(self.worst[axis], level)
 
     def resized(self, source: Tensor, result: Tensor, corners: bool) -> None:
-        """Whether of two lengths, or of those between corners, one is a multiple."""
+        """Note whether a resized length, or that between corners, is a multiple."""
         for axis in range(len(self.worst)):
             back = axis - len(self.worst)
             low, high = sorted((source.shape[back], result.shape[back]))
@@ -137,7 +137,7 @@ class _Leftovers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def near(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> str:
-    """The end of a sentence on a size that a network does not take: those that fit.
+    """Write the end of a sentence on a size that a network refuses: those that fit.
 
     It is empty where the size is not what is wrong, or nothing fits nearby.
     """
@@ -148,7 +148,7 @@ def near(model: nn.Module, sizes: Sequence[tuple[int, ...]]) -> str:
         return not late and attempt(model, (channels, *tried)) is not None
 
     def fits(length: int, step: int) -> int:
-        """The first length from here on that all axes may have."""
+        """Return the first length from here on that all axes may have, or 0."""
         tried = range(length, max(0, length + REACH * step), step)
         return next((n for n in tried if runs(*[n] * len(lengths))), 0)
 

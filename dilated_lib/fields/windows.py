@@ -1,25 +1,30 @@
 """One layer along one axis: which positions of its input each output unit reads."""
 
-import operator
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
-__all__ = ["Sampling", "Window", "one_of", "whole"]
+from dilated_lib.values import pair, whole
+
+__all__ = ["Sampling", "Window"]
 
 
 @dataclass(frozen=True)
 class Window:
-    """One convolution or pooling layer along one axis. All lengths are in units.
+    """One convolution or pooling layer along one axis; all lengths are in units.
 
-    ``dilation`` is the distance between neighbouring taps: 1 is the ordinary
-    layer, and ``dilation - 1`` holes lie between two taps. ``padding`` is one
-    number for both sides or a pair ``(before, after)``. With ``transposed=True``
-    the layer is the transpose of that convolution, as in
-    ``torch.nn.ConvTranspose1d``: padding then crops, and ``output_padding``
-    lengthens the output at its end.
+    Raises TypeError for a value that is not a whole number, and ValueError for one that
+    is out of range.
 
-    Raises TypeError for a value that is not a whole number, ValueError for one
-    that is out of range.
+    Args:
+        kernel_size: How many taps the kernel has.
+        stride: The distance between the first taps of neighbouring outputs.
+        dilation: The distance between neighbouring taps. 1 is the ordinary layer;
+            ``dilation - 1`` holes lie between two taps.
+        padding: Positions added on each side, or a pair ``(before, after)``; a pair of
+            equal numbers becomes that number, so that equal layers are equal.
+        transposed: Whether the layer is the transpose of that convolution, as
+            ``torch.nn.ConvTranspose1d`` is. Its padding crops the output.
+        output_padding: How much longer a transposed layer's output is at its end.
 
     >>> Window(3, dilation=4).extent
     9
@@ -34,22 +39,17 @@ class Window:
     output_padding: int = 0
 
     def __post_init__(self) -> None:
+        # a frozen dataclass sets its own fields only by this detour
         for name in ("kernel_size", "stride", "dilation"):
             object.__setattr__(self, name, whole(name, getattr(self, name), 1))
         if not isinstance(self.transposed, bool):
             raise TypeError(
                 f"transposed must be True or False, got {self.transposed!r}"
             )
-        if isinstance(self.padding, tuple | list):
-            if len(self.padding) != 2:
-                raise ValueError(
-                    "padding must be one number or a pair (before, after), "
-                    f"got {self.padding!r}"
-                )
-            sides = tuple(whole("padding", side, 0) for side in self.padding)
-            object.__setattr__(self, "padding", sides)
-        else:
-            object.__setattr__(self, "padding", whole("padding", self.padding, 0))
+        before, after = pair("padding", self.padding, 0, sides="before, after")
+        object.__setattr__(
+            self, "padding", before if before == after else (before, after)
+        )
         extra = whole("output_padding", self.output_padding, 0)
         object.__setattr__(self, "output_padding", extra)
         if extra and not self.transposed:
@@ -66,18 +66,18 @@ class Window:
 
     @property
     def extent(self) -> int:
-        """From the first tap to the last, both included, it is d(k − 1) + 1 units."""
+        """Count the units from the first tap to the last: d(k − 1) + 1."""
         return self.dilation * (self.kernel_size - 1) + 1
 
     @property
     def pads(self) -> tuple[int, int]:
-        """Padding before and after, in units."""
+        """Return the padding before and after, in units."""
         if isinstance(self.padding, tuple):
             return self.padding
         return (self.padding, self.padding)
 
     def inputs(self, unit: int) -> Sequence[int]:
-        """Input positions that output ``unit`` reads, in rising order.
+        """List the input positions that output ``unit`` reads, in rising order.
 
         Positions outside the input are padding. A unit of a transposed layer may
         read none.
@@ -99,7 +99,7 @@ class Window:
         return [position for position, remainder in reads if remainder == 0]
 
     def output_size(self, size: int) -> int:
-        """Number of outputs for ``size`` inputs, as torch counts them (rounded down).
+        """Count the outputs for ``size`` inputs, as torch does (rounded down).
 
         Raises ValueError where no output is left: the dilated kernel is larger than
         the padded input, or a transposed layer's padding crops everything.
@@ -129,7 +129,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Sampling:
-    """A layer along one axis that is no window: a table of what each unit reads.
+    """A layer along one axis that is not a window: a table of what each unit reads.
 
     Unit i reads the positions ``reads[i]``; unit ``i + len(reads)`` reads them moved by
     ``step``. Resizing, slicing and adaptive pooling are such layers.
@@ -142,25 +142,6 @@ class Sampling:
     reads: tuple[tuple[int, ...], ...]
 
     def inputs(self, unit: int) -> Sequence[int]:
-        """Input positions that output ``unit`` reads, in rising order."""
-        period, phase = divmod(unit, len(self.reads))
+        """List the input positions that output ``unit`` reads, in rising order."""
+        period, phase = divmod(whole("unit", unit), len(self.reads))
         return [position + period * self.step for position in self.reads[phase]]
-
-
-def whole(name: str, value: object, least: int | None = None) -> int:
-    """The number ``value``, or an error that says what ``name`` must be."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if least is not None and number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
-
-
-def one_of(name: str, value: object, known: Sequence[str]) -> None:
-    """Raise ValueError unless ``value`` is one of those that ``name`` may have."""
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")

@@ -1,6 +1,6 @@
 """The paper's networks: front end, context module, both together, and their weights.
 
-Part III of the book. Nothing here knows how a network is trained.
+This belongs to Part III of the book. Nothing here knows how a network is trained.
 """
 
 from dilated_lib.networks.architecture import small_network

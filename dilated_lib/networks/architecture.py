@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,12 +13,12 @@ from safetensors import safe_open
 from torch import nn
 
 from dilated_lib.data.palettes import Colour
-from dilated_lib.fields.windows import one_of, whole
 from dilated_lib.networks.context import ContextModule
 from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.networks.vgg import Padding, front_end
 from dilated_lib.networks.weights import file_state, load, save
 from dilated_lib.records import results
+from dilated_lib.values import one_of, positive, whole, wholes
 
 __all__ = ["Architecture", "open_network", "save_network", "small_network"]
 
@@ -63,9 +62,10 @@ class Architecture:
         one_of("context", self.context, get_args(_Context))
         for name in ("width", "fc_channels"):
             object.__setattr__(self, name, whole(name, getattr(self, name), 1))
-        object.__setattr__(self, "dilations", tuple(self.dilations))  # JSON has lists
-        if not 0 < self.scale < inf:
-            raise ValueError(f"scale must be above 0, and finite, got {self.scale}")
+        layers = "one number for each layer"
+        dilations = wholes("dilations", self.dilations, 1, what=layers)
+        object.__setattr__(self, "dilations", dilations)
+        object.__setattr__(self, "scale", positive("scale", self.scale))
 
     def build(
         self, palette: Mapping[str, Colour], mean: tuple[float, float, float]

@@ -1,23 +1,33 @@
 """torchvision's segmentation networks, trained and measured like the paper's."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dilated_lib.networks.imagenet import published_weights
+from dilated_lib.values import one_of, positive, whole
 
 __all__ = ["Baseline"]
+
+Name = Literal["fcn_resnet50", "deeplabv3_resnet50"]
 
 
 class Baseline(nn.Module):
     """torchvision's FCN or DeepLab v3 on a ResNet-50, behind the paper's interface.
 
-    ``forward`` takes images (N, 3, H, W), RGB, 0 to 255, normalises them as the
-    ImageNet weights want, and returns logits of the pixels (N, C, H, W). They are
-    those of ``front``; there is no ``context``, and no margin is needed, because these
-    networks pad. ``weights="imagenet"`` downloads torchvision's weights of the
-    backbone; ``scale`` is how often pictures are enlarged.
+    ``forward`` takes images (N, 3, H, W), RGB, 0 to 255, and returns logits of the
+    pixels (N, C, H, W). It normalises the images as the ImageNet weights want them. The
+    logits are those of ``front``; ``context`` is the identity, and no margin is needed,
+    because these networks pad.
+
+    Raises TypeError or ValueError for impossible arguments.
+
+    Args:
+        name: The network.
+        num_classes: C, the number of classes.
+        weights: "imagenet" downloads torchvision's weights of the backbone.
+        scale: How many times as large pictures are made before they are segmented.
 
     >>> with torch.device("meta"):
     ...     Baseline("fcn_resnet50", 11)(torch.empty(2, 3, 64, 96)).shape
@@ -28,7 +38,7 @@ class Baseline(nn.Module):
 
     def __init__(
         self,
-        name: Literal["fcn_resnet50", "deeplabv3_resnet50"],
+        name: Name,
         num_classes: int,
         weights: Literal["imagenet"] | None = None,
         *,
@@ -37,14 +47,15 @@ class Baseline(nn.Module):
         from torchvision.models import ResNet50_Weights, segmentation
 
         super().__init__()
-        self.num_classes, self.scale = num_classes, scale
+        one_of("name", name, get_args(Name))
+        self.num_classes = whole("num_classes", num_classes, 1)
+        self.scale = positive("scale", scale)
         body = getattr(segmentation, name)(
-            weights=None, weights_backbone=None, num_classes=num_classes
+            weights=None, weights_backbone=None, num_classes=self.num_classes
         )
         if weights:
             state = published_weights(ResNet50_Weights.IMAGENET1K_V1.url)
-            classifier = {one for one in state if one.startswith("fc.")}
-            kept = {one: state[one] for one in state.keys() - classifier}
+            kept = {key: state[key] for key in state if not key.startswith("fc.")}
             body.backbone.load_state_dict(kept)
         self.front = _Logits(body)
         self.context = nn.Identity()
@@ -59,11 +70,11 @@ class Baseline(nn.Module):
             )
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) as the weights want them: mean 0, deviation 1."""
+        """Return images (N, 3, H, W) as the weights want them: mean 0, deviation 1."""
         return (images - self.mean) / self.deviation
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) → logits (N, C, H, W)."""
+        """Compute logits (N, C, H, W) from images (N, 3, H, W)."""
         logits: Tensor = self.front(self.normalised(images))
         return logits
 

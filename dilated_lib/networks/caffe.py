@@ -37,6 +37,11 @@ _MESSAGES = {
 
 
 def _declared() -> Any:
+    """Return the class of the message Net, declared from the table above.
+
+    Built at run time, the declarations need neither protobuf's compiler nor a generated
+    file. Fields that are not declared are skipped as protobuf skips unknown ones.
+    """
     file = FileDescriptorProto(name="weights.proto", package="caffe_weights")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
@@ -55,14 +60,15 @@ def _declared() -> Any:
 
 
 def read_caffemodel(path: Path) -> dict[str, Tensor]:
-    """The blobs of a Caffe model: LAYER.weight, and LAYER.bias of layers with two.
+    """Read the blobs of a Caffe model: LAYER.weight, and LAYER.bias if there are two.
 
-    Both fields for layers are read, ``layers`` of 2014 and ``layer`` since. Shapes are
-    as written, so a bias may have ones in front. Layers without blobs are left out.
+    Both fields for layers are read: ``layers`` of 2014, and ``layer`` since. Shapes are
+    as written, so that a bias may have ones in front. Layers without blobs are left
+    out.
 
     Raises ValueError for a layer with more than two blobs, two layers of one name, and
-    a blob whose shape does not match its numbers; protobuf's DecodeError for what is no
-    such message.
+    a blob whose shape does not match its numbers, and protobuf's DecodeError for a file
+    that is not such a message.
 
     >>> from tempfile import TemporaryDirectory
     >>> model = "a20615 0a026663 3a0f 3a030a0102 2a080000803f00000040"  # fc: 1 and 2

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable
 from itertools import accumulate
+from math import inf
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dilated_lib.dilation.layer import DilatedConv2d
-from dilated_lib.fields.windows import Window, one_of, whole
+from dilated_lib.fields.windows import Window
+from dilated_lib.values import one_of, whole, wholes
 
 __all__ = ["ContextModule", "identity_"]
 
@@ -24,12 +26,13 @@ class ContextModule(nn.Module):
     returns logits (N, C, H, W); with ``padding="none"`` each side is 2 · Σ dilations
     shorter. ``windows`` holds the layers for the arithmetic.
 
-    A new module is identity-initialised, with noise from torch's global generator;
-    ``reset_parameters`` does it again. Apart from the noise it computes max(x, 0).
-    Features have no classes to pass on: with ``in_channels`` the first layer starts as
-    He et al. (ICCV 2015) do for ReLUs, and only the others as the identity.
+    A new module starts as the identity, with noise from torch's global generator:
+    apart from the noise it computes max(x, 0). ``reset_parameters`` initialises it
+    again. Features have no classes to pass on, so with ``in_channels`` the first layer
+    starts as He et al. (ICCV 2015) propose for ReLUs, and only the others as the
+    identity.
 
-    Raises ValueError or TypeError for impossible arguments, and in ``forward``
+    Raises TypeError or ValueError for impossible arguments; ``forward`` raises
     ValueError for an input that has other channels or is too small.
 
     Source: Yu and Koltun, ICLR 2016, Table 1, and their released networks. They write
@@ -45,7 +48,7 @@ class ContextModule(nn.Module):
             of the first layer and for all of them (the one for VOC); or "none".
         padding_mode: What continues it: zeros, its own reflection, or copies of its
             outermost positions.
-        in_channels: How many channels the features have that come in place of logits.
+        in_channels: The channels of features, where these come in place of logits.
 
     >>> ContextModule(21)(torch.zeros(1, 21, 66, 66)).shape
     torch.Size([1, 21, 66, 66])
@@ -68,33 +71,28 @@ class ContextModule(nn.Module):
         one_of("variant", variant, get_args(Variant))
         one_of("padding", padding, get_args(Padding))
         one_of("padding_mode", padding_mode, get_args(PaddingMode))
-        sequence = not isinstance(dilations, str) and isinstance(dilations, Iterable)
-        layers = [Window(3, dilation=one) for one in (dilations if sequence else ())]
-        if not layers:
-            raise ValueError(
-                f"dilations must list one number for each layer, got {dilations!r}"
-            )
+        rates = wholes("dilations", dilations, 1, what="one number for each layer")
         self.padding = padding
+        self.takes_features = in_channels is not None
         self.in_channels = self.num_classes
         if in_channels is not None:
             self.in_channels = whole("in_channels", in_channels, 1)
-        self.takes_features = in_channels is not None
         pads = {
-            "each": [layer.dilation for layer in layers],
-            "once": [sum(layer.dilation for layer in layers)] + [0] * len(layers),
-            "none": [0] * len(layers),
+            "each": rates,
+            "once": (sum(rates), *[0] * (len(rates) - 1)),
+            "none": [0] * len(rates),
         }[padding]
         self.windows = (
             *(
-                Window(3, dilation=layer.dilation, padding=pad)
-                for layer, pad in zip(layers, pads, strict=False)
+                Window(3, dilation=d, padding=p)
+                for d, p in zip(rates, pads, strict=True)
             ),
             Window(1),
         )
-        widest = accumulate((layer.dilation for layer in layers), max)
-        widths = [2 * most if variant == "large" else 1 for most in widest]
-        channels = [self.num_classes * width for width in (1, *widths, 1)]
-        channels[0] = self.in_channels
+        large = variant == "large"
+        widths = [2 * widest if large else 1 for widest in accumulate(rates, max)]
+        hidden = [self.num_classes * width for width in widths]
+        channels = [self.in_channels, *hidden, self.num_classes]
         self.layers = nn.ModuleList(
             DilatedConv2d(
                 channels[depth],
@@ -112,11 +110,11 @@ class ContextModule(nn.Module):
     def reset_parameters(
         self, *, std: float = 0.01, generator: torch.Generator | None = None
     ) -> None:
-        """Initialise every layer to the identity: see :func:`identity_`.
+        """Initialise every layer as the identity: see :func:`identity_`.
 
-        In a layer of c channels the noise is ``std`` · C/c, as the released code
-        divides it: ``std`` times the taps that carry the signal. A first layer that
-        takes features is drawn without regard to ``std``.
+        In a layer of c channels the noise is ``std`` · C/c: the released code divides
+        it so, and then it is ``std`` times the taps that carry the signal. A first
+        layer that takes features is drawn without regard to ``std``.
         """
         for depth, layer in enumerate(self.layers):
             assert isinstance(layer, nn.Conv2d) and layer.bias is not None
@@ -130,7 +128,7 @@ class ContextModule(nn.Module):
             identity_(layer, self.num_classes, std=part, generator=generator)
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Logits (N, C, H, W) with context; see the class for the size."""
+        """Compute logits (N, C, H, W) with context; see the class for their size."""
         if logits.dim() != 4 or logits.shape[1] != self.in_channels:
             kind = "features" if self.takes_features else "logits"
             raise ValueError(
@@ -166,13 +164,23 @@ def identity_(
 
     Channels in and out are split into ``groups`` equal groups, one for each class. The
     centre tap from channel a to channel b is groups / (channels out) where both belong
-    to one class; all other weights are noise N(0, std²), and the bias is 0. With as
-    many channels as classes and ``std=0`` this is the paper's eq. 4, else its eq. 5.
-    The sum over a class's channels is passed on. The released training code, which is
-    for the basic module, has noise there, too: 0.01, over the width in units of C.
+    to one class, so that the sum over a class's channels is passed on. All other
+    weights are noise N(0, std²), and the bias is 0. With as many channels as classes
+    and ``std=0`` this is the paper's eq. 4, with more channels its eq. 5. The noise is
+    that of the released training code, which is for the basic module: 0.01, divided by
+    the width in units of C.
 
-    Raises TypeError for another kind of layer, ValueError for channels that do not
-    divide into the groups, an even kernel, a grouped convolution, a negative std.
+    Raises TypeError for another kind of layer. Raises ValueError for channels that do
+    not divide into the groups, an even kernel, a grouped convolution, and an ``std``
+    that is negative or not finite.
+
+    Source: Yu and Koltun, ICLR 2016, section 3.
+
+    Args:
+        conv: A layer with odd kernel sides.
+        groups: The number of classes.
+        std: The standard deviation of the noise.
+        generator: Draws the noise; by default torch's global one does.
 
     >>> conv = nn.Conv2d(2, 2, 3)
     >>> identity_(conv, 2, std=0)
@@ -193,7 +201,7 @@ def identity_(
         raise ValueError(
             f"the kernel needs a centre: its sides must be odd, got {conv.kernel_size}"
         )
-    if std < 0:
+    if not 0 <= std < inf:
         raise ValueError(f"std must be at least 0, got {std}")
     with torch.no_grad():
         conv.weight.normal_(0, std, generator=generator)

@@ -5,14 +5,16 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dilated_lib.data.palettes import Colour
 from dilated_lib.fields.input_sizes import InputSizes, input_sizes
+from dilated_lib.fields.layers import windows_of
 from dilated_lib.networks.context import ContextModule
+from dilated_lib.values import one_of, positive, whole, wholes
 
 __all__ = ["DilatedNetwork", "bilinear_deconvolution"]
 
@@ -24,18 +26,21 @@ class DilatedNetwork(nn.Module):
     """A front end and a context module behind it, as the paper draws them.
 
     ``forward`` takes images (N, 3, H, W), RGB, 0 to 255, and returns logits of the
-    cells (N, C, h, w), or of pixels, (N, C, 8h, 8w), with ``upsample``. The softmax is
+    cells (N, C, h, w), or with ``upsample`` of pixels, (N, C, 8h, 8w). The softmax is
     not part of it. For sizes see :func:`~dilated_lib.fields.input_sizes.input_sizes`.
 
-    ``front`` maps :meth:`normalised` images to logits of the cells, and ``context``
-    refines these; without one it is ``nn.Identity``. ``upsample`` is a fixed bilinear
-    deconvolution, or None. Files keep the names of the released ones: those of the
-    front end's layers, of which the last is called ``final``; then ``prefix`` +
-    conv1_1, conv1_2, conv2_1, …, where the first number rises with the dilation, fc1,
-    final and upsample. :meth:`file_name` translates.
+    ``front`` takes :meth:`normalised` images to logits of the cells, and ``context``
+    refines these; it is ``nn.Identity`` where there is none. ``upsample`` is a fixed
+    bilinear deconvolution, or None.
 
-    Raises ValueError where the parts do not fit together, and in ``forward`` for an
-    input of another shape or one too small for a cell.
+    Files keep the names of the released ones, and :meth:`file_name` translates. These
+    are the names of the front end's layers, the last of them ``final``; then, each
+    after ``prefix``, conv1_1, conv1_2, conv2_1, …, where the first number rises with
+    the dilation, fc1, final and upsample.
+
+    Raises TypeError or ValueError for impossible arguments, and ValueError where the
+    parts do not fit together; ``forward`` raises ValueError for an input of another
+    shape, or one too small for a cell.
 
     Args:
         front: From :func:`~dilated_lib.networks.vgg.front_end`, or layers like them.
@@ -46,7 +51,7 @@ class DilatedNetwork(nn.Module):
         final: What files call the front end's last layer.
         prefix: What files put before the names of the context module's layers.
         upsample: Whether to add a deconvolution from cells to pixels.
-        scale: How often pictures are enlarged before they are segmented.
+        scale: How many times as large pictures are made before they are segmented.
         upsampling: How prediction goes from cells to pixels; "deconvolution" with
             ``upsample``.
 
@@ -87,8 +92,12 @@ class DilatedNetwork(nn.Module):
         self.front = front
         self.context = nn.Identity() if context is None else context
         self.upsample = bilinear_deconvolution(len(palette), 8) if upsample else None
-        self.palette, self.mean, self.input_size = dict(palette), mean, input_size
-        self.num_classes, self.scale = len(palette), scale
+        self.palette, self.mean = dict(palette), mean
+        what = "a height and a width"
+        height, width = wholes("input_size", input_size, 1, what=what, count=2)
+        self.input_size = height, width
+        self.num_classes, self.scale = len(palette), positive("scale", scale)
+        one_of("upsampling", upsampling, get_args(Upsampling))
         self.upsampling: Upsampling = "deconvolution" if upsample else upsampling
         *own, last = front._modules
         self._file_names = {f"front.{name}": name for name in own}
@@ -101,19 +110,19 @@ class DilatedNetwork(nn.Module):
                 raise ValueError(f"two layers would be called {name} in files")
 
     def file_name(self, name: str) -> str:
-        """What files call a parameter, "conv1_1.bias" for "front.conv1_1.bias"."""
+        """Return what files call a parameter: "front.fc6.bias" is "fc6.bias" there."""
         pairs = self._file_names.items()
         own, layer = next(pair for pair in pairs if name.startswith(f"{pair[0]}."))
         return layer + name.removeprefix(own)
 
     @cached_property
     def sizes(self) -> tuple[InputSizes, InputSizes]:
-        """Which heights and widths of inputs give whole cells of the front end."""
+        """Return which heights and widths of inputs give whole cells."""
         return input_sizes(self.front)
 
     @cached_property
     def least_size(self) -> tuple[int, int]:
-        """The smallest height and width in pixels from which the front end has a cell.
+        """Return the smallest height and width, in pixels, that have a cell.
 
         A front end that pads by reflection needs more than it reflects.
         """
@@ -121,25 +130,25 @@ class DilatedNetwork(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Pixels from one cell of the front end to the next."""
+        """Return the pixels from one cell of the front end to the next."""
         return self.sizes[0].step
 
     @property
     def margin(self) -> int:
-        """Pixels around those of its cells that the front end needs on each side."""
+        """Return the pixels that the front end needs on each side of its cells'."""
         return int(self.sizes[0].margin)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) as the front end wants them: BGR, minus ``mean``.
+        """Return images (N, 3, H, W) as the front end wants them: BGR, minus ``mean``.
 
-        In the precision of its weights; in float32 until then, because bfloat16 would
-        round the pixels.
+        They have the precision of its weights, but only after the mean is subtracted:
+        bfloat16 would round the pixels themselves.
         """
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
         return (images.flip(1) - mean[:, None, None]).to(next(self.front.parameters()))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) → logits; see the class."""
+        """Compute logits from images (N, 3, H, W); see the class for their size."""
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"images must have shape (N, 3, H, W), got {tuple(images.shape)}"
@@ -155,7 +164,7 @@ class DilatedNetwork(nn.Module):
 
 
 def _released_names(context: ContextModule) -> Iterator[str]:
-    """What the released files call the layers of a context module, without prefix."""
+    """List what the released files call a context module's layers, without prefix."""
     dilations = [window.dilation for window in context.windows[:-2]]
     for level, (_, group) in enumerate(groupby(dilations), 1):
         for number, _ in enumerate(group, 1):
@@ -164,40 +173,44 @@ def _released_names(context: ContextModule) -> Iterator[str]:
 
 
 def _least(layers: nn.Module, axis: int) -> int:
-    """The smallest input, in pixels along an axis, that gives one unit."""
+    """Return the smallest input, in pixels along an axis, that gives one unit.
 
-    def along(value: Any) -> int:
-        return int(value[axis] if isinstance(value, tuple) else value)
-
+    The layers are followed from the last to the first, since one of them needs as many
+    inputs as its outputs read. Padding makes that fewer, and so does rounding up: the
+    last window only has to begin inside the padded map.
+    """
     size = 1
     for layer in reversed([*layers.modules()]):
         if isinstance(layer, nn.MaxPool2d | nn.Conv2d):
-            extent = along(layer.dilation) * (along(layer.kernel_size) - 1) + 1
-            stride, pad = along(layer.stride), along(layer.padding)
+            window = windows_of(layer)[axis]
+            before, after = window.pads
             if isinstance(layer, nn.MaxPool2d) and layer.ceil_mode:
-                began = (size - 1) * stride + 1 - pad  # the last window begins inside
-                size = max(began, (size - 2) * stride + extent + 1 - 2 * pad, 1)
+                begins = (size - 1) * window.stride + 1 - before
+                reads = (size - 2) * window.stride + window.extent + 1
+                size = max(begins, reads - before - after, 1)
             else:
-                size = max((size - 1) * stride + extent - 2 * pad, 1)
+                reads = (size - 1) * window.stride + window.extent
+                size = max(reads - before - after, 1)
             if getattr(layer, "padding_mode", "zeros") == "reflect":
-                size = max(size, pad + 1)  # the border itself is not repeated
+                size = max(size, before + 1)  # the border itself is not repeated
     return size
 
 
 def bilinear_deconvolution(channels: int, stride: int) -> nn.ConvTranspose2d:
-    """Bilinear upsampling by an even ``stride``, as Caffe's fixed deconvolution.
+    """Build Caffe's fixed deconvolution, which upsamples bilinearly by ``stride``.
 
-    (N, C, h, w) → (N, C, stride · h, stride · w). The centre of cell i comes to
+    (N, C, h, w) becomes (N, C, stride · h, stride · w). The centre of cell i comes to
     stride · i + (stride − 1)/2, the middle of its pixels. Away from the border this is
     ``F.interpolate(scale_factor=stride, mode="bilinear", align_corners=False)``; at the
-    border cells outside count as zeros. Not trained, without a bias.
+    border the cells outside count as zeros. It has no bias and is not trained.
 
-    Raises ValueError for an odd stride.
+    Raises TypeError or ValueError for impossible numbers, such as an odd stride.
 
     >>> bilinear_deconvolution(3, 8)(torch.ones(1, 3, 2, 5)).shape
     torch.Size([1, 3, 16, 40])
     """
-    if stride < 2 or stride % 2:
+    channels, stride = whole("channels", channels, 1), whole("stride", stride, 2)
+    if stride % 2:
         raise ValueError(f"stride must be even, got {stride}")
     layer = nn.ConvTranspose2d(
         channels,

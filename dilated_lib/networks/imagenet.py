@@ -1,4 +1,4 @@
-"""The weights that torchvision publishes, fetched by a door that runs no code."""
+"""The weights that torchvision publishes, fetched without running code of a file."""
 
 import hashlib
 import re
@@ -38,6 +38,7 @@ def published_weights(url: str) -> dict[str, Tensor]:
 
 
 def _fetch(url: str, file: Path, digits: str) -> None:
+    """Download a file whose SHA-256 begins with ``digits``; raise OSError otherwise."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(url, str(file), digits, progress=False)

@@ -16,13 +16,12 @@ __all__ = [
 def dilation8_pascal_voc(
     weights: Weights = None, *, fc_channels: int = 4096
 ) -> DilatedNetwork:
-    """Dilation8 for VOC 2012, 21 classes: the large context module, padded once.
+    """Build Dilation8 for VOC 2012, 21 classes: the large context module, padded once.
 
-    Released for tiles of 900 × 900. ``weights`` and ``fc_channels`` are the front
-    end's, see :func:`~dilated_lib.networks.vgg.front_end`; the context module is the
-    identity. For the released weights of the whole use
-    :func:`~dilated_lib.networks.weights.load`.
-    The colours are VOC's own.
+    It was released for tiles of 900 × 900, and the colours are VOC's own. ``weights``
+    and ``fc_channels`` are those of :func:`~dilated_lib.networks.vgg.front_end`; the
+    context module starts as the identity. To have the released weights of the whole
+    network, :func:`~dilated_lib.networks.weights.load` their file into it.
 
     Source: ``models/dilation8_pascal_voc_deploy.prototxt`` of fyu/dilation.
 
@@ -43,9 +42,10 @@ def dilation8_pascal_voc(
 def dilation8_camvid(
     weights: Weights = None, *, fc_channels: int = 4096
 ) -> DilatedNetwork:
-    """Dilation8 for CamVid, 11 classes in an order of its own: the basic module.
+    """Build Dilation8 for CamVid, 11 classes in an order of its own: the basic module.
 
-    Released for tiles of 900 × 1100. Arguments as of :func:`dilation8_pascal_voc`.
+    It was released for tiles of 900 × 1100. The arguments are those of
+    :func:`dilation8_pascal_voc`.
 
     Source: ``models/dilation8_camvid_deploy.prototxt`` of fyu/dilation.
 
@@ -64,11 +64,11 @@ def dilation8_camvid(
 def dilation7_kitti(
     weights: Weights = None, *, fc_channels: int = 4096
 ) -> DilatedNetwork:
-    """Dilation7 for KITTI, CamVid's 11 classes: basic, without the dilation 16.
+    """Build Dilation7 for KITTI, CamVid's 11 classes: basic, without the dilation 16.
 
-    Released for tiles of 852 × 1640, whose width is no whole one: pooling rounds up, so
-    that side by side they are 4 pixels too wide each. Arguments as of
-    :func:`dilation8_pascal_voc`.
+    It was released for tiles of 852 × 1640, whose width is not a whole size: pooling
+    rounds up, so that what such a tile gives is 4 pixels wider than its part of the
+    picture. The arguments are those of :func:`dilation8_pascal_voc`.
 
     Source: ``models/dilation7_kitti_deploy.prototxt`` of fyu/dilation.
 
@@ -87,10 +87,10 @@ def dilation7_kitti(
 def dilation10_cityscapes(
     weights: Weights = None, *, fc_channels: int = 4096
 ) -> DilatedNetwork:
-    """Dilation10 for Cityscapes, 19 classes: two more layers, and a deconvolution.
+    """Build Dilation10 for Cityscapes, 19 classes: two more layers, a deconvolution.
 
-    Released for tiles of 1396 × 1396. Its logits are those of pixels. Arguments as of
-    :func:`dilation8_pascal_voc`.
+    It was released for tiles of 1396 × 1396. Its logits are those of pixels. The
+    arguments are those of :func:`dilation8_pascal_voc`.
 
     Source: ``models/dilation10_cityscapes_deploy.prototxt`` of fyu/dilation.
 

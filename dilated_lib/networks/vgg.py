@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from dilated_lib.dilation.layer import DilatedConv2d
 from dilated_lib.networks.imagenet import published_weights
 from dilated_lib.networks.weights import converted, fits, read_weights
+from dilated_lib.values import one_of, whole
 
 __all__ = ["Padding", "fill", "front_end", "fully_convolutional"]
 
 Padding = Literal["none", "zeros", "reflect"]
+ChannelOrder = Literal["bgr", "rgb"]
 
 # convolutions of each stage, and their channels
 _STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -30,17 +32,18 @@ def front_end(
     weights: Literal["imagenet"] | Path | None = None,
     *,
     padding: Padding = "none",
-    channel_order: Literal["bgr", "rgb"] = "bgr",
+    channel_order: ChannelOrder = "bgr",
     fc_channels: int = 4096,
     width: int = 64,
     batch_norm: bool = False,
 ) -> nn.Sequential:
-    """The paper's front end: images (N, 3, 372 + 8h, 372 + 8w) → logits (N, C, h, w).
+    """Build the paper's front end, which takes images to logits of their cells.
 
-    Images are BGR, 0 to 255, minus the mean. VGG-16 with its last two pooling layers
-    removed and what follows dilated, by 2 (conv5) and by 4 (fc6). Nothing is padded,
-    pooling rounds up as in Caffe, a ReLU follows each convolution but the last, and fc6
-    and fc7 have dropout. The layers have their released names, conv1_1 … fc7, final.
+    Images (N, 3, 372 + 8h, 372 + 8w), BGR, 0 to 255, minus the mean, give logits
+    (N, C, h, w). The network is VGG-16 without its last two pooling layers; what
+    followed them is dilated, by 2 (conv5) and by 4 (fc6). Nothing is padded, pooling
+    rounds up as in Caffe, a ReLU follows each convolution but the last, and fc6 and fc7
+    have dropout. The layers have their released names, conv1_1 … fc7, final.
 
     With ``padding`` "zeros" or "reflect" every convolution pads its input by half of
     what its kernel spans, so that images (N, 3, 8h, 8w) give logits (N, C, h, w), from
@@ -49,42 +52,40 @@ def front_end(
     mirrors 12 of them. No margin of the picture is read, which makes a training step
     about four times cheaper for the same labelled pixels.
 
-    ``weights`` fills the 13 convolutions, and fc6 and fc7 if they are there and have
-    the width of these: "imagenet" downloads torchvision's ``IMAGENET1K_FEATURES`` and
-    checks its hash at every use; a path is a file with torchvision's names or Caffe's,
-    whose conv1_1 reads its channels in ``channel_order``. It must be made for values
-    from 0 to 255: torchvision's ``IMAGENET1K_V1`` is not. What is not filled is drawn
-    as for ReLUs (He et al. 2015), and ``final`` from N(0, 0.001²), as in the released
-    training: a new network's loss is ln C.
+    ``weights`` fills the 13 convolutions, and fc6 and fc7 if the file has them in the
+    width of these. The file must be made for values from 0 to 255, which torchvision's
+    ``IMAGENET1K_V1`` is not. What is not filled is drawn as for ReLUs (He et al. 2015),
+    and ``final`` from N(0, 0.001²), as in the released training: a new network's loss
+    is ln C.
 
-    Three variants are not the paper's. ``fc_channels`` below 4096 makes fc6 and fc7
-    narrow, for small memory: at 512 they have 13 and not 120 million parameters.
-    ``width`` below 64 makes all 13 convolutions narrow: conv1 has so many channels,
-    conv2 twice as many, and so on. ``batch_norm=True`` normalises after each
-    convolution but the last, for training from scratch. The last two take no weights.
+    Three variants are not the paper's: ``fc_channels``, ``width`` and ``batch_norm``.
+    The last two are for training from scratch, and take no weights.
 
-    Raises ValueError for impossible arguments and for a file without these layers;
-    otherwise as :func:`~dilated_lib.networks.weights.read_weights`.
+    Raises TypeError or ValueError for impossible arguments, ValueError for a file
+    without these layers, and otherwise as
+    :func:`~dilated_lib.networks.weights.read_weights`.
 
     Source: Yu and Koltun, ICLR 2016, section 4; the networks of fyu/dilation.
+
+    Args:
+        num_classes: C, the number of classes.
+        weights: "imagenet" downloads torchvision's ``IMAGENET1K_FEATURES`` and checks
+            its hash at every use; a path is a file with torchvision's names or Caffe's.
+        padding: "none", or what continues the map around every convolution.
+        channel_order: The order in which the file's conv1_1 reads its channels.
+        fc_channels: The width of fc6 and fc7. At 512 they have 13 million parameters in
+            place of 120.
+        width: The channels of conv1; conv2 has twice as many, and so on.
+        batch_norm: Whether to normalise after each convolution but the last.
 
     >>> narrow = front_end(21, fc_channels=8, width=4)
     >>> narrow(torch.zeros(1, 3, 372 + 8 * 2, 372 + 8 * 3)).shape
     torch.Size([1, 21, 2, 3])
     """
-    for name, value in (
-        ("num_classes", num_classes),
-        ("fc_channels", fc_channels),
-        ("width", width),
-    ):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
-    for name, choice, known in (
-        ("channel_order", channel_order, ("bgr", "rgb")),
-        ("padding", padding, get_args(Padding)),
-    ):
-        if choice not in known:
-            raise ValueError(f"{name} must be {' or '.join(known)}, got {choice!r}")
+    num_classes = whole("num_classes", num_classes, 1)
+    fc_channels, width = whole("fc_channels", fc_channels, 1), whole("width", width, 1)
+    one_of("channel_order", channel_order, get_args(ChannelOrder))
+    one_of("padding", padding, get_args(Padding))
     layers = OrderedDict(_layers(num_classes, fc_channels, width, batch_norm, padding))
     network = nn.Sequential(layers)
     for name, layer in layers.items():
@@ -107,11 +108,12 @@ def fill(
     front: nn.Sequential,
     weights: Literal["imagenet"] | Path,
     *,
-    channel_order: Literal["bgr", "rgb"] = "bgr",
+    channel_order: ChannelOrder = "bgr",
 ) -> set[str]:
-    """VGG-16's weights into a front end, as ``front_end`` does; the names it filled.
+    """Copy VGG-16's weights into a front end, and return the names that it filled.
 
-    Raises as ``front_end``, and for a front end that is not as wide as VGG-16.
+    The arguments are those of :func:`front_end`, and so are the errors; another is
+    ValueError for a front end that is not as wide as VGG-16, or has batch norm.
 
     >>> fill(front_end(21, width=4, fc_channels=8), "imagenet")
     Traceback (most recent call last):
@@ -135,6 +137,21 @@ def fill(
 def _layers(
     num_classes: int, fc_channels: int, width: int, batch_norm: bool, padding: Padding
 ) -> Iterator[tuple[str, nn.Module]]:
+    """List the front end's layers by their released names, as in ``front_end``.
+
+    Two of VGG-16's poolings are left out, so that the map keeps an eighth of the
+    picture's size. Each would have halved it. To compute the same without the first,
+    what follows has to read every second unit (conv5, dilation 2), and without both
+    every fourth (fc6, dilation 4).
+
+    Args:
+        num_classes: The channels of the last layer.
+        fc_channels: Those of fc6 and fc7.
+        width: Those of conv1.
+        batch_norm: Whether each convolution but the last is normalised.
+        padding: What continues the map around each convolution.
+    """
+
     def convolution(
         name: str, inputs: int, outputs: int, kernel_size: int, dilation: int = 1
     ) -> Iterator[tuple[str, nn.Module]]:
@@ -179,14 +196,25 @@ def _downloaded() -> dict[str, Tensor]:
 
     state = published_weights(VGG16_Weights.IMAGENET1K_FEATURES.url)
     # the classifier in this file is not a number
-    return {name: one for name, one in state.items() if name.startswith("features.")}
+    return {name: state[name] for name in state if name.startswith("features.")}
 
 
 def _fill(
     network: nn.Sequential, found: dict[str, Tensor], channel_order: str, source: str
 ) -> set[str]:
-    """Weights into conv1_1 … conv5_3, and fc6 and fc7 where they fit; all or none."""
-    found = {_caffe_name(name): one for name, one in found.items()}
+    """Copy weights into conv1_1 … conv5_3, and fc6 and fc7 where they fit.
+
+    Every tensor is checked and converted before the first is copied, so that a file
+    that does not fit changes nothing. A file with layers that VGG-16 does not have is
+    that of a whole network, which nobody means to cut down to its front end.
+
+    Args:
+        network: The front end.
+        found: The file's tensors, under torchvision's names or Caffe's.
+        channel_order: The order in which the file's conv1_1 reads its channels.
+        source: What an error calls the file.
+    """
+    found = {_caffe_name(name): tensor for name, tensor in found.items()}
     state = network.state_dict()
     wanted = [f"{name}.{kind}" for name in _CONVOLUTIONS for kind in ("weight", "bias")]
     for name in wanted:
@@ -201,7 +229,7 @@ def _fill(
         if all(name in found and fits(found[name], state[name]) for name in pair):
             wanted += pair
     others = ("conv", "final", "fc-final", "ct_", "ctx_")
-    over = [one for one in found if one.startswith(others) and one not in wanted]
+    over = [name for name in found if name.startswith(others) and name not in wanted]
     if over:
         raise ValueError(
             f"{source} is not VGG-16's, it also holds {over[0]}; for a whole network "
@@ -219,7 +247,7 @@ def _fill(
 
 
 def _caffe_name(name: str) -> str:
-    """Torchvision's name of a layer of VGG-16 as Caffe's, "features.0" as "conv1_1"."""
+    """Translate torchvision's name of a VGG-16 layer: "features.0" is "conv1_1"."""
     place, _, kind = name.removeprefix("features.").rpartition(".")
     dense = {"classifier.0": "fc6", "classifier.3": "fc7"}
     return f"{_PLACES.get(place) or dense.get(place, place)}.{kind}"
@@ -238,12 +266,13 @@ _PLACES = dict(_places())
 
 
 def fully_convolutional(vgg: nn.Module) -> nn.Sequential:
-    """A VGG of torchvision that slides: images (N, 3, H, W) → (N, classes, h, w).
+    """Turn a VGG of torchvision into a network that slides over larger images.
 
-    The classifier's first layer becomes a 7 × 7 convolution and the others 1 × 1, with
-    the same weights (shared, not copied), so that an image of 224 × 224 gives the
-    classifier's own output as one unit; a larger one gives a unit every 32 pixels. The
-    pooling to 7 × 7 between, which does nothing at 224, is left out.
+    Images (N, 3, H, W) give class scores (N, classes, h, w). The classifier's first
+    layer becomes a 7 × 7 convolution and the others 1 × 1, with the same weights, which
+    are shared and not copied. So an image of 224 × 224 gives the classifier's own
+    output as one unit; a larger one gives a unit every 32 pixels. The pooling to 7 × 7
+    between them, which does nothing at 224, is left out.
 
     Raises TypeError for another network.
 

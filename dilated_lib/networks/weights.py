@@ -1,6 +1,6 @@
 """Weights from files and into files: all of them, or none and a reason.
 
-Read are safetensors, PyTorch state dicts and Caffe models; written are safetensors.
+Safetensors, PyTorch's state dicts and Caffe models are read; safetensors are written.
 """
 
 import pickle
@@ -29,11 +29,12 @@ class Loaded:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name, on the CPU.
+    """Read the tensors of a file, by name, onto the CPU.
 
-    ``.safetensors``; ``.pt`` and ``.pth``, a state dict saved by torch, read with
-    ``weights_only=True``, so that no code in it runs; ``.caffemodel``, whose layers'
-    blobs are called LAYER.weight and LAYER.bias.
+    A ``.safetensors`` file has them under its own names. A ``.pt`` or ``.pth`` file has
+    a state dict that torch saved; it is read with ``weights_only=True``, so that no
+    code in it runs. The blobs of a ``.caffemodel`` are called LAYER.weight and
+    LAYER.bias.
 
     Raises FileNotFoundError, or ValueError for another kind of file, a truncated one,
     and one that holds more than tensors.
@@ -105,28 +106,31 @@ def save(
 
 
 def file_state(network: nn.Module) -> dict[str, Tensor]:
-    """A network's tensors, under the names that files have for them.
+    """Return a network's tensors, under the names that files have for them.
 
-    They are the network's own, not copies. Of a network that has a ``file_name``, as
-    :class:`~dilated_lib.networks.dilated.DilatedNetwork`; others keep their names.
+    They are the network's own, not copies. A network with a method ``file_name``, such
+    as :class:`~dilated_lib.networks.dilated.DilatedNetwork`, translates its names;
+    those of any other network stay as they are.
 
     >>> [*file_state(nn.Linear(2, 3))]
     ['weight', 'bias']
     """
     file_name = getattr(network, "file_name", str)
-    return {file_name(name): one for name, one in network.state_dict().items()}
+    return {file_name(name): tensor for name, tensor in network.state_dict().items()}
 
 
 def load(network: nn.Module, path: str | Path, *, strict: bool = True) -> Loaded:
-    """Weights of a file into a network, in place, by name; precision is the network's.
+    """Copy the weights of a file into a network, in place; it keeps its precision.
 
-    Names are those of files, see :func:`file_state`.
-    Nothing is changed unless everything fits. With ``strict=False`` names may be
-    missing from the file or left over in it; which, is returned. A fixed deconvolution
-    (transposed, not trained) may always be missing: Caffe's training files have none.
+    The names are those of files, see :func:`file_state`. Everything is checked first,
+    so that a file that does not fit changes nothing. With ``strict=False`` names may be
+    missing from the file or left over in it; the result says which. A fixed
+    deconvolution (transposed, not trained) may always be missing, because Caffe's
+    training files have none.
 
-    Caffe writes some shapes otherwise: ones in front of a bias's, and fully connected
-    layers as matrices. They fit a convolution that reads the same numbers in order.
+    Caffe writes some shapes differently: a bias has ones in front, and a fully
+    connected layer is a matrix. They fit a convolution that reads the same numbers in
+    order.
 
     Raises ValueError for names, shapes or kinds of numbers that do not fit, for numbers
     that are not finite, for a network on "meta", and as :func:`read_weights` does.
@@ -140,7 +144,7 @@ def load(network: nn.Module, path: str | Path, *, strict: bool = True) -> Loaded
     path = Path(path)
     found = read_weights(path)
     state = file_state(network)
-    if any(one.is_meta for one in state.values()):
+    if any(tensor.is_meta for tensor in state.values()):
         raise ValueError(
             'the network has no memory: network.to_empty(device="cpu") gives it some'
         )
@@ -177,9 +181,10 @@ def load(network: nn.Module, path: str | Path, *, strict: bool = True) -> Loaded
 
 
 def converted(found: Tensor, wanted: Tensor, name: str) -> Tensor:
-    """A tensor of a file in the shape and precision of the parameter that it fits.
+    """Return a tensor of a file in the shape and precision of the parameter it fits.
 
-    Raises ValueError for numbers of another kind, and for any that is not finite.
+    Raises ValueError, with ``name``, for numbers of another kind and for any that is
+    not finite.
 
     >>> converted(torch.ones(1, 1, 1, 2), torch.zeros(2, dtype=torch.half), "bias")
     tensor([1., 1.], dtype=torch.float16)
@@ -197,7 +202,7 @@ def converted(found: Tensor, wanted: Tensor, name: str) -> Tensor:
 
 
 def fits(found: Tensor, wanted: Tensor) -> bool:
-    """Has a tensor of a file the shape of a parameter, or Caffe's way to write it?
+    """Tell whether a tensor of a file has a parameter's shape, or Caffe's form of it.
 
     >>> fits(torch.zeros(8, 12), torch.zeros(8, 3, 2, 2))
     True

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from dilated_lib.plot._style import STYLE, WIDTH, square, subplots
+from dilated_lib.plot._style import STYLE, WIDTH, layout, square, subplots
 
 
 @mpl.rc_context(STYLE)
@@ -19,16 +19,20 @@ def pictures(
     cmap: str = "gray",
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """Pictures (H, W) or (H, W, 3) under their titles, every pixel a sharp square.
+    """Draw pictures under their titles, every pixel a sharp square.
 
-    ``limits`` are the values drawn as the two ends of ``cmap``, for all pictures
-    alike; by default each picture (H, W) has its own.
+    Args:
+        images: Arrays (H, W) or (H, W, 3), by their titles.
+        columns: How many stand side by side.
+        cmap: The colours of arrays (H, W).
+        limits: The values at the two ends of ``cmap``, for all pictures alike; by
+            default each picture has its own.
 
     >>> figure = pictures({"a ramp": [[0, 1], [2, 3]]}, columns=1)
     >>> figure.axes[0].get_title()
     'a ramp'
     """
-    rows = -(-len(images) // columns)
+    rows, columns = layout(images, columns)
     first = np.asarray(next(iter(images.values())))
     height = WIDTH / columns * first.shape[0] / first.shape[1] + 0.4
     figure, axes = subplots(rows, columns, rows * height)
@@ -45,16 +49,17 @@ def pictures(
 def heat(
     panels: Mapping[str, ArrayLike], *, columns: int = 2, label: str = "paths"
 ) -> Figure:
-    """Numbers (H, W) over the plane in cividis; a zero is a hole, white and hatched.
+    """Draw numbers over the plane in cividis; a zero is a hole, white and hatched.
 
-    Whole numbers on a panel of at most 15 columns are written into its cells; other
-    panels have a colour bar, named ``label``.
+    A panel is (H, W). Whole numbers on a panel at most 15 cells wide are written into
+    its cells; other panels have a colour bar, named ``label``. ``columns`` panels stand
+    side by side.
 
     >>> figure = heat({"paths": [[1, 0, 2, 0, 1]]}, columns=1)
     >>> [text.get_text() for text in figure.axes[0].texts]
     ['1', '', '2', '', '1']
     """
-    rows = -(-len(panels) // columns)
+    rows, columns = layout(panels, columns)
     first = np.asarray(next(iter(panels.values())))
     height = WIDTH / columns * first.shape[0] / first.shape[1] + 0.5
     if first.shape[1] > 15:

@@ -7,9 +7,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from dilated_lib.fields.arithmetic import Window, compose, place
+from dilated_lib.fields.arithmetic import compose, place
 from dilated_lib.fields.paths import ancestors
-from dilated_lib.plot._style import COLOURS, STYLE, WIDTH, frame, square, subplots
+from dilated_lib.fields.windows import Window
+from dilated_lib.plot._style import (
+    COLOURS,
+    STYLE,
+    WIDTH,
+    frame,
+    layout,
+    square,
+    subplots,
+)
+from dilated_lib.values import whole
 
 
 @mpl.rc_context(STYLE)
@@ -20,14 +30,20 @@ def grids(
     frames: Mapping[str, tuple[int, int, int, int]] | None = None,
     columns: int = 3,
 ) -> Figure:
-    """Grids of square cells under their titles.
+    """Draw grids of square cells under their titles.
 
-    A panel is an array (H, W) of the names of the colour code; an empty name is an
-    empty cell. ``values[title]`` (H, W) is written into the cells.
-    ``frames[title]`` is a receptive field: its top row, left column, height, width.
+    All cells of a figure have one size, so that grids can be compared.
 
-    Raises ValueError for a name that the colour code does not have, and for values or
-    frames that belong to no panel or do not fit it.
+    Raises ValueError for a name that the colour code does not have, for values or
+    frames that belong to no panel, and for values that do not fit theirs.
+
+    Args:
+        panels: Arrays (H, W) of names of the colour code; an empty name is an empty
+            cell.
+        values: What is written into the cells of a panel, (H, W), by its title.
+        frames: A receptive field on a panel, by its title: its top row, left column,
+            height and width.
+        columns: How many panels stand side by side.
 
     >>> figure = grids({"d = 2": [["tap", "hole", "tap"]]}, columns=1)
     >>> figure.axes[0].get_title()
@@ -51,7 +67,7 @@ def grids(
                 f"values of {title!r} must have shape {cells[title].shape} like their "
                 f"panel, got {np.shape(text)}"
             )
-    rows = -(-len(cells) // columns)
+    rows, columns = layout(cells, columns)
     high = max(panel.shape[0] for panel in cells.values())
     wide = max(panel.shape[1] for panel in cells.values())
     cell = min(WIDTH / columns / (wide + 0.4), 0.6)  # inches, one scale for all
@@ -75,17 +91,20 @@ def grids(
 
 @mpl.rc_context(STYLE)
 def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figure:
-    """A stack of layers along one axis, and what ``unit`` of the last layer sees.
+    """Draw a stack of layers along one axis, and what ``unit`` of the last layer sees.
 
     The input is the bottom row. Every unit stands over the middle of what it sees
-    (phases are spaced evenly); lines are the taps that ``unit`` depends on. ``margin``
-    input positions are drawn on either side of the receptive field, which is framed.
+    (phases are spaced evenly), and lines are the taps that ``unit`` depends on.
+    ``margin`` input positions are drawn on each side of the receptive field, which is
+    framed.
+
+    Raises ValueError for a unit that sees no input.
 
     >>> figure = stack([Window(3), Window(3, dilation=2)])
     >>> figure.axes[0].get_xlabel()
     '7 input positions, from 0 to 6'
     """
-    layers = tuple(windows)
+    layers, margin = tuple(windows), whole("margin", margin, 0)
     fields = [compose(layers[:depth]) for depth in range(len(layers) + 1)]
     reached = ancestors(layers, unit)
     first, last = fields[-1].start(unit), fields[-1].end(unit)
@@ -127,9 +146,9 @@ def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figur
     twin.set_yticks(rows[1:], [f"sees {field.size}" for field in fields[1:]])
     ax.set_xticks([])
     ax.set_xlabel(f"{last - first + 1} input positions, from {first} to {last}")
-    for one in (ax, twin):
-        one.tick_params(length=0)
-        for spine in one.spines.values():
+    for scale in (ax, twin):
+        scale.tick_params(length=0)
+        for spine in scale.spines.values():
             spine.set_visible(False)
     return figure
 

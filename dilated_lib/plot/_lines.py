@@ -23,12 +23,19 @@ def curves(
     log: str = "",
     breaks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """One line for each name in ``lines`` over the same ``x``, marked at each point.
+    """Draw a line for each name in ``lines`` over the same ``x``, marked at each point.
 
-    A line is (X,), or (runs, X): then their mean, in a band from the least to the
-    largest. ``log="x"``, ``"y"`` or ``"xy"`` spaces that axis by powers of two.
-    ``breaks[name]`` draws a dashed vertical line in the colour of a line. Raises
-    ValueError for more lines than can be told apart.
+    Raises ValueError for more lines than can be told apart.
+
+    Args:
+        x: The positions of the points, (X,).
+        lines: The values of a line, (X,), by its name; or those of several runs,
+            (runs, X), drawn as their mean in a band from the least to the largest.
+        xlabel: What the horizontal axis is called, with its unit.
+        ylabel: What the vertical axis is called, with its unit.
+        log: The axes that are spaced by powers of two: "", "x", "y" or "xy".
+        breaks: Where a dashed vertical line stands, by the name of the line whose
+            colour it has.
 
     >>> lines = {"d = 1": [3, 5, 7], "d = 2": [5, 9, 13]}
     >>> figure = curves([1, 2, 3], lines, xlabel="layers", ylabel="positions seen")
@@ -62,10 +69,10 @@ def curves(
 
 @mpl.rc_context(STYLE)
 def bars(panels: Mapping[str, ArrayLike], *, ylabel: str = "paths") -> Figure:
-    """Numbers over the positions of receptive fields, one below another, one scale.
+    """Draw numbers over the positions of receptive fields, one below another.
 
-    A panel is (size,); positions count from the middle of the field. A zero inside is
-    a hole, and hatched.
+    A panel is (size,), and all have one scale. Positions count from the middle of the
+    field. A zero inside is a hole, and hatched.
 
     >>> figure = bars({"d = 1, 1": [1, 2, 3, 2, 1], "d = 1, 2": [1, 1, 2, 1, 2, 1, 1]})
     >>> len(figure.axes)

@@ -1,11 +1,14 @@
 """Colours, sizes and the parts that figures share."""
 
+from collections.abc import Sized
 from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from dilated_lib.values import whole
 
 COLOURS = {
     "input": "#56B4E9",
@@ -40,7 +43,17 @@ def square(
     side: float = 0.92,
     fontsize: float = 12,
 ) -> None:
-    """A cell of a grid around (x, y), by its name in the colour code."""
+    """Draw a cell of a grid around (x, y), by its name in the colour code.
+
+    Args:
+        ax: Where.
+        x: Its middle, from left to right.
+        y: Its middle, from top to bottom or from bottom to top, as the axis runs.
+        name: What it is; "" is an empty cell.
+        text: What is written into it.
+        side: Its side; grids have one cell in each unit of the axes.
+        fontsize: The text's, in points.
+    """
     empty = name in ("", "hole")
     ax.add_patch(
         Rectangle(
@@ -69,7 +82,15 @@ def square(
 
 
 def frame(ax: Axes, left: float, top: float, width: float, height: float) -> None:
-    """A receptive field, from its first cell."""
+    """Draw the frame of a receptive field.
+
+    Args:
+        ax: Where.
+        left: The column of its first cell.
+        top: The row of its first cell.
+        width: Its cells from left to right.
+        height: Its cells from top to bottom.
+    """
     ax.add_patch(
         Rectangle(
             (left - 0.5, top - 0.5),
@@ -83,8 +104,17 @@ def frame(ax: Axes, left: float, top: float, width: float, height: float) -> Non
     )
 
 
+def layout(panels: Sized, columns: int) -> tuple[int, int]:
+    """Return the rows and columns of panels of which ``columns`` stand side by side."""
+    columns = whole("columns", columns, 1)
+    return -(-len(panels) // columns), columns
+
+
 def subplots(rows: int, columns: int, height: float) -> tuple[Figure, list[Any]]:
-    """A figure of the book's width, ``height`` inches high, and its axes in a row."""
+    """Make a figure of the book's width, ``height`` inches high, and its axes.
+
+    The axes come in one list, row by row.
+    """
     figure, axes = plt.subplots(
         rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False
     )

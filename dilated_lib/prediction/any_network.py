@@ -1,19 +1,16 @@
 """Class probabilities by any network: a module, or a function of images."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from math import inf
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["check_scale", "evaluating", "name_of", "probabilities_by", "resized"]
+from dilated_lib.evaluation_mode import evaluating
 
-_CHANGING = Lock()  # held while modes change, not while a network computes
-_IN_USE: dict[nn.Module, tuple[int, bool]] = {}  # by how many, and the mode before
+__all__ = ["check_scale", "name_of", "probabilities_by", "resized"]
 
 
 def probabilities_by(
@@ -55,31 +52,6 @@ def check_scale(scale: float) -> None:
     """Raise ValueError unless a picture can be enlarged so many times."""
     if not 0 < scale < inf:
         raise ValueError(f"scale must be a number above 0, got {scale!r}")
-
-
-@contextmanager
-def evaluating(network: object) -> Iterator[None]:
-    """Dropout and batch norm as in evaluation; afterwards each mode is as it was.
-
-    Several threads may use a network at the same time: the first to come changes a
-    module's mode, and the last to leave changes it back.
-    """
-    modules = [*network.modules()] if isinstance(network, nn.Module) else []
-    with _CHANGING:
-        for module in modules:
-            users, mode = _IN_USE.get(module, (0, module.training))
-            _IN_USE[module] = users + 1, mode
-            module.training = False
-    try:
-        yield
-    finally:
-        with _CHANGING:
-            for module in modules:
-                users, mode = _IN_USE.pop(module)
-                if users > 1:
-                    _IN_USE[module] = users - 1, mode
-                else:
-                    module.training = mode
 
 
 def resized(images: Tensor, size: Sequence[int]) -> Tensor:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dilated_lib.data.palettes import voc_colour
 from dilated_lib.data.pictures import Picture, read_picture
+from dilated_lib.evaluation_mode import evaluating
 from dilated_lib.fields.input_sizes import InputSizes
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.dilated import (
@@ -25,7 +26,6 @@ from dilated_lib.networks.dilated import (
 )
 from dilated_lib.prediction.any_network import (
     check_scale,
-    evaluating,
     name_of,
     probabilities_by,
     resized,

@@ -6,8 +6,8 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from dilated_lib.fields.windows import one_of, whole
 from dilated_lib.networks.architecture import Architecture
+from dilated_lib.values import one_of, whole
 
 __all__ = ["MODERN", "PAPER", "Config", "Recipe", "read_config"]
 

@@ -41,9 +41,16 @@ def test_the_dilation_changes_no_operation():
     assert costs == {Cost(32_514_048, 704_004)}
 
 
+def test_padding_in_words_costs_what_its_numbers_cost():
+    for word, dilation, pads in (("same", 3, 6), ("valid", 3, 0), ("same", 1, 2)):
+        named, numbered = (
+            nn.Conv2d(2, 3, 5, padding=padding, dilation=dilation)
+            for padding in (word, pads)
+        )
+        assert cost(named, (19, 23)) == cost(numbered, (19, 23))
+
+
 def test_what_has_no_cost_is_refused():
-    with pytest.raises(ValueError, match="padding must be in numbers, got 'same'"):
-        cost(nn.Conv2d(1, 1, 3, padding="same"), (8, 8))
     with pytest.raises(ValueError, match="larger than the padded input"):
         cost(nn.Conv2d(1, 1, 3, dilation=4), (8, 9))
 

@@ -439,5 +439,5 @@ def test_a_pooling_alone_is_told_where_to_be():
 
 
 def test_an_output_stride_below_one_is_refused():
-    with pytest.raises(ValueError, match="output_stride must be a whole number above"):
+    with pytest.raises(ValueError, match="output_stride must be at least 1, got 0"):
         dl.remove_stride_(nn.Sequential(), 0)

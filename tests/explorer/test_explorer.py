@@ -8,7 +8,6 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import torch
-import traitlets
 from torch import nn
 from torch.nn import functional as F
 
@@ -112,7 +111,7 @@ def test_what_is_no_layer_is_refused():
         Layer(Window(3), Window(3, transposed=True))
     with pytest.raises(ValueError, match="pooling=True"):
         Layer(Window(3, transposed=True), pooling=True)
-    with pytest.raises(traitlets.TraitError):
+    with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
         Explorer(channels=0)
 
 

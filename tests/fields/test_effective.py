@@ -1,5 +1,6 @@
 """The effective receptive field: gradients of networks whose answer is known."""
 
+from contextlib import ExitStack
 from math import isclose, sqrt
 
 import numpy as np
@@ -10,6 +11,7 @@ from torchvision import models
 
 import dilated_lib as dl
 from dilated_lib import Window
+from dilated_lib.evaluation_mode import evaluating
 
 
 def stack(*dilations):
@@ -194,3 +196,13 @@ def test_a_module_without_one_map_is_refused(to, message):
 
     with pytest.raises(ValueError, match=message):
         dl.effective_receptive_field(Network(), torch.ones(1, 1, 4, 4), to=to)
+
+
+def test_a_network_that_another_thread_evaluates_gets_its_own_mode_back():
+    network = nn.Sequential(nn.Conv1d(1, 1, 3), nn.Dropout()).train()
+    with ExitStack() as other:
+        other.enter_context(evaluating(network))
+        # the other thread leaves while this one measures
+        network.register_forward_hook(lambda *_: other.close())
+        dl.effective_receptive_field(network, torch.ones(1, 1, 7))
+    assert all(module.training for module in network.modules())

@@ -198,9 +198,9 @@ def test_hdc_is_neither_sufficient_nor_necessary_and_the_sorted_rule_is_both():
 @pytest.mark.parametrize(
     ("dilations", "error", "message"),
     [
-        ((), ValueError, r"dilations must name at least one layer, got \(\)"),
-        ((1, 0), ValueError, "dilation must be at least 1, got 0"),
-        ((1, 1.5), TypeError, r"dilation must be a whole number, got 1\.5"),
+        ((), ValueError, r"dilations must list one number for each layer, got \(\)"),
+        ((1, 0), ValueError, r"dilations\[1\] must be at least 1, got 0"),
+        ((1, 1.5), TypeError, r"dilations\[1\] must be a whole number, got 1\.5"),
     ],
 )
 def test_impossible_dilations_have_no_hdc_distances(dilations, error, message):

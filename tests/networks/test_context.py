@@ -267,12 +267,12 @@ def test_behind_features_the_first_layer_is_drawn_and_the_others_are_the_identit
         ),
         ({"dilations": 4}, ValueError, "^dilations must list one .*, got 4$"),
         ({"dilations": "12"}, ValueError, "^dilations must list one .*, got '12'$"),
-        ({"dilations": (1, 0)}, ValueError, "^dilation must be at least 1, got 0$"),
-        ({"dilations": (1, -2)}, ValueError, "^dilation must be at least 1, got -2$"),
+        ({"dilations": (1, 0)}, ValueError, r"^dilations\[1\] .* at least 1, got 0$"),
+        ({"dilations": (1, -2)}, ValueError, r"^dilations\[1\] .* least 1, got -2$"),
         (
             {"dilations": (1, 1.5)},
             TypeError,
-            r"^dilation must be a whole number, got 1\.5$",
+            r"^dilations\[1\] must be a whole number, got 1\.5$",
         ),
     ],
 )

@@ -34,7 +34,7 @@ from dilated_lib.fields.tracing.reach import (
     Sums,
     most,
 )
-from dilated_lib.fields.windows import whole
+from dilated_lib.values import whole
 
 Bools = NDArray[np.bool_]
 SWALLOWS = re.compile(
