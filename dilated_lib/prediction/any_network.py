@@ -1,6 +1,6 @@
 """Class probabilities by any network: a module, or a function of images."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 from threading import Lock
@@ -8,25 +8,35 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-__all__ = ["check_scale", "evaluating", "name_of", "probabilities_by", "resized"]
+from dilated_lib.prediction.resizing import resized
+
+__all__ = [
+    "check_finite",
+    "check_scale",
+    "evaluating",
+    "logits_by",
+    "name_of",
+    "rows_by_logits",
+]
 
 _CHANGING = Lock()  # held while modes change, not while a network computes
 _IN_USE: dict[nn.Module, tuple[int, bool]] = {}  # by how many, and the mode before
 
 
-def probabilities_by(
-    network: Callable[[Tensor], Any], images: Tensor, scale: float
-) -> Tensor:
-    """Class probabilities (N, C, H, W) by a network that is not the paper's."""
+def logits_by(network: Callable[[Tensor], Any], images: Tensor, scale: float) -> Tensor:
+    """Return the logits (N, C, h, w) of a network that is not the paper's, in float32.
+
+    Raises ValueError for anything else that it returns.
+    """
     check_scale(scale)
-    size, x = images.shape[2:], images.float()
+    x = images.float()
+    if scale != 1:
+        height, width = (max(1, round(side * scale)) for side in images.shape[2:])
+        x = resized(x, (height, width))
     if isinstance(network, nn.Module):
         x = x.to(next(network.parameters(), x))
     with evaluating(network), torch.no_grad():
-        if scale != 1:
-            x = resized(x, [max(1, round(side * scale)) for side in size])
         try:
             logits = network(x)
         except Exception as error:
@@ -46,9 +56,32 @@ def probabilities_by(
                 f"more, got {shape} for images {tuple(x.shape)}"
             )
         logits = logits.float()
-        if logits.shape[2:] != size:
-            logits = F.interpolate(logits, tuple(size), mode="bilinear")
-        return logits.softmax(1)
+        check_finite(logits, network)
+        return logits
+
+
+def rows_by_logits(
+    logits: Tensor, size: tuple[int, int], first: int, end: int
+) -> Tensor:
+    """Return probabilities (N, C, end − first, W) of rows of pixels.
+
+    The logits (N, C, h, w) are interpolated to the height and width of ``size``.
+    """
+    rows = resized(logits, size, rows=(first, end), smooth=False)
+    return rows.softmax(1)
+
+
+def check_finite(logits: Tensor, network: object) -> None:
+    """Raise ValueError for logits among which there is NaN or infinity.
+
+    A label would come out of them all the same, since NaN is the largest number for
+    ``argmax``.
+    """
+    if not logits.isfinite().all():
+        raise ValueError(
+            f"{name_of(network)} gave logits that are not finite. Are its weights and "
+            f"its mean right, and can its precision hold such numbers?"
+        )
 
 
 def check_scale(scale: float) -> None:
@@ -80,11 +113,6 @@ def evaluating(network: object) -> Iterator[None]:
                     _IN_USE[module] = users - 1, mode
                 else:
                     module.training = mode
-
-
-def resized(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Images (N, C, H, W) at another size, bilinear, smoothed where they shrink."""
-    return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
 
 
 def name_of(network: object) -> str:

@@ -44,8 +44,9 @@ def evaluate(
     confusion matrix is summed over all pixels of the split (the rule of VOC), not a
     score for each picture.
 
-    Raises ValueError for probabilities of another number of classes or pixels, a label
-    that is none of the classes, and a split without any label.
+    Raises ValueError for probabilities of another number of classes or pixels and for
+    those that are not finite, for a label that is none of the classes, and for a split
+    without any label.
 
     >>> data = [(torch.zeros(3, 1, 4), torch.tensor([[0, 0, 1, VOID]]))]
     >>> road = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
@@ -81,6 +82,8 @@ def evaluate(
             )
         if flip:
             shares = (shares + probabilities(images.flip(3)).flip(3)) / 2
+        if not shares.isfinite().all():
+            raise ValueError("probabilities must be finite, got NaN or infinity")
         metric.update(shares.argmax(1), labels[None].to(device))
     return scores(metric, classes)
 

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import dilated_lib as dl
+from dilated_lib.prediction import segmentation
+from dilated_lib.prediction.resizing import resized
 from dilated_lib.prediction.segmentation import probabilities
 
 DRAW = np.random.default_rng(0)
@@ -97,6 +99,19 @@ def test_the_picture_is_enlarged_for_any_network_too():
     assert shapes == [(74, 106)]
 
 
+@pytest.mark.parametrize("smooth", [True, False])
+@pytest.mark.parametrize("size", [(74, 20), (13, 53), (38, 200), (1, 1)])
+def test_a_part_of_a_resized_image_is_torchs(size, smooth):
+    found = resized(IMAGES, size, smooth=smooth)
+    images = IMAGES.double()  # of float32 torch rounds the places that it reads
+    wanted = F.interpolate(images, size, mode="bilinear", antialias=smooth)
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=2e-3)
+    rows, columns = (size[0] // 3, size[0]), (0, (size[1] + 1) // 2)
+    part = resized(IMAGES, size, rows=rows, columns=columns, smooth=smooth)
+    same = found[:, :, slice(*rows), slice(*columns)]
+    torch.testing.assert_close(part, same, rtol=0, atol=2e-3)
+
+
 def test_290_classes_have_290_labels(tmp_path):
     def last(images):
         logits = torch.zeros(1, 290, *images.shape[2:])
@@ -148,6 +163,36 @@ def test_arrays_tensors_and_lists_are_pictures(tmp_path):
 def test_what_is_not_a_picture_is_refused(picture, message):
     with pytest.raises(ValueError, match=message):
         dl.predict(picture, strided())
+
+
+@pytest.mark.parametrize(
+    ("make", "value"), [(strided, torch.nan), (strided, -torch.inf), (tiny, torch.inf)]
+)
+def test_what_is_not_finite_gets_no_label(make, value):
+    """To argmax NaN is the largest number, so that a wrong label map would come out."""
+    network, images = make(), IMAGES.float()
+    images[0, 1, 5, 7] = value
+    with pytest.raises(ValueError, match="pixels must be finite"):
+        probabilities(network, images)
+    last = network.front.final if make is tiny else network[0]
+    last.bias.data[1] = value
+    for options in ({}, {"context": "tiles"}) if make is tiny else ({},):
+        with pytest.raises(ValueError, match="gave logits that are not finite"):
+            dl.predict(PHOTO, network, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "scale"), [(tiny, 1), (tiny, 1.5), (strided, 1), (strided, 0.7)]
+)
+def test_labels_alone_are_those_of_the_probabilities(make, scale, monkeypatch):
+    """In bands of a few rows, which begin anywhere in a cell."""
+    whole = dl.predict(PHOTO, make(), scale=scale)
+    monkeypatch.setattr(segmentation, "_BAND", 3 * PHOTO.shape[1])
+    banded = dl.predict(PHOTO, make(), scale=scale)
+    labels = dl.predict(PHOTO, make(), scale=scale, probabilities=False)
+    torch.testing.assert_close(banded.probabilities, whole.probabilities)
+    assert (labels.labels == banded.labels).all() and labels.probabilities is None
+    assert labels.labels.dtype == np.uint8 and labels.palette == whole.palette
 
 
 @pytest.mark.parametrize(
