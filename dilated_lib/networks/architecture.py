@@ -4,8 +4,9 @@ import copy
 import json
 from dataclasses import asdict, dataclass
 from functools import cache
+from math import inf, prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import safe_open
@@ -138,9 +139,11 @@ def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(_KEY)
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         if text:
             architecture = _architecture(json.loads(text))
-            network = architecture.build()
+            with torch.device("meta"):  # no memory for what a file may merely claim
+                network = architecture.build().float()
     except Exception as error:  # a foreign file may say anything
         raise ValueError(
             f"{path.name} is no network of this library, or damaged: {error}"
@@ -150,15 +153,67 @@ def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:
             f"{path.name} has weights, but does not say of which network; build it "
             "first, and load them into it"
         )
+    for name, one in file_state(network).items():
+        if prod(shapes.get(name, [0])) != one.numel():
+            raise ValueError(
+                f"{path.name} is for another network, or for other classes: of {name} "
+                f"it has {shapes.get(name, 'nothing')}, not {list(one.shape)}"
+            )
+    network.to_empty(device="cpu")
     load(network, path)
     return network.eval(), architecture
 
 
 def _architecture(found: dict[str, Any]) -> Architecture:
-    """From JSON, whose lists were tuples."""
+    """Make an architecture of JSON, whose lists were tuples.
+
+    Raises ValueError for a value that no network has. The front end and the context
+    module check their own.
+    """
     colours = {name: tuple(one) for name, one in found.get("palette", {}).items()}
     tuples = {name: tuple(found[name]) for name in ("mean", "dilations") & found.keys()}
-    return Architecture(**(found | tuples | {"palette": colours}))
+    read = Architecture(**(found | tuples | {"palette": colours}))
+    for name, colour in colours.items():
+        if not name.strip() or not name.isprintable():
+            raise ValueError(f"the name of a class must be readable, got {name!r}")
+        if len(colour) != 3 or not all(_within(part, 0, 255, int) for part in colour):
+            raise ValueError(
+                f"a colour must be three whole numbers from 0 to 255, got {colour} for "
+                f"{name!r}"
+            )
+    for name, fits, wanted in (
+        (
+            "mean",
+            len(read.mean) == 3 and all(_within(one, 0, 255) for one in read.mean),
+            "three numbers from 0 to 255",
+        ),
+        ("width", _within(read.width, 1, inf, int), "a whole number above 0"),
+        (
+            "fc_channels",
+            _within(read.fc_channels, 1, inf, int),
+            "a whole number above 0",
+        ),
+        ("batch_norm", isinstance(read.batch_norm, bool), "true or false"),
+        (
+            "dilations",  # more than any picture has pixels is none either
+            all(_within(one, 1, 2**15, int) for one in read.dilations),
+            f"whole numbers from 1 to {2**15}",
+        ),
+        ("scale", _within(read.scale, 1e-3, 1e3), "a number from 0.001 to 1000"),
+        (
+            "upsampling",
+            read.upsampling in get_args(Upsampling),
+            f"one of {', '.join(get_args(Upsampling))}",
+        ),
+    ):
+        if not fits:
+            raise ValueError(f"{name} must be {wanted}, got {getattr(read, name)!r}")
+    return read
+
+
+def _within(value: object, least: float, most: float, *kinds: type) -> bool:
+    """Is it a number in these bounds, and of this kind if one is asked for?"""
+    return type(value) in (kinds or (int, float)) and least <= value <= most  # type: ignore[operator]
 
 
 def small_network() -> DilatedNetwork:

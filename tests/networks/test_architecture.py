@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -147,6 +148,25 @@ def test_weights_that_do_not_say_of_which_network_are_refused(metadata, tmp_path
         ({"context": "huge"}, "variant must be one of basic, large; got 'huge'"),
         ({"dilations": [1, "2"]}, "dilation"),
         ({"dilations": []}, "dilations must list one number for each layer"),
+        ({"dilations": [1, 2.0]}, "dilations must be whole numbers from 1 to 32768"),
+        ({"dilations": [1, 10**9]}, "dilations must be whole numbers from 1 to 32768"),
+        ({"palette": {"": [0, 0, 0]}}, "name of a class must be readable, got ''"),
+        ({"palette": {"\x1b[31mwall": [0, 0, 0]}}, r"be readable, got '\x1b[31mwall'"),
+        ({"palette": {"wall": [0, 0]}}, "from 0 to 255, got (0, 0) for 'wall'"),
+        ({"palette": {"wall": [0, 0, 256]}}, "three whole numbers from 0 to 255"),
+        ({"palette": {"wall": [0, 0, True]}}, "three whole numbers from 0 to 255"),
+        ({"palette": {"wall": "red"}}, "three whole numbers from 0 to 255, got"),
+        ({"mean": [1, 2]}, "mean must be three numbers from 0 to 255, got (1, 2)"),
+        ({"mean": [1, 2, float("nan")]}, "mean must be three numbers from 0 to 255"),
+        ({"mean": [1, 2, 1e38]}, "mean must be three numbers from 0 to 255"),
+        ({"mean": "123"}, "mean must be three numbers from 0 to 255"),
+        ({"width": True}, "width must be a whole number above 0, got True"),
+        ({"fc_channels": 8.0}, "fc_channels must be a whole number above 0, got 8.0"),
+        ({"batch_norm": "no"}, "batch_norm must be true or false, got 'no'"),
+        ({"padding": "some"}, "padding must be none or zeros or reflect, got 'some'"),
+        ({"scale": 0}, "scale must be a number from 0.001 to 1000, got 0"),
+        ({"scale": float("inf")}, "scale must be a number from 0.001 to 1000, got inf"),
+        ({"upsampling": "best"}, "upsampling must be one of released, "),
     ],
 )
 def test_an_architecture_that_is_none_is_named(change, message, tmp_path):
@@ -163,12 +183,47 @@ def test_an_architecture_that_is_none_is_named(change, message, tmp_path):
         "net.safetensors is no network of this library, or damaged: "
     )
     assert message in told
+
+
+def test_metadata_that_are_no_architecture_are_refused(tmp_path):
+    path, (network, architecture) = tmp_path / "net.safetensors", made()
     for other in ("[]", "3", "{", "{}"):
-        dl.save(network, path, metadata={key: other})
+        dl.save(network, path, metadata={"dilated_lib": other})
         assert said(path).startswith("net.safetensors is no network of this library")
+    described = asdict(architecture)
     del described["mean"]
-    dl.save(network, path, metadata={key: json.dumps(described)})
+    dl.save(network, path, metadata={"dilated_lib": json.dumps(described)})
     assert said(path).endswith("missing 1 required keyword-only argument: 'mean'")
+
+
+@pytest.mark.parametrize(
+    "claim", [{"width": 10**4}, {"fc_channels": 10**6}, {"context": "large"}]
+)
+def test_what_a_file_merely_claims_takes_no_memory(claim, tmp_path):
+    """The layers that it describes would take terabytes."""
+    network, architecture = made(context="none")
+    path, described = tmp_path / "net.safetensors", asdict(architecture) | claim
+    dl.save(network, path, metadata={"dilated_lib": json.dumps(described)})
+    with patch.object(nn.Module, "to_empty", side_effect=AssertionError):
+        told = said(path)
+    assert told.startswith("net.safetensors is for another network, or for other")
+
+
+def test_opening_a_file_changes_nothing_of_the_callers(tmp_path):
+    network, architecture = made(batch_norm=True)
+    save_network(network, architecture, tmp_path / "net.safetensors")
+    torch.manual_seed(7)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found, _ = open_network(tmp_path / "net.safetensors")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.manual_seed(7)))
+    state = network.state_dict()
+    for name, one in found.state_dict().items():
+        assert one.device.type == "cpu" and one.dtype == state[name].dtype
+        assert torch.equal(one, state[name])
 
 
 def test_weights_of_another_network_than_the_file_says_are_refused(tmp_path):
