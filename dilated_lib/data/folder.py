@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 from dilated_lib.data.labelled import DataSet, LabelledPictures
 from dilated_lib.data.palettes import Colour, voc_colour
@@ -43,6 +44,12 @@ def folder(root: Path) -> DataSet:
         name, colour = _class(number, line, listing)
         if name in palette:
             raise ValueError(f"line {number + 1} of {listing} has {name} once more")
+        for other, known in palette.items():
+            if known == colour:
+                raise ValueError(
+                    f"line {number + 1} of {listing} gives {name} the colour "
+                    f"{' '.join(map(str, colour))}, which {other} has: choose another"
+                )
         palette[name] = colour
     if not palette:
         raise ValueError(f"{listing} names no class")
@@ -51,11 +58,12 @@ def folder(root: Path) -> DataSet:
         if file.name.startswith("."):  # a Mac's own notes, "._street.png"
             continue
         if file.suffix.lower() in (".jpg", ".jpeg", ".png"):
-            if file.stem in files:
+            name = normalize("NFC", file.stem)
+            if name in files:
                 raise ValueError(
-                    f"{files[file.stem]} and {file.name} would share a label map"
+                    f"{files[name]} and {file.name} would share a label map"
                 )
-            files[file.stem] = file
+            files[name] = file
     if not files:
         raise FileNotFoundError(f"there are no pictures in {root / 'pictures'}")
     names = {
@@ -90,12 +98,19 @@ def folder(root: Path) -> DataSet:
     splits = {
         split: partial(
             LabelledPictures,
-            [(files[name], root / "labels" / f"{name}.png") for name in chosen],
+            [(files[name], _labels(root, files[name].stem)) for name in chosen],
             [*palette],
         )
         for split, chosen in names.items()
     }
     return DataSet(root.resolve().name, palette, _IMAGENET, splits)
+
+
+def _labels(root: Path, name: str) -> Path:
+    """Return the label map of a picture, whichever way its name writes an accent."""
+    forms = [name, normalize("NFC", name), normalize("NFD", name)]
+    paths = [root / "labels" / f"{one}.png" for one in forms]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _class(number: int, line: str, listing: Path) -> tuple[str, Colour]:
@@ -121,7 +136,11 @@ def _class(number: int, line: str, listing: Path) -> tuple[str, Colour]:
 
 
 def _lines(file: Path) -> list[str]:
+    """Read the lines of a list; a letter with an accent is one character in them.
+
+    A Mac writes é as two, e and its accent, which looks the same and is not equal.
+    """
     try:
-        return file.read_text("utf-8-sig").splitlines()
+        return normalize("NFC", file.read_text("utf-8-sig")).splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text in UTF-8: {error}") from error

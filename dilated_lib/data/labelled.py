@@ -1,9 +1,11 @@
 """Pictures with a label map each: files in, one form of a sample out."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -97,6 +99,18 @@ class LabelledPictures(Dataset[Sample]):
         """The picture's file name."""
         return self.pairs[index][0].name
 
+    def digest(self, count: int) -> str:
+        """Return the SHA-256 of the first label maps, file by file.
+
+        Raises FileNotFoundError for one that is not there.
+        """
+        whole = hashlib.sha256()
+        for _, file in self.pairs[:count]:
+            if not file.is_file():
+                raise FileNotFoundError(f"there is no label map {file}")
+            whole.update(hashlib.sha256(file.read_bytes()).digest())
+        return whole.hexdigest()
+
 
 def _read_ids(file: Path) -> NDArray[np.uint8]:
     """Class ids (H, W) of a label map: a PNG, or SBD's matrix."""
@@ -166,8 +180,11 @@ class DataSet:
         return found
 
     def require_classes(self, names: Sequence[str]) -> None:
-        """Raises ValueError unless a network's classes are these, in this order."""
-        if [*names] != [*self.palette]:
+        """Raise ValueError unless a network's classes are these, in this order."""
+        own, others = (
+            [normalize("NFC", name) for name in some] for some in (self.palette, names)
+        )
+        if others != own:
             raise ValueError(
                 f"the network's classes are {', '.join(names)}; those of {self.name} "
                 f"are {', '.join(self.palette)}"

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -91,7 +91,12 @@ def _locked(out: Path) -> Iterator[None]:
             f"another run is writing into {out}; wait, or end it"
         ) from None
     except OSError as error:
-        raise OSError(f"a run cannot write into {out}: {error}") from error
+        if not (out / "record.json").is_file():
+            raise OSError(f"a run cannot write into {out}: {error}") from error
+        lock = None  # the run has ended, so that there is nothing to write
+    if lock is None:
+        yield
+        return
     with lock:
         for name in ("network.safetensors", "record.json"):
             for half in out.glob(f"{name}.*.part"):
@@ -117,7 +122,8 @@ def _done(config: Config, out: Path) -> Record:
                 f"({error}); delete {file.name} to train the network again"
             ) from error
     if os.environ.get("RANK", "0") == "0":
-        remove_checkpoints(out / "checkpoints")  # left if a run was killed in between
+        with suppress(OSError):  # the folder may be read-only by now
+            remove_checkpoints(out / "checkpoints")  # left if it was killed before
     return records[0]
 
 

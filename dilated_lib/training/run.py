@@ -14,7 +14,12 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from dilated_lib.data.labelled import DataSet, Sample, class_counts
+from dilated_lib.data.labelled import (
+    DataSet,
+    LabelledPictures,
+    Sample,
+    class_counts,
+)
 from dilated_lib.data.sets import open_data
 from dilated_lib.data.transforms import augmentation
 from dilated_lib.networks.architecture import Architecture, save_network
@@ -65,6 +70,7 @@ class Run:
     seconds: float = 0.0
     waited: float = 0.0  # for samples to be read
     losses: list[float] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)  # of the data
 
     def split(self, name: str) -> Dataset[Sample]:
         """A split, or its first pictures."""
@@ -136,7 +142,7 @@ class Run:
         if self.fabric.global_rank == 0:
             state = {
                 "config": _plain(self.config),
-                "data": _digests(self.config, self.data),
+                "data": self.digests,
                 "counts": self.counts,
                 "step": self.step,
                 "seconds": self.seconds,
@@ -226,6 +232,7 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
     """A new run, or the newest checkpoint of one."""
     state = latest(out / "checkpoints")
     data = open_data(config.data)
+    digests = _digests(config, data)
     if state is not None:
         if missing := _KEYS - state.keys():
             raise ValueError(
@@ -233,11 +240,11 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
                 f"lacks {', '.join(sorted(missing))}; delete it"
             )
         require_same(state["config"], config, out)
-        before, now = state.get("data", {}), _digests(config, data)
-        if other := [name for name, digest in before.items() if digest != now[name]]:
+        before = state.get("data", {})
+        if other := [name for name, one in before.items() if one != digests[name]]:
             raise ValueError(
-                f"the {' and the '.join(other)} of {config.data} are not those with "
-                f"which the run in {out} began; restore them, or choose another folder"
+                f"the {other[0]} of {config.data} are not those with which the run in "
+                f"{out} began; restore them, or choose another folder"
             )
         counts = state["counts"]
     else:
@@ -285,6 +292,7 @@ def begin(config: Config, fabric: Fabric, out: Path, progress: bool) -> Run:
         config, fabric, out, progress, data, counts, architecture,
         stage, module, optimizer, augment, beside,
     )  # fmt: skip
+    run.digests = digests
     if state:
         optimizer.load_state_dict(state["optimizer"])
         fabric.strategy.precision.load_state_dict(state["precision"])
@@ -300,14 +308,23 @@ _KEYS = {
 
 
 def _digests(config: Config, data: DataSet) -> dict[str, str]:
-    """Digests of what must not change while a run goes on: classes and pictures."""
+    """Return digests of what must not change while a run goes on.
+
+    These are the classes, the names of the pictures, and the files of the label maps.
+    """
     splits = ("train", "val", "test") if config.test else ("train", "val")
-    names = {}
+    names, maps = {}, {}
     for name in splits:
         split = data.split(name)
         count = len(split)  # type: ignore[arg-type]
         names[name] = [split.name(index) for index in range(count)]  # type: ignore[attr-defined]
-    known = {"classes": [*data.palette.items()], "pictures": names}
+        if isinstance(split, LabelledPictures):
+            maps[name] = split.digest(config.pictures or count)
+    known = {
+        "classes": [*data.palette.items()],
+        "pictures": names,
+        "label maps": maps,
+    }
     return {
         name: hashlib.sha256(json.dumps(one).encode()).hexdigest()
         for name, one in known.items()

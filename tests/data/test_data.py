@@ -771,12 +771,35 @@ def test_classes_have_colours_of_their_own_or_vocs(tmp_path):
             "wall\nroof 1 2 256\n",
             "line 2 of .*s.txt has a colour above 255: roof 1 2 256",
         ),
+        (
+            "wall 9 8 7\nsky\nroof 9 8 7\n",
+            "line 3 of .* gives roof the colour 9 8 7, which wall has",
+        ),
+        ("wall 128 0 0\nroof", "gives roof the colour 128 0 0, which wall has"),
+        ("Tür\nroof\nTu\u0308r", "line 3 of .*classes.txt has Tür once more"),
     ],
 )
 def test_a_list_of_classes_that_is_none_is_named(classes, message, tmp_path):
     own(tmp_path, classes)
     with pytest.raises(ValueError, match=message):
         folder(tmp_path)
+
+
+def test_an_accent_may_be_a_character_of_its_own(tmp_path):
+    """As a Mac writes it, in any of the files and in a network's classes."""
+    one, two = "Tür", "Tu\u0308r"
+    for picture, marks, listed in ((one, two, two), (two, one, one), (two, two, one)):
+        root = tmp_path / f"{picture} {marks}"
+        own(root, f"wall\n{listed}\n", count=1)
+        image(root / "pictures" / f"{picture}.png")
+        labels(root / "labels" / f"{marks}.png", [[0, 1, 255]] * 2)
+        (root / "train.txt").write_text(listed, "utf-8")
+        (root / "val.txt").write_text("p00")
+        data = folder(root)
+        assert names(data, "train") == [f"{picture}.png"]
+        assert data.split("train")[0][1].tolist() == [[0, 1, 255]] * 2
+        for name in (one, two):
+            data.require_classes(["wall", name])
 
 
 def test_what_is_no_text_is_named(tmp_path):

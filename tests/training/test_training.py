@@ -319,6 +319,25 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
             dl.train(TINY, out)
 
 
+def test_a_finished_run_in_a_folder_that_is_read_only_by_now_is_done(tiny, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(tiny, out)
+    write_checkpoint(out / "checkpoints", 6, {"step": 6})  # killed before it went
+    before = sorted(out.rglob("*"))
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    with (
+        patch.object(FileLock, "acquire", side_effect=refused),
+        patch.object(os, "unlink", side_effect=refused),
+    ):
+        done = dl.train(TINY, out)
+        (out / "record.json").rename(tmp_path / "record.json")
+        with pytest.raises(OSError, match=f"a run cannot write into {out}: "):
+            dl.train(TINY, out)
+    assert done.experiment == "shapes/tiny"
+    (tmp_path / "record.json").rename(out / "record.json")
+    assert sorted(out.rglob("*")) == before
+
+
 def test_a_finished_run_whose_network_is_not_whole_is_not_done(tmp_path):
     run = replace(TINY, steps=1)
     done = dl.train(run, tmp_path)
@@ -371,6 +390,8 @@ def own_data(folder, names=("a", "b", "c", "d")):
         ("classes.txt", "ground\nroad\nsky\n", "classes"),
         ("train.txt", "a\nb\n", "pictures"),
         ("val.txt", "e", "pictures"),
+        ("labels/b.png", "other classes", "label maps"),
+        ("labels/d.png", "other classes", "label maps"),
     ],
 )
 def test_data_that_changed_since_a_run_began_are_refused(file, text, what, tmp_path):
@@ -379,12 +400,12 @@ def test_data_that_changed_since_a_run_began_are_refused(file, text, what, tmp_p
     (folder / "train.txt").write_text("a\nb\nc")
     config = replace(TINY, data=str(folder), steps=2, pictures=0)
     dl.train(config, tmp_path / "run", deadline=0)
-    before = (folder / file).read_text()
+    before = (folder / file).read_bytes()
     (folder / file).write_text(text)
     message = f"the {what} of {folder} are not those with which the run in .* began"
     with pytest.raises(ValueError, match=message):
         dl.train(config, tmp_path / "run")
-    (folder / file).write_text(before)
+    (folder / file).write_bytes(before)
     assert dl.train(config, tmp_path / "run")
 
 
