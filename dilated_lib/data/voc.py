@@ -1,5 +1,7 @@
 """PASCAL VOC 2012: with SBD's labels, and subsets in the same layout."""
 
+import shutil
+import socket
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from dilated_lib.data.palettes import PASCAL_VOC
 __all__ = ["voc2012", "voc_layout"]
 
 _MEAN = (102.93, 111.36, 116.52)
+_PATIENCE = 60  # seconds that a server may take to go on
 Pair = tuple[Path, Path]
 
 
@@ -33,9 +36,9 @@ def voc2012(root: Path, *, download: bool = False) -> DataSet:
     FileNotFoundError: there is no VOC 2012 in nowhere, which must have voc2012 ...
     """
     try:
-        with _unpacked_inside():
+        with _guarded():
             pairs, more = _own(root / "voc2012", download), _sbd(root / "sbd", download)
-    except (RuntimeError, tarfile.TarError) as error:  # torchvision's
+    except (OSError, RuntimeError, tarfile.TarError) as error:  # torchvision's
         if download:
             raise OSError(f"VOC 2012 cannot be fetched: {error}") from error
         raise FileNotFoundError(
@@ -48,14 +51,19 @@ def voc2012(root: Path, *, download: bool = False) -> DataSet:
 
 
 @contextmanager
-def _unpacked_inside() -> Iterator[None]:
-    """No archive writes outside its folder, which is Python's default from 3.14 on."""
-    before = tarfile.TarFile.extraction_filter
+def _guarded() -> Iterator[None]:
+    """Let no archive write outside its folder, and no server stay silent for ever.
+
+    The first is Python's default from 3.14 on. torchvision sets no time-out.
+    """
+    filtered, patience = tarfile.TarFile.extraction_filter, socket.getdefaulttimeout()
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    socket.setdefaulttimeout(_PATIENCE)
     try:
         yield
     finally:
-        tarfile.TarFile.extraction_filter = before
+        tarfile.TarFile.extraction_filter = filtered
+        socket.setdefaulttimeout(patience)
 
 
 def _own(root: Path, download: bool) -> dict[str, list[Pair]]:
@@ -76,6 +84,10 @@ def _sbd(root: Path, download: bool) -> list[Pair]:
     found = []
     for split in ("train", "val"):
         fetch = download and not (root / "val.txt").is_file()  # unpacked last
+        if fetch:  # what a command that was killed had unpacked would be in the way
+            for name in ("cls", "img", "inst"):
+                shutil.rmtree(root / name, ignore_errors=True)
+            (root / "train.txt").unlink(missing_ok=True)
         one = SBDataset(str(root), split, mode="segmentation", download=fetch)
         found += _paths(one.images, one.masks)
     return found

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from dilated_lib.whole_files import written_whole
 
 __all__ = ["latest", "remove_checkpoints", "write_checkpoint"]
 
+_DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile)
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -57,10 +59,13 @@ def latest(folder: Path) -> dict[str, Any] | None:
     if not files:
         return None
     try:
+        with zipfile.ZipFile(files[-1]) as archive:  # torch compares no checksums
+            if spoilt := archive.testzip():
+                raise RuntimeError(f"{spoilt} in it has changed")
         state: dict[str, Any] = torch.load(
             files[-1], map_location="cpu", weights_only=True
         )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (*_DAMAGED, OSError) as error:
         before = f"{files[-2].name}" if len(files) > 1 else "the beginning"
         raise ValueError(
             f"{files[-1]} is damaged or truncated; delete it to go on from {before}"

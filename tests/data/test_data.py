@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import socket
 import struct
 import tarfile
 import zlib
@@ -500,12 +501,17 @@ def cut(server, name):
     server.cut.add(name)
 
 
+def enlarge(server, name):
+    server.served[name] = bytes(camvid_files._MOST + 1)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (damage, "CamVid/val/val_0.png was damaged on its way; try again"),
         (remove, "CamVid/val/val_0.png cannot be fetched: HTTP Error 404"),
-        (cut, "CamVid/val/val_0.png cannot be fetched: IncompleteRead"),
+        (cut, "CamVid/val/val_0.png was damaged on its way; try again"),
+        (enlarge, "CamVid/val/val_0.png is larger than 32 MiB; it is not fetched"),
     ],
 )
 def test_a_file_that_comes_damaged_is_refused_and_nothing_is_left_half(
@@ -541,6 +547,10 @@ def test_a_full_disk_leaves_whole_files_only(server, tmp_path, monkeypatch):
         (b"[]", "gives no list of files: list indices"),
         (b'{"message": "gone"}', "gives no list of files: 'tree'"),
         (b'{"tree": []}', "lists no pictures"),
+        (b'{"tree": [null]}', "gives no list of files: 'NoneType'"),
+        (b'{"tree": [{"sha": "1"}]}', "gives no list of files: 'path'"),
+        (b'{"tree": [{"path": 3}]}', "gives no list of files: 'int' object"),
+        (b'{"tree": [{"path": "CamVid/val/a.png"}]}', "gives no list of files: 'sha'"),
     ],
 )
 def test_a_listing_that_is_none_is_named(listing, message, server, tmp_path):
@@ -637,9 +647,11 @@ def test_archives_are_fetched_once_and_sbd_not_again(tmp_path, monkeypatch):
 
     def archive(url, root, **_):
         calls.append(Path(url).name)
+        assert socket.getdefaulttimeout() == 60
         if calls[-1].startswith("VOC") and not (tmp_path / "voc2012").exists():
             voc_tree(tmp_path)
             (tmp_path / "sbd").rename(tmp_path / "later")
+            (tmp_path / "sbd" / "cls").mkdir(parents=True)  # moved by a killed command
         elif not calls[-1].startswith("VOC"):
             unpacked = Path(root) / "benchmark_RELEASE" / "dataset"
             unpacked.parent.mkdir(parents=True)
@@ -650,16 +662,18 @@ def test_archives_are_fetched_once_and_sbd_not_again(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "download_and_extract_archive", archive)
     data = voc2012(tmp_path, download=True)
     assert calls == ["VOCtrainval_11-May-2012.tar", "benchmark.tgz"]
-    assert len(data.split("train")) == 5
+    assert len(data.split("train")) == 5 and socket.getdefaulttimeout() is None
     voc2012(tmp_path, download=True)
     assert calls[2:] == calls[:1]  # which looks for its archive
 
-    def damaged(*_, **__):
-        raise RuntimeError("File not found or corrupted.")
+    for error in (RuntimeError("corrupted"), TimeoutError("timed out")):
 
-    monkeypatch.setattr(voc, "download_and_extract_archive", damaged)
-    told = said(lambda: voc2012(tmp_path, download=True), OSError)
-    assert told == "VOC 2012 cannot be fetched: File not found or corrupted."
+        def damaged(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(voc, "download_and_extract_archive", damaged)
+        told = said(lambda: voc2012(tmp_path, download=True), OSError)
+        assert told == f"VOC 2012 cannot be fetched: {error}"
 
 
 def test_an_archive_cannot_lead_out_of_its_folder(tmp_path, monkeypatch):

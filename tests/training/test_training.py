@@ -515,6 +515,17 @@ def test_the_working_folder_is_no_folder_of_a_run(out, tmp_path, monkeypatch):
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_checkpoint_in_which_a_bit_has_changed_is_refused(tmp_path):
+    """Somewhere in its weights, where nothing else would tell."""
+    write_checkpoint(tmp_path, 1, {"weight": torch.zeros(1000)})
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[content.index(bytes(2000)) + 1000] = 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged or truncated"):
+        latest(tmp_path)
+
+
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
     torch.save({"step": Path("x")}, tmp_path / "step-00000001.pt")
     with pytest.raises(ValueError, match=r"damaged.*go on from the beginning"):
