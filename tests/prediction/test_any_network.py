@@ -88,15 +88,14 @@ def test_a_network_in_half_precision_gets_images_in_half_precision():
     assert (found.probabilities - near).abs().max() < 0.1
 
 
-def test_the_picture_is_enlarged_for_any_network_too():
-    shapes = []
-
-    def asked(images):
-        shapes.append(images.shape[2:])
-        return images
-
-    assert dl.predict(PHOTO, asked, scale=2).labels.shape == (37, 53)
-    assert shapes == [(74, 106)]
+@pytest.mark.parametrize(("scale", "size"), [(2, (74, 106)), (0.4, (15, 21))])
+def test_the_picture_is_enlarged_for_any_network_too(scale, size):
+    """Or it shrinks, and then all of its pixels count."""
+    seen = []
+    found = dl.predict(PHOTO, lambda x: seen.append(x) or x, scale=scale)
+    assert found.labels.shape == (37, 53)
+    wanted = F.interpolate(IMAGES.float(), size, mode="bilinear", antialias=True)
+    torch.testing.assert_close(seen[0], wanted, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("smooth", [True, False])
@@ -225,6 +224,8 @@ def test_a_network_that_fails_is_told_with_the_size_it_was_given():
         ({"context": "tiles"}, "context is an option of the paper's networks"),
         ({"upsampling": "released"}, "upsampling is an option of the paper's networks"),
         ({"scale": 0}, "scale must be a number above 0"),
+        ({"scale": torch.inf}, "scale must be a number above 0, got inf"),
+        ({"scale": torch.nan}, "scale must be a number above 0, got nan"),
     ],
 )
 def test_options_of_the_papers_networks_are_refused(options, message):

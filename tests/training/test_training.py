@@ -7,10 +7,12 @@ import random
 import shutil
 import signal
 import stat
+import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -23,6 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from training_runs import RECIPE, TINY, launch, process
 
 import dilated_lib as dl
+from dilated_lib.data.transforms import augmentation
 from dilated_lib.networks.weights import file_state, read_weights
 from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.records import Record
@@ -539,6 +542,30 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_pictures(tmp_path):
     for file in (tmp_path / "checkpoints").iterdir():
         state = torch.load(file, weights_only=True)
         assert all(np.isfinite(state["losses"]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_kind_of_loss_that_is_not_finite_is_noted(value):
+    run = SimpleNamespace(data=dl.open_data("shapes"), losses=[])
+    with pytest.raises(ValueError, match=f"loss of step 7 is {value}; .* scene 3 of"):
+        Run.note(run, 7, torch.tensor(value), [3])
+    assert run.losses == []
+
+
+def test_whatever_a_run_draws_has_a_seed_of_its_own(tmp_path):
+    """Each step's dropout, and each picture's crop; what a turn leaves is the mean."""
+    own_data(tmp_path / "data")
+    config = replace(TINY, data=str(tmp_path / "data"), steps=3, pictures=0)
+    file = sys.modules[Run.__module__]
+    with (
+        patch.object(file, "_seed", wraps=file._seed) as seed,
+        patch.object(file, "augmentation", wraps=augmentation) as augment,
+    ):
+        dl.train(config, tmp_path / "run")
+    seeds = [call.args for call in seed.call_args_list]
+    assert len(seeds) == len({*seeds}) == 1 + 3 * (2 + 1)
+    fill = augment.call_args.kwargs["fill"]
+    assert fill == (123.68, 116.779, 103.939)  # ImageNet's mean, in RGB
 
 
 def stage(**changes):
