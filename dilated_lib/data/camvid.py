@@ -34,12 +34,12 @@ _LABELS = {number: [*CAMVID].index(name) for number, name in enumerate(_IDS)}
 
 
 def camvid(root: Path) -> DataSet:
-    """CamVid from a folder with train, trainannot, val, valannot, test and testannot.
+    """Open CamVid: a folder with train, trainannot, val, valannot, test and testannot.
 
-    480 × 360 pixels, ``.png`` or ``.jpg``; the labels' id 11 is void. The classes stand
-    in the order of the paper's released network, not in that of the files' ids.
-    One sequence has pictures both in train and in test: so it is in everybody's use of
-    this split.
+    The pictures have 480 × 360 pixels and are ``.png`` or ``.jpg``; the labels' id 11
+    is void. The classes stand in the order of the paper's released network, not in that
+    of the files' ids. One sequence has pictures both in train and in test, as it does
+    for everybody who uses this split.
 
     Raises FileNotFoundError for a folder that is not there or lacks a split.
 

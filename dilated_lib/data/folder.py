@@ -13,13 +13,16 @@ _IMAGENET = (103.939, 116.779, 123.68)
 
 
 def folder(root: Path) -> DataSet:
-    """A data set from a folder with pictures, labels and classes.txt.
+    """Open a data set of your own: a folder with pictures, labels and classes.txt.
 
     A picture NAME.jpg or NAME.png has its label map in labels/NAME.png. Line k of
-    classes.txt names class k, counted from 0; a colour may follow, "road 128 64 128",
-    else it is VOC's. Splits are lists of names, one a line: train.txt, val.txt and
-    perhaps test.txt. Without them every fifth picture, by name, is for validation. The
-    mean is ImageNet's.
+    classes.txt names class k, counted from 0. A colour may follow the name, as in "road
+    128 64 128"; without one the class has VOC's. Splits are lists of names, one a line:
+    train.txt, val.txt and perhaps test.txt. Without them every fifth picture, by name,
+    is for validation. The mean is ImageNet's.
+
+    All of this is checked when the folder is opened, because a name in the wrong list
+    or a colour that became part of a name would otherwise show only in the scores.
 
     Raises FileNotFoundError or ValueError, with the file's name, for what is missing or
     cannot be understood.
@@ -114,6 +117,7 @@ def _labels(root: Path, name: str) -> Path:
 
 
 def _class(number: int, line: str, listing: Path) -> tuple[str, Colour]:
+    """Take a line apart into the name of a class and its colour."""
     words = line.split()
     if not words:
         raise ValueError(f"line {number + 1} of {listing} is empty")

@@ -19,7 +19,7 @@ Pair = tuple[Path, Path]
 
 
 def voc2012(root: Path, *, download: bool = False) -> DataSet:
-    """VOC 2012, trained on its own train split and on SBD's labels of other pictures.
+    """Open VOC 2012, with SBD's labels of other pictures in its training split.
 
     "train" has 10,582 pictures: VOC's train with its own label maps, and those of SBD
     that are in neither of VOC's splits. "val" has VOC's 1,449; there is no test split,
@@ -98,9 +98,10 @@ def _paths(pictures: list[str], labels: list[str]) -> list[Pair]:
 
 
 def voc_layout(root: Path) -> DataSet:
-    """A subset of VOC: JPEGImages, SegmentationClassAug, train.txt and val.txt.
+    """Open a subset of VOC: a folder that is laid out like VOC's.
 
-    Raises FileNotFoundError for a folder without these.
+    It has JPEGImages, SegmentationClassAug, train.txt and val.txt. Raises
+    FileNotFoundError for a folder without one of the lists.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:

@@ -27,7 +27,10 @@ _IN_USE: dict[nn.Module, tuple[int, bool]] = {}  # by how many, and the mode bef
 def logits_by(network: Callable[[Tensor], Any], images: Tensor, scale: float) -> Tensor:
     """Return the logits (N, C, h, w) of a network that is not the paper's, in float32.
 
-    Raises ValueError for anything else that it returns.
+    Such a network may be anything that can be called. So what it returns is checked
+    here, where its name and the size of its input can be told.
+
+    Raises ValueError for anything but finite logits of two classes or more.
     """
     check_scale(scale)
     x = images.float()
@@ -65,7 +68,11 @@ def rows_by_logits(
 ) -> Tensor:
     """Return probabilities (N, C, end − first, W) of rows of pixels.
 
-    The logits (N, C, h, w) are interpolated to the height and width of ``size``.
+    Args:
+        logits: Of shape (N, C, h, w).
+        size: Height and width in pixels, to which the logits are interpolated.
+        first: The first row.
+        end: The row after the last.
     """
     rows = resized(logits, size, rows=(first, end), smooth=False)
     return rows.softmax(1)
@@ -92,7 +99,7 @@ def check_scale(scale: float) -> None:
 
 @contextmanager
 def evaluating(network: object) -> Iterator[None]:
-    """Dropout and batch norm as in evaluation; afterwards each mode is as it was.
+    """Put dropout and batch norm into evaluation; afterwards each is as it was.
 
     Several threads may use a network at the same time: the first to come changes a
     module's mode, and the last to leave changes it back.
@@ -116,5 +123,5 @@ def evaluating(network: object) -> Iterator[None]:
 
 
 def name_of(network: object) -> str:
-    """What an error calls a network: the function's name, or the module's class."""
+    """Return what an error calls a network: its own name, or that of its class."""
     return getattr(network, "__name__", type(network).__name__)

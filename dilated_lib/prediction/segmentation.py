@@ -45,7 +45,7 @@ Network = DilatedNetwork | Callable[[Tensor], Any]
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Label map (H, W) and probabilities (C, H, W) of a picture of that size.
+    """Holds the label map (H, W) and the probabilities (C, H, W) of a picture.
 
     Labels are of the smallest unsigned type that holds C classes: uint8, or uint16 for
     more than 256. ``palette`` names the classes in the order of the labels, with their
@@ -110,7 +110,7 @@ def predict(
     probabilities: bool = True,
     progress: bool = False,
 ) -> Segmentation | list[Segmentation]:
-    """Segment a picture of any size: its label map and class probabilities.
+    """Segment a picture of any size: compute its label map and class probabilities.
 
     Labels alone, without the probabilities, take at most 15 MB for each megapixel of
     the picture, reading it included. That holds for a network with the basic context
@@ -257,11 +257,11 @@ def _rows(
     scale: float | None,
     progress: bool,
 ) -> Rows:
-    """Run a network; return a function that computes probabilities of some rows.
+    """Run a network and return a function that computes probabilities of some rows.
 
-    The network has run when this returns, on all cells of the images. What takes most
-    memory, the probabilities of each pixel, comes into being when a caller asks for
-    rows, and a caller who needs labels alone asks for few at a time.
+    The network has run on all cells of the images when this returns. The probabilities
+    of the pixels would take most of the memory, so they are computed when a caller asks
+    for some rows, and a caller who needs labels alone asks for few at a time.
     """
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")
@@ -379,10 +379,11 @@ def _logits(
     upsampling: Upsampling,
     progress: bool,
 ) -> Tensor:
-    """Run a network on all tiles: logits of cells, or of pixels in the released way.
+    """Run a network on all tiles and put their logits together.
 
-    ``read`` gives a tile's pixels. The released procedure makes pixels of each tile by
-    itself where it uses a deconvolution, which sees zeros beyond the tile.
+    These are the logits of cells. Only the released procedure with a deconvolution
+    makes pixels of each tile by itself, because its deconvolution sees zeros beyond the
+    tile. ``read`` returns the pixels of a tile.
     """
     bar = tqdm(total=len(rows) * len(columns), disable=not progress, unit="tile")
 

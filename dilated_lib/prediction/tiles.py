@@ -14,7 +14,7 @@ Cut = tuple[Positions, slice]  # the pixels that a tile reads, the cells that it
 
 
 def exact_cuts(axis: InputSizes, length: int, side: int, _: int) -> list[Cut]:
-    """The tiles of a front end without padding along an axis, each with its margin."""
+    """Cut an axis into tiles for a front end without padding, each with its margin."""
     most = (side - axis.fixed) // axis.step
     if most < 1:
         raise ValueError(
@@ -33,7 +33,7 @@ def exact_cuts(axis: InputSizes, length: int, side: int, _: int) -> list[Cut]:
 
 
 def padded_cuts(axis: InputSizes, length: int, side: int, least: int) -> list[Cut]:
-    """The tiles of a front end that pads: real pixels around them, as far as it sees.
+    """Cut an axis into tiles for a front end that pads, with real pixels around them.
 
     A cell sees ``field.halo`` pixels beyond its own, so it sees nothing beyond a cut
     that is as many pixels away, and nothing of the padding there.
@@ -62,7 +62,7 @@ def padded_cuts(axis: InputSizes, length: int, side: int, least: int) -> list[Cu
 
 
 def released_cuts(axis: InputSizes, length: int, side: int, _: int) -> list[Cut]:
-    """The released tiles: all of one size, the last continued inside."""
+    """Cut an axis as released: tiles of one size, the last one continued inside."""
     margin, step = int(axis.margin), side - axis.fixed
     whole = np.pad(np.arange(length), margin, mode="reflect")
     tiles = [whole[first:][:side] for first in range(0, length, step)]
