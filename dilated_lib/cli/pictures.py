@@ -87,13 +87,14 @@ def segment(
             context=context,
             upsampling=upsampling,
             scale=scale,
+            probabilities=False,
             progress=True,
         )
         done.save(output)
-    seen = [done.labels == index for index in range(len(done.palette))]
-    for name, where in zip(done.palette, seen, strict=True):
-        if where.any():
-            print(f"{name:14} {100 * where.mean():5.1f} %")
+    for index, name in enumerate(done.palette):
+        share = (done.labels == index).mean()
+        if share:
+            print(f"{name:14} {100 * share:5.1f} %")
 
 
 def evaluate(

@@ -22,10 +22,20 @@ def batches(
     parts: int = 1,
     workers: int = 0,
 ) -> DataLoader[tuple[int, Sample]]:
-    """Batches of ``size`` samples with their indices, one for each of ``steps``.
+    """Return a loader of batches: indices and samples, one batch for each step.
 
-    The data set is shuffled anew, by the seed, whenever it has been gone through. Of
-    ``parts`` processes, each gets its own part of every batch.
+    The data set is shuffled anew, by the seed, whenever it has been gone through. The
+    order depends on the seed and the step alone, so a run that was killed can go on
+    with the batches that it would have had.
+
+    Args:
+        data: The samples.
+        size: Samples in a batch, over all processes together.
+        seed: The seed of the order.
+        steps: The steps whose batches are wanted.
+        part: The number of this process, from 0.
+        parts: The number of processes; each gets its own part of every batch.
+        workers: Processes that read samples ahead.
 
     >>> from dilated_lib.data.scenes import ShapeScenes
     >>> loader = batches(ShapeScenes(4), 2, seed=0, steps=range(2))
@@ -73,5 +83,5 @@ class _Order(Sampler[list[int]]):
 
 
 def _apart(pairs: list[tuple[int, Sample]]) -> Batch:
-    """Samples may differ in size: a list, not a tensor."""
+    """Keep the samples of a batch in a list, since they may differ in size."""
     return [index for index, _ in pairs], [sample for _, sample in pairs]

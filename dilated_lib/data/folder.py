@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 from dilated_lib.data.labelled import DataSet, LabelledPictures
 from dilated_lib.data.palettes import Colour, voc_colour
@@ -12,13 +13,16 @@ _IMAGENET = (103.939, 116.779, 123.68)
 
 
 def folder(root: Path) -> DataSet:
-    """A data set from a folder with pictures, labels and classes.txt.
+    """Open a data set of your own: a folder with pictures, labels and classes.txt.
 
     A picture NAME.jpg or NAME.png has its label map in labels/NAME.png. Line k of
-    classes.txt names class k, counted from 0; a colour may follow, "road 128 64 128",
-    else it is VOC's. Splits are lists of names, one a line: train.txt, val.txt and
-    perhaps test.txt. Without them every fifth picture, by name, is for validation. The
-    mean is ImageNet's.
+    classes.txt names class k, counted from 0. A colour may follow the name, as in "road
+    128 64 128"; without one the class has VOC's. Splits are lists of names, one a line:
+    train.txt, val.txt and perhaps test.txt. Without them every fifth picture, by name,
+    is for validation. The mean is ImageNet's.
+
+    All of this is checked when the folder is opened, because a name in the wrong list
+    or a colour that became part of a name would otherwise show only in the scores.
 
     Raises FileNotFoundError or ValueError, with the file's name, for what is missing or
     cannot be understood.
@@ -43,6 +47,12 @@ def folder(root: Path) -> DataSet:
         name, colour = _class(number, line, listing)
         if name in palette:
             raise ValueError(f"line {number + 1} of {listing} has {name} once more")
+        for other, known in palette.items():
+            if known == colour:
+                raise ValueError(
+                    f"line {number + 1} of {listing} gives {name} the colour "
+                    f"{' '.join(map(str, colour))}, which {other} has: choose another"
+                )
         palette[name] = colour
     if not palette:
         raise ValueError(f"{listing} names no class")
@@ -51,11 +61,12 @@ def folder(root: Path) -> DataSet:
         if file.name.startswith("."):  # a Mac's own notes, "._street.png"
             continue
         if file.suffix.lower() in (".jpg", ".jpeg", ".png"):
-            if file.stem in files:
+            name = normalize("NFC", file.stem)
+            if name in files:
                 raise ValueError(
-                    f"{files[file.stem]} and {file.name} would share a label map"
+                    f"{files[name]} and {file.name} would share a label map"
                 )
-            files[file.stem] = file
+            files[name] = file
     if not files:
         raise FileNotFoundError(f"there are no pictures in {root / 'pictures'}")
     names = {
@@ -90,7 +101,7 @@ def folder(root: Path) -> DataSet:
     splits = {
         split: partial(
             LabelledPictures,
-            [(files[name], root / "labels" / f"{name}.png") for name in chosen],
+            [(files[name], _labels(root, files[name].stem)) for name in chosen],
             [*palette],
         )
         for split, chosen in names.items()
@@ -98,7 +109,15 @@ def folder(root: Path) -> DataSet:
     return DataSet(root.resolve().name, palette, _IMAGENET, splits)
 
 
+def _labels(root: Path, name: str) -> Path:
+    """Return the label map of a picture, whichever way its name writes an accent."""
+    forms = [name, normalize("NFC", name), normalize("NFD", name)]
+    paths = [root / "labels" / f"{one}.png" for one in forms]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
 def _class(number: int, line: str, listing: Path) -> tuple[str, Colour]:
+    """Take a line apart into the name of a class and its colour."""
     words = line.split()
     if not words:
         raise ValueError(f"line {number + 1} of {listing} is empty")
@@ -121,7 +140,11 @@ def _class(number: int, line: str, listing: Path) -> tuple[str, Colour]:
 
 
 def _lines(file: Path) -> list[str]:
+    """Read the lines of a list; a letter with an accent is one character in them.
+
+    A Mac writes é as two, e and its accent, which looks the same and is not equal.
+    """
     try:
-        return file.read_text("utf-8-sig").splitlines()
+        return normalize("NFC", file.read_text("utf-8-sig")).splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text in UTF-8: {error}") from error

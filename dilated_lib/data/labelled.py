@@ -1,9 +1,11 @@
 """Pictures with a label map each: files in, one form of a sample out."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ Sample = tuple[tv_tensors.Image, tv_tensors.Mask]
 
 
 class LabelledPictures(Dataset[Sample]):
-    """Samples from files: picture (3, H, W) uint8, RGB; labels (H, W) uint8.
+    """Reads samples from files: picture (3, H, W) uint8, RGB; labels (H, W) uint8.
 
     A label is the index of a class, or 255 (void), which counts neither in a loss nor
     in a metric. ``pairs`` are a picture and its label map each, a PNG whose pixels are
@@ -80,7 +82,7 @@ class LabelledPictures(Dataset[Sample]):
         return picture, tv_tensors.Mask(torch.from_numpy(labels))
 
     def labels(self, index: int) -> NDArray[np.uint8]:
-        """Labels (H, W) of a sample, without reading its picture."""
+        """Read the labels (H, W) of a sample without its picture."""
         file = self.pairs[index][1]
         ids = _read_ids(file)
         labels = self._table[ids]
@@ -94,12 +96,24 @@ class LabelledPictures(Dataset[Sample]):
         return labels.astype(np.uint8)
 
     def name(self, index: int) -> str:
-        """The picture's file name."""
+        """Return the picture's file name."""
         return self.pairs[index][0].name
+
+    def digest(self, count: int) -> str:
+        """Return the SHA-256 of the first label maps, file by file.
+
+        Raises FileNotFoundError for one that is not there.
+        """
+        whole = hashlib.sha256()
+        for _, file in self.pairs[:count]:
+            if not file.is_file():
+                raise FileNotFoundError(f"there is no label map {file}")
+            whole.update(hashlib.sha256(file.read_bytes()).digest())
+        return whole.hexdigest()
 
 
 def _read_ids(file: Path) -> NDArray[np.uint8]:
-    """Class ids (H, W) of a label map: a PNG, or SBD's matrix."""
+    """Read the class ids (H, W) of a label map: a PNG, or SBD's matrix."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no label map {file}")
     try:
@@ -138,7 +152,7 @@ def _size(array: NDArray[Any]) -> str:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: its name, colours of the classes, mean (B, G, R) and splits.
+    """Holds a data set's name, its classes' colours, its mean (B, G, R) and its splits.
 
     ``split`` gives one of ``splits``; "train" and "val" are always among them.
 
@@ -155,7 +169,7 @@ class DataSet:
     splits: Mapping[str, Callable[[], Dataset[Sample]]]
 
     def split(self, name: str) -> Dataset[Sample]:
-        """One of the splits. Raises ValueError for another, or an empty one."""
+        """Open one of the splits. Raises ValueError for another, or an empty one."""
         if name not in self.splits:
             raise ValueError(
                 f"{self.name} has no split {name!r}, but {', '.join(self.splits)}"
@@ -166,8 +180,11 @@ class DataSet:
         return found
 
     def require_classes(self, names: Sequence[str]) -> None:
-        """Raises ValueError unless a network's classes are these, in this order."""
-        if [*names] != [*self.palette]:
+        """Raise ValueError unless a network's classes are these, in this order."""
+        own, others = (
+            [normalize("NFC", name) for name in some] for some in (self.palette, names)
+        )
+        if others != own:
             raise ValueError(
                 f"the network's classes are {', '.join(names)}; those of {self.name} "
                 f"are {', '.join(self.palette)}"
@@ -177,7 +194,9 @@ class DataSet:
 def class_counts(
     data: Dataset[Sample], classes: int, *, progress: bool = False
 ) -> Tensor:
-    """Pixels of each class (C,), int64; every label map is read, and checked, once.
+    """Count the pixels of each class: (C,), int64.
+
+    Every label map is read, and checked, once.
 
     Raises ValueError for a label that is neither a class nor void.
 

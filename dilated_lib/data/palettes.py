@@ -13,7 +13,9 @@ Colour = tuple[int, int, int]
 
 
 def voc_colour(index: int) -> Colour:
-    """VOC's colour of a class: the bits of its index, dealt out to R, G and B in turn.
+    """Return VOC's colour of a class.
+
+    The bits of the class's index are dealt out to red, green and blue in turn.
 
     >>> voc_colour(15), voc_colour(255)
     ((192, 128, 128), (224, 224, 192))

@@ -38,12 +38,16 @@ def read_picture(picture: Picture) -> NDArray[np.uint8]:
         )
     name = "the picture" if isinstance(picture, Image.Image) else Path(picture).name
     try:
-        if not isinstance(picture, Image.Image):
+        if isinstance(picture, Image.Image):
+            kind = picture.format
+            picture = ImageOps.exif_transpose(picture)
+        else:
+            if Path(picture).exists() and not Path(picture).is_file():
+                raise ValueError("it is no file, but a folder, a pipe or a device")
             with Image.open(picture, formats=FORMATS) as file:
                 file.load()
-                picture = file
-        kind = picture.format
-        picture = ImageOps.exif_transpose(picture)
+                picture, kind = file, file.format
+            ImageOps.exif_transpose(picture, in_place=True)  # large ones are not copied
         if picture.mode.startswith("I;16") or (
             picture.mode == "I" and kind in ("PNG", "PPM")  # 16 bits, in a wider mode
         ):
@@ -57,7 +61,9 @@ def read_picture(picture: Picture) -> NDArray[np.uint8]:
             picture = picture.convert("RGBA")
             white = Image.new("RGBA", picture.size, "white")
             picture = Image.alpha_composite(white, picture)
-        pixels = np.asarray(picture.convert("RGB"))
+        if picture.mode != "RGB":
+            picture = picture.convert("RGB")
+        pixels = np.asarray(picture)
         if not pixels.size:
             raise ValueError(f"it has no pixels, its size is {picture.size}")
     except FileNotFoundError:

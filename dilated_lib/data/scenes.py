@@ -13,11 +13,12 @@ __all__ = ["ShapeScenes"]
 
 
 class ShapeScenes(Dataset[Sample]):
-    """Discs, squares and triangles on a plain ground: (3, 64, 96) and (64, 96), uint8.
+    """Draws discs, squares and triangles on a plain ground.
 
-    Six shapes a scene, the later ones in front. Each class has a colour of its own,
-    which varies from shape to shape, and noise lies over all pixels. The picture's
-    outermost pixels are labelled 255 (void).
+    A picture is (3, 64, 96) and its labels are (64, 96), both of uint8. A scene has six
+    shapes, the later ones in front. Each class has a colour of its own, which varies
+    from shape to shape, and noise lies over all pixels. The picture's outermost pixels
+    are labelled 255 (void).
 
     Nothing is stored. Scene n is drawn when asked for, by a generator of its own,
     seeded with (``seed``, n).
@@ -67,7 +68,7 @@ class ShapeScenes(Dataset[Sample]):
         return picture, tv_tensors.Mask(torch.from_numpy(labels))
 
     def name(self, index: int) -> str:
-        """What messages call a scene."""
+        """Return what messages call a scene."""
         return f"scene {index} of seed {self.seed}"
 
 

@@ -15,7 +15,9 @@ __all__ = ["data_home", "download", "open_data"]
 
 
 def data_home() -> Path:
-    """The folder of data sets: $DILATED_DATA, or .cache/dilated_lib in your home.
+    """Return the folder of data sets.
+
+    It is $DILATED_DATA, or .cache/dilated_lib in your home.
 
     >>> from unittest.mock import patch
     >>> with patch.dict(os.environ, DILATED_DATA="/data"):
@@ -27,7 +29,7 @@ def data_home() -> Path:
 
 
 def open_data(name: str) -> DataSet:
-    """A data set by name, or your own by the path of its folder.
+    """Open a data set by its name, or your own by the path of its folder.
 
     "shapes" is :class:`~dilated_lib.data.scenes.ShapeScenes`; "camvid", "voc2012" and
     "voc_animals" lie in :func:`data_home`. A path has a slash in it and is a

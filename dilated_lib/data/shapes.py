@@ -28,15 +28,16 @@ _COLOURS = {
 
 
 class Shapes(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures (3, size, size) of float32 in [0, 1], labels (size, size) of int64.
+    """Draws shapes whose class only their outline tells.
 
-    A label is 0 for the background and 1 … 7 for a shape, in the order of ``classes``.
-    ``distances`` gives how far a pixel inside is from the outline. Pixels of the shape
-    that are less than ``nearest`` pixels from it are labelled 255 (void).
+    A picture is (3, size, size), of float32 in [0, 1], and its labels are (size, size),
+    of int64. A label is 0 for the background and 1 … 7 for a shape, in the order of
+    ``classes``. ``distances`` gives how far a pixel inside is from the outline. Pixels
+    of the shape that are less than ``nearest`` pixels from it are labelled 255 (void).
 
     A scene is a rectangle: its place and its sides. Each of the ``scenes`` comes in
     every colour: picture i shows scene i // 7 in colour i % 7. Without the outline all
-    seven are alike, so whoever does not see it is right on one in seven at most.
+    seven are alike, so a network that does not see it is right on one in seven at most.
 
     ``split`` is "train" or "test". Every fourth rectangle that can be drawn belongs to
     the test split and all others to the training split, so no scene of one is a scene
@@ -95,7 +96,7 @@ class Shapes(Dataset[tuple[Tensor, Tensor]]):
         return picture, label
 
     def distances(self, scene: int) -> Tensor:
-        """Distance (size, size) to the scene's outline in pixels, -1 outside.
+        """Return the distance (size, size) to the outline in pixels, -1 outside.
 
         It is the larger of the distances along the two axes (Chebyshev's), as a square
         receptive field measures it: a unit that sees r pixels to each side sees the
@@ -109,7 +110,7 @@ class Shapes(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(distances.clip(-1))
 
     def _rectangle(self, scene: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Half the height and width of a scene's rectangle, and its middle."""
+        """Draw half the height and width of a scene's rectangle, and its middle."""
         draw = np.random.default_rng((self.seed, scene))
         while True:  # until the rectangle is one of this split
             half = draw.integers(self.size // 4, self.size // 2, 2)

@@ -23,14 +23,22 @@ def augmentation(
     colour: float = 0.0,
     fill: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> nn.Module:
-    """A transform of samples on their device, driven by torch's global generator.
+    """Return a transform that changes samples at random before training.
 
-    Mirrored or not; scaled by a factor drawn from ``scale``; half of them turned by up
-    to ``rotation`` degrees, with ``fill`` (RGB) and void where nothing was; cut to
-    ``cells`` (rows, columns) of ``stride`` pixels with a ``margin`` around the picture
-    (see :class:`CropWithMargin`); brightness, contrast and saturation changed by a
-    factor of 1 ± ``colour``, hue by a fifth of that. All but two parts are
+    It runs on the samples' device and draws from torch's global generator. A sample is
+    mirrored or not, scaled, turned in half of all cases, cut to a window (see
+    :class:`CropWithMargin`), and changed in colour. All but two of these parts are
     torchvision's.
+
+    Args:
+        cells: Rows and columns of cells in the window.
+        margin: Pixels around the window, in the picture alone.
+        stride: Pixels from one cell to the next.
+        scale: The least and the largest factor of the picture's size.
+        rotation: The largest turn, in degrees.
+        colour: The largest relative change of brightness, contrast and saturation; hue
+            turns by a fifth of it, where 1 is the whole circle.
+        fill: The colour (RGB) where nothing was before a turn; the label is void there.
 
     >>> from dilated_lib.data.scenes import ShapeScenes
     >>> augment = augmentation(cells=(2, 3), margin=10, scale=(0.5, 2.0), rotation=5.0)
@@ -74,7 +82,7 @@ class RandomScale(v2.Transform):  # type: ignore[misc]
         return {"size": [max(1, round(side * factor)) for side in sides]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Bilinear for a picture, the nearest pixel's centre for labels."""
+        """Interpolate a picture; labels are taken from the nearest pixel's centre."""
         if list(inpt.shape[-2:]) == params["size"]:
             return inpt
         if isinstance(inpt, tv_tensors.Image):
@@ -140,7 +148,7 @@ class CropWithMargin(v2.Transform):  # type: ignore[misc]
 
 
 def _reflected(places: Tensor, length: int) -> Tensor:
-    """Positions inside, for positions anywhere; the border is not repeated."""
+    """Reflect positions into a length; the border itself is not repeated."""
     if length == 1:
         return torch.zeros_like(places)
     period = 2 * (length - 1)

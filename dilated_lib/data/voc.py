@@ -1,5 +1,7 @@
 """PASCAL VOC 2012: with SBD's labels, and its animals alone."""
 
+import shutil
+import socket
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +15,12 @@ __all__ = ["voc2012", "voc_animals"]
 
 _MEAN = (102.93, 111.36, 116.52)
 _HELD_OUT = (0, 7, 13)  # places in each twenty names of the training list
+_PATIENCE = 60  # seconds that a server may take to go on
 Pair = tuple[Path, Path]
 
 
 def voc2012(root: Path, *, download: bool = False) -> DataSet:
-    """VOC 2012, trained on its own train split and on SBD's labels of other pictures.
+    """Open VOC 2012, with SBD's labels of other pictures in its training split.
 
     "train" has 10,582 pictures: VOC's train with its own label maps, and those of SBD
     that are in neither of VOC's splits. "val" has VOC's 1,449; there is no test split,
@@ -34,9 +37,9 @@ def voc2012(root: Path, *, download: bool = False) -> DataSet:
     FileNotFoundError: there is no VOC 2012 in nowhere, which must have voc2012 ...
     """
     try:
-        with _unpacked_inside():
+        with _guarded():
             pairs, more = _own(root / "voc2012", download), _sbd(root / "sbd", download)
-    except (RuntimeError, tarfile.TarError) as error:  # torchvision's
+    except (OSError, RuntimeError, tarfile.TarError) as error:  # torchvision's
         if download:
             raise OSError(f"VOC 2012 cannot be fetched: {error}") from error
         raise FileNotFoundError(
@@ -49,14 +52,19 @@ def voc2012(root: Path, *, download: bool = False) -> DataSet:
 
 
 @contextmanager
-def _unpacked_inside() -> Iterator[None]:
-    """No archive writes outside its folder, which is Python's default from 3.14 on."""
-    before = tarfile.TarFile.extraction_filter
+def _guarded() -> Iterator[None]:
+    """Let no archive write outside its folder, and no server stay silent for ever.
+
+    The first is Python's default from 3.14 on. torchvision sets no time-out.
+    """
+    filtered, patience = tarfile.TarFile.extraction_filter, socket.getdefaulttimeout()
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    socket.setdefaulttimeout(_PATIENCE)
     try:
         yield
     finally:
-        tarfile.TarFile.extraction_filter = before
+        tarfile.TarFile.extraction_filter = filtered
+        socket.setdefaulttimeout(patience)
 
 
 def _own(root: Path, download: bool) -> dict[str, list[Pair]]:
@@ -77,6 +85,10 @@ def _sbd(root: Path, download: bool) -> list[Pair]:
     found = []
     for split in ("train", "val"):
         fetch = download and not (root / "val.txt").is_file()  # unpacked last
+        if fetch:  # what a command that was killed had unpacked would be in the way
+            for name in ("cls", "img", "inst"):
+                shutil.rmtree(root / name, ignore_errors=True)
+            (root / "train.txt").unlink(missing_ok=True)
         one = SBDataset(str(root), split, mode="segmentation", download=fetch)
         found += _paths(one.images, one.masks)
     return found

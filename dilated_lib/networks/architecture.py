@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from dilated_lib.data.palettes import Colour
 from dilated_lib.networks.context import ContextModule
-from dilated_lib.networks.dilated import DilatedNetwork
+from dilated_lib.networks.dilated import DilatedNetwork, Upsampling
 from dilated_lib.networks.vgg import Padding, front_end
 from dilated_lib.networks.weights import file_state, load, save
 from dilated_lib.records import results
@@ -165,6 +166,7 @@ def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(_KEY)
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         if text:
             network, architecture = _built(**json.loads(text))
     except Exception as error:  # a foreign file may say anything
@@ -176,6 +178,13 @@ def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:
             f"{path.name} has weights, but does not say of which network; build it "
             "first, and load them into it"
         )
+    for name, one in file_state(network).items():
+        if prod(shapes.get(name, [0])) != one.numel():
+            raise ValueError(
+                f"{path.name} is for another network, or for other classes: of {name} "
+                f"it has {shapes.get(name, 'nothing')}, not {list(one.shape)}"
+            )
+    network.to_empty(device="cpu")
     load(network, path)
     return network.eval(), architecture
 
@@ -183,12 +192,56 @@ def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:
 def _built(
     *, palette: Any, mean: Any, upsampling: Any = "released", **architecture: Any
 ) -> tuple[DilatedNetwork, Architecture]:
-    """Build the network that a file describes in JSON, whose lists were tuples."""
+    """Build, without memory, the network that a file describes in JSON.
+
+    Raises ValueError or TypeError for a value that no network has: the file would open
+    and fail later, or not at all. Here are checked what the data give and what only a
+    file can exaggerate; the architecture checks its own.
+    """
     described = Architecture(**architecture)
+    for name, colour in palette.items():
+        if not name.strip() or not name.isprintable():
+            raise ValueError(f"the name of a class must be readable, got {name!r}")
+        if not _numbers(colour, int):
+            raise ValueError(
+                f"a colour must be three whole numbers from 0 to 255, got {colour} for "
+                f"{name!r}"
+            )
+    for name, value, fits, wanted in (
+        ("mean", mean, _numbers(mean, int, float), "three numbers from 0 to 255"),
+        (
+            "batch_norm",
+            described.batch_norm,
+            isinstance(described.batch_norm, bool),
+            "true or false",
+        ),
+        (
+            "dilations",  # more than any picture has pixels is none either
+            described.dilations,
+            max(described.dilations) <= 2**15,
+            f"whole numbers up to {2**15}",
+        ),
+        (
+            "scale",
+            described.scale,
+            1e-3 <= described.scale <= 1e3,
+            "a number from 0.001 to 1000",
+        ),
+    ):
+        if not fits:
+            raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    one_of("upsampling", upsampling, get_args(Upsampling))
     colours = {name: tuple(colour) for name, colour in palette.items()}
-    network = described.build(colours, tuple(mean))
+    with torch.device("meta"):  # no memory for what a file may merely claim
+        network = described.build(colours, tuple(mean)).float()
     network.upsampling = upsampling
     return network, described
+
+
+def _numbers(values: Any, *kinds: type) -> bool:
+    """Are these three numbers of such kinds, from 0 to 255?"""
+    listed = isinstance(values, list) and len(values) == 3
+    return listed and all(type(one) in kinds and 0 <= one <= 255 for one in values)
 
 
 def small_network() -> DilatedNetwork:

@@ -12,12 +12,12 @@ __all__ = ["has_bfloat16", "quick"]
 
 
 def quick(network: DilatedNetwork) -> DilatedNetwork:
-    """A copy that predicts faster on this CPU, with nearly the same labels.
+    """Return a copy that predicts faster on this CPU, with nearly the same labels.
 
     Channels come last in memory. Where the CPU computes in bfloat16, the convolutions
     of the front end do, except the first: bfloat16's eight bits of mantissa cannot hold
-    pixels. The context module stays in float32. Chapter 07 shows
-    what that gains and how many labels it changes.
+    pixels. The context module stays in float32. Chapter 07 shows what that gains, and
+    how many labels it changes.
 
     Weights keep their names; the copy is in evaluation and is not meant for training.
 
@@ -38,7 +38,7 @@ def quick(network: DilatedNetwork) -> DilatedNetwork:
 
 
 def has_bfloat16() -> bool:
-    """Does this CPU multiply in bfloat16? Others only emulate it, slowly.
+    """Tell whether this CPU multiplies in bfloat16; others emulate it, slowly.
 
     >>> isinstance(has_bfloat16(), bool)
     True

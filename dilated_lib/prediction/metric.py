@@ -16,7 +16,7 @@ __all__ = ["Scores", "evaluate", "scores"]
 
 @dataclass(frozen=True)
 class Scores:
-    """In percent: mean IoU, accuracy of pixels, and the IoU of each class.
+    """Holds mean IoU, accuracy of pixels, and the IoU of each class, in percent.
 
     A class that is neither in the labels nor in the predictions has None, and does not
     count in the mean.
@@ -37,15 +37,25 @@ def evaluate(
     workers: int = 0,
     progress: bool = False,
 ) -> Scores:
-    """Measure a network on a split: void pixels do not count.
+    """Measure a network on a split, in which void pixels do not count.
 
-    ``probabilities`` turns images (1, 3, H, W), RGB, 0 to 255, on the device, into
-    (1, C, H, W). With ``flip`` they are averaged with those of the mirrored image. One
-    confusion matrix is summed over all pixels of the split (the rule of VOC), not a
-    score for each picture.
+    One confusion matrix is summed over all pixels of the split (the rule of VOC); no
+    score is computed for each picture. All that could make a score wrong without an
+    error is checked on every picture: the number of classes, sizes, labels, NaN.
 
-    Raises ValueError for probabilities of another number of classes or pixels, a label
-    that is none of the classes, and a split without any label.
+    Raises ValueError for probabilities of another number of classes or pixels and for
+    those that are not finite, for a label that is none of the classes, and for a split
+    without any label.
+
+    Args:
+        probabilities: A function that turns images (1, 3, H, W), RGB, 0 to 255, on the
+            device, into class probabilities (1, C, H, W).
+        data: The split.
+        classes: The classes' names, in the order of the labels.
+        device: Where the function wants its images.
+        flip: Average the probabilities with those of the mirrored image.
+        workers: Processes that read pictures ahead.
+        progress: Show a bar on stderr.
 
     >>> data = [(torch.zeros(3, 1, 4), torch.tensor([[0, 0, 1, VOID]]))]
     >>> road = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
@@ -81,12 +91,14 @@ def evaluate(
             )
         if flip:
             shares = (shares + probabilities(images.flip(3)).flip(3)) / 2
+        if not shares.isfinite().all():
+            raise ValueError("probabilities must be finite, got NaN or infinity")
         metric.update(shares.argmax(1), labels[None].to(device))
     return scores(metric, classes)
 
 
 def scores(metric: MulticlassJaccardIndex, classes: tuple[str, ...]) -> Scores:
-    """Scores from a metric that has seen a split, with ``average=None``.
+    """Compute scores from a metric that has seen a split, with ``average=None``.
 
     Raises ValueError where it has seen no pixel with a label.
 

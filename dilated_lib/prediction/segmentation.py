@@ -1,8 +1,8 @@
 """A picture in, a label map out: margin, tiles, upsampling, palette."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -17,7 +17,6 @@ from tqdm import tqdm
 from dilated_lib.data.palettes import voc_colour
 from dilated_lib.data.pictures import Picture, read_picture
 from dilated_lib.evaluation_mode import evaluating
-from dilated_lib.fields.input_sizes import InputSizes
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.dilated import (
     DilatedNetwork,
@@ -25,33 +24,36 @@ from dilated_lib.networks.dilated import (
     bilinear_deconvolution,
 )
 from dilated_lib.prediction.any_network import (
+    check_finite,
     check_scale,
+    logits_by,
     name_of,
-    probabilities_by,
-    resized,
+    rows_by_logits,
 )
+from dilated_lib.prediction.resizing import resized, resized_rows
+from dilated_lib.prediction.tiles import Cut, exact_cuts, padded_cuts, released_cuts
 from dilated_lib.whole_files import written_whole
 
 __all__ = ["Segmentation", "predict", "probabilities", "upsampled"]
 
+_BAND = 2**18  # pixels whose probabilities are computed at a time
 Context = Literal["whole", "tiles"]
-Positions = NDArray[np.intp]
-Cut = tuple[Positions, slice]  # the pixels that a tile reads, the cells that it gives
+Rows = Callable[[int, int], Tensor]  # class probabilities of some rows of pixels
 # images (N, 3, H, W), RGB, 0 to 255 → logits (N, C, h, w)
 Network = DilatedNetwork | Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Label map (H, W) and probabilities (C, H, W) of a picture of that size.
+    """Holds the label map (H, W) and the probabilities (C, H, W) of a picture.
 
     Labels are of the smallest unsigned type that holds C classes: uint8, or uint16 for
     more than 256. ``palette`` names the classes in the order of the labels, with their
-    colours.
+    colours. ``probabilities`` is None if :func:`predict` was asked for labels alone.
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
-    probabilities: Tensor
+    probabilities: Tensor | None
     palette: dict[str, tuple[int, int, int]]
 
     def save(self, path: str | Path) -> None:
@@ -82,6 +84,7 @@ def predict(
     context: Context = ...,
     upsampling: Upsampling | None = ...,
     scale: float | None = ...,
+    probabilities: bool = ...,
     progress: bool = ...,
 ) -> Segmentation: ...
 @overload
@@ -93,6 +96,7 @@ def predict(
     context: Context = ...,
     upsampling: Upsampling | None = ...,
     scale: float | None = ...,
+    probabilities: bool = ...,
     progress: bool = ...,
 ) -> list[Segmentation]: ...
 def predict(
@@ -103,21 +107,32 @@ def predict(
     context: Context = "whole",
     upsampling: Upsampling | None = None,
     scale: float | None = None,
+    probabilities: bool = True,
     progress: bool = False,
 ) -> Segmentation | list[Segmentation]:
-    """Segment a picture of any size: its label map and class probabilities.
+    """Segment a picture of any size: compute its label map and class probabilities.
 
-    A picture is whatever :func:`~dilated_lib.data.pictures.read_picture` reads: a path,
-    a PIL image, an array or a tensor. A list of pictures gives a list of results. For
-    the options see :func:`probabilities`.
-
-    ``network`` may be any module or function that takes images (N, 3, H, W), RGB, 0 to
-    255, and gives logits (N, C, h, w) of any stride. One that was trained on normalised
-    images is wrapped, as below. Without a network it is the small one that comes with
-    the library, for streets, of 11 classes:
-    :func:`~dilated_lib.networks.architecture.small_network`.
+    Labels alone, without the probabilities, take at most 15 MB for each megapixel of
+    the picture, reading it included. That holds for a network with the basic context
+    module and up to 21 classes; to it comes the memory of one tile. The probabilities
+    of 21 classes would take 84 MB more.
 
     Raises ValueError for an unreadable picture, and as :func:`probabilities` does.
+
+    Args:
+        image: Whatever :func:`~dilated_lib.data.pictures.read_picture` reads: a path, a
+            PIL image, an array or a tensor. A list gives a list of results.
+        network: Any module or function that takes images (N, 3, H, W), RGB, 0 to 255,
+            and gives logits (N, C, h, w) of any stride. One that was trained on
+            normalised images is wrapped, as below. None stands for the small network
+            that comes with the library, for streets, of 11 classes:
+            :func:`~dilated_lib.networks.architecture.small_network`.
+        tile: As for :func:`probabilities`.
+        context: As for :func:`probabilities`.
+        upsampling: As for :func:`probabilities`.
+        scale: As for :func:`probabilities`.
+        probabilities: Keep the probabilities, not the labels alone.
+        progress: Show a bar on stderr.
 
     >>> photo = Image.new("RGB", (24, 16))
     >>> predict(photo).labels.shape
@@ -132,21 +147,28 @@ def predict(
     options |= {"upsampling": upsampling, "progress": progress}
     network = small_network() if network is None else network
     if isinstance(image, list | tuple):
-        return [_segmented(network, one, options) for one in image]
-    return _segmented(network, image, options)  # type: ignore[arg-type]  # not a list
+        return [_segmented(network, one, probabilities, options) for one in image]
+    return _segmented(network, image, probabilities, options)  # type: ignore[arg-type]  # not a list
 
 
 def _segmented(
-    network: Network, picture: Picture, options: dict[str, Any]
+    network: Network, picture: Picture, keep: bool, options: dict[str, Any]
 ) -> Segmentation:
     pixels = torch.tensor(read_picture(picture)).permute(2, 0, 1)[None]
-    classes = probabilities(network, pixels, **options)[0].cpu()
-    kind = np.min_scalar_type(len(classes) - 1)
-    labels = classes.argmax(0).numpy().astype(kind)
+    size = pixels.shape[2:]
+    rows = _rows(network, pixels, **options)
+    classes = rows(0, 1).shape[1]
+    labels = np.empty(size, np.min_scalar_type(classes - 1))
+    kept = torch.empty(classes, *size) if keep else None
+    for part, shares in _bands(rows, size):
+        shares = shares[0].cpu()
+        labels[part] = shares.argmax(0).numpy()
+        if kept is not None:
+            kept[:, part] = shares
     palette = getattr(network, "palette", None)
     if palette is None:  # numbers for names, and VOC's colours, which never end
-        palette = {str(label): voc_colour(label) for label in range(len(classes))}
-    return Segmentation(labels, classes, palette)
+        palette = {str(label): voc_colour(label) for label in range(classes)}
+    return Segmentation(labels, kept, palette)
 
 
 def probabilities(
@@ -159,52 +181,92 @@ def probabilities(
     scale: float | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Class probabilities (N, C, H, W) of images (N, 3, H, W), RGB, 0 to 255.
+    """Return the class probabilities (N, C, H, W) of images.
 
-    Of a :class:`~dilated_lib.networks.dilated.DilatedNetwork` as described below. Any
-    other module or function gets all of the images at once, where its weights are and
-    in their precision, and its logits (N, C, h, w) are interpolated to (H, W), as in
-    "half_pixel". Of the options ``scale`` alone is for these.
+    A :class:`~dilated_lib.networks.dilated.DilatedNetwork` sees the images enlarged by
+    ``scale`` and continued by reflection, as far as its margin needs. The front end
+    runs on one tile after another, which is exact. Its logits are put together, and the
+    context module runs once on all of them. Then some rows of pixels after another are
+    interpolated. So memory grows with the image for its logits and the result only; the
+    largest map of a tile of 900 × 900 pixels takes 207 MB. The network runs where its
+    weights are, and its layers run in their precision.
 
-    The images are enlarged by ``scale``, by default the network's, and continued by
-    reflection, as far as the margin of the network needs. The front end runs on one
-    tile after another, of at most ``tile`` (height, width) pixels, by default the
-    network's ``input_size``: this is exact. Its logits are put together, and with
-    ``context="whole"`` the context module runs once on all of them. Memory grows with
-    the tile and, for logits and result alone, with the image: the largest map of a tile
-    of 900 × 900 pixels takes 207 MB. It runs where the network's weights are, and its
-    layers in their precision.
+    A front end that pads inside needs no margin. An image is continued to whole cells
+    only, and is one tile if it is no larger than one. Otherwise each tile reads the
+    real image around its cells as far as they see. So the padding lies at the image's
+    own border alone, and the result is that of one piece.
 
-    A front end that pads inside needs no margin: an image is continued to whole cells
-    only, and is one tile if it is no larger than one. Else each tile reads the real
-    image around its cells as far as they see, so that padding lies at the image's own
-    border alone, and the result is that of one piece.
+    Any other module or function gets all of the images at once, where its weights are
+    and in their precision. Its logits (N, C, h, w) are interpolated to (H, W), as in
+    "half_pixel". Of the options it can have ``scale`` alone.
 
-    ``context="tiles"`` is the released procedure, of front ends without padding: the
-    whole network on each tile, the last ones filled up by reflection, so that the
-    context module sees zeros beyond each tile and results differ near its seams.
+    Dropout and batch norm are as in evaluation, whatever the network's mode, which is
+    left as it was.
 
-    ``upsampling`` goes from cells to pixels, by default as the network says.
-    "released" interpolates the probabilities, cell i at pixel 8i. "deconvolution" and
-    "half_pixel" (``align_corners=False``) interpolate logits, cell i at 8i + 3.5, the
-    centre of what it sees; they differ at the border. Enlarged images' probabilities
-    are brought back to (H, W) by interpolation.
-
-    ``progress`` shows a bar on stderr. Dropout and batch norm are as in evaluation,
-    whatever the network's mode, which is left as it was.
-
-    Raises ValueError for images of another shape, a tile without a whole cell,
-    impossible options, a front end whose cells are not square or whose layers pad
-    otherwise than to keep their size, and a network whose output is not a map of
-    logits of two or more classes.
+    Raises ValueError for images of another shape, pixels or logits that are not finite,
+    a tile without a whole cell, impossible options, a front end whose cells are not
+    square or whose layers pad otherwise than to keep their size, and a network whose
+    output is not a map of logits of two or more classes.
 
     Source: ``predict.py`` of fyu/dilation.
+
+    Args:
+        network: The paper's network, or any module or function of images.
+        images: Of shape (N, 3, H, W), RGB, 0 to 255.
+        tile: The largest height and width, in pixels, of what the front end sees at a
+            time; the network's ``input_size`` by default.
+        context: "whole" is described above. "tiles" is the released procedure, of front
+            ends without padding: the whole network runs on each tile, and the last ones
+            are filled up by reflection. The context module then sees zeros beyond each
+            tile, so that results differ near its seams. With a deconvolution the logits
+            of all pixels lie in memory.
+        upsampling: How to go from cells to pixels; the network's way by default.
+            "released" interpolates the probabilities, cell i at pixel 8i.
+            "deconvolution" and "half_pixel" (``align_corners=False``) interpolate
+            logits, cell i at 8i + 3.5, the centre of what it sees; they differ at the
+            border.
+        scale: How often to enlarge the images; the network's by default. Their
+            probabilities are brought back to (H, W) by interpolation.
+        progress: Show a bar on stderr.
 
     >>> probabilities(small_network(), torch.zeros(1, 3, 16, 24)).shape
     torch.Size([1, 11, 16, 24])
     """
+    rows = _rows(network, images, tile, context, upsampling, scale, progress)
+    first = rows(0, 1)
+    result = first.new_empty(*first.shape[:2], *images.shape[2:])
+    for part, shares in _bands(rows, images.shape[2:]):
+        result[:, :, part] = shares
+    return result
+
+
+def _bands(rows: Rows, size: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
+    """Go through an image from top to bottom, in bands of so many pixels at most."""
+    count = max(1, _BAND // size[1])
+    for first in range(0, size[0], count):
+        end = min(first + count, size[0])
+        yield slice(first, end), rows(first, end)
+
+
+def _rows(
+    network: Network,
+    images: Tensor,
+    tile: tuple[int, int] | None,
+    context: Context,
+    upsampling: Upsampling | None,
+    scale: float | None,
+    progress: bool,
+) -> Rows:
+    """Run a network and return a function that computes probabilities of some rows.
+
+    The network has run on all cells of the images when this returns. The probabilities
+    of the pixels would take most of the memory, so they are computed when a caller asks
+    for some rows, and a caller who needs labels alone asks for few at a time.
+    """
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")
+    if images.is_floating_point() and not images.isfinite().all():
+        raise ValueError("pixels must be finite, got NaN or infinity")
     if not isinstance(network, DilatedNetwork):
         for name, value, default in (
             ("tile", tile, None),
@@ -216,7 +278,8 @@ def probabilities(
                     f"{name} is an option of the paper's networks; {name_of(network)} "
                     f"is not one: leave it out, got {value!r}"
                 )
-        return probabilities_by(network, images, 1.0 if scale is None else scale)
+        logits = logits_by(network, images, 1.0 if scale is None else scale)
+        return partial(rows_by_logits, logits, (images.shape[2], images.shape[3]))
     upsampling = network.upsampling if upsampling is None else upsampling
     scale = network.scale if scale is None else scale
     for name, value, known in (
@@ -226,6 +289,56 @@ def probabilities(
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
     check_scale(scale)
+    pads = _check_geometry(network)
+    if pads and context == "tiles":
+        raise ValueError(
+            "context='tiles' is the released procedure, of front ends that do not pad; "
+            "this one does: use context='whole'"
+        )
+    sides = network.input_size if tile is None else tile
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise ValueError(f"tile must be (height, width) in pixels, got {tile!r}")
+    if context == "tiles" and sides != network.input_size:
+        for axis, side in zip(network.sizes, sides, strict=True):
+            axis.cells(side)  # the released ones may be no whole ones
+    size = images.shape[2], images.shape[3]
+    enlarged = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    cut = padded_cuts if pads else exact_cuts
+    cut = released_cuts if context == "tiles" else cut
+    rows, columns = (
+        cut(axis, length, side, least)
+        for axis, length, side, least in zip(
+            *(network.sizes, enlarged, sides, network.least_size), strict=True
+        )
+    )
+    with evaluating(network), torch.no_grad():
+        images = images.to(next(network.parameters()).device)
+        read = partial(_tile, images, enlarged)
+        logits = _logits(network, read, rows, columns, context, upsampling, progress)
+        check_finite(logits, network)
+    grown = context == "tiles" and upsampling == "deconvolution"
+    stride = 1 if grown else network.sizes[0].step
+
+    @torch.no_grad()
+    def enlarged_rows(first: int, end: int) -> Tensor:
+        begin = max(first // stride - 1, 0)  # a cell more on each side, to interpolate
+        cells = logits[:, :, begin : -(-end // stride) + 1]
+        if upsampling == "deconvolution" and not grown:
+            cells = _deconvolved(network, cells)
+        shares = upsampled(cells, upsampling, stride)
+        return shares[
+            :, :, first - stride * begin : end - stride * begin, : enlarged[1]
+        ]
+
+    def own_rows(first: int, end: int) -> Tensor:
+        shares = resized_rows(enlarged_rows, enlarged[0], size[0], (first, end))
+        return resized(shares, (end - first, size[1]))
+
+    return own_rows
+
+
+def _check_geometry(network: DilatedNetwork) -> bool:
+    """Raise ValueError for a front end that cannot be cut; return whether it pads."""
     stride, other = (axis.step for axis in network.sizes)
     step = network.upsample.stride[0] if network.upsample else stride
     if {stride, other, step} != {stride} or min(a.margin for a in network.sizes) < 0:
@@ -239,131 +352,49 @@ def probabilities(
             "every layer of a front end must keep its size by padding, or none may "
             f"pad, got margins {[axis.margin for axis in network.sizes]}"
         )
-    if pads and context == "tiles":
-        raise ValueError(
-            "context='tiles' is the released procedure, of front ends that do not pad; "
-            "this one does: use context='whole'"
-        )
-    sides = network.input_size if tile is None else tile
-    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
-        raise ValueError(f"tile must be (height, width) in pixels, got {tile!r}")
-    if context == "tiles" and sides != network.input_size:
-        for axis, side in zip(network.sizes, sides, strict=True):
-            axis.cells(side)  # the released ones may be no whole ones
-    size = images.shape[2:]
-    height, width = (max(1, round(side * scale)) for side in size)
-    cut = _padded_cuts if pads else _exact_cuts
-    cut = _released_cuts if context == "tiles" else cut
-    rows, columns = (
-        cut(axis, length, side, least)
-        for axis, length, side, least in zip(
-            *(network.sizes, (height, width), sides, network.least_size), strict=True
-        )
+    return pads
+
+
+def _tile(images: Tensor, size: tuple[int, int], down: Cut, across: Cut) -> Tensor:
+    """Cut a tile out of images that are enlarged to a size, or not."""
+    rows, columns = torch.tensor(down[0]), torch.tensor(across[0])
+    if size == images.shape[2:]:
+        return images[:, :, rows[:, None], columns]
+    top, left = int(rows.min()), int(columns.min())
+    piece = resized(
+        images,
+        size,
+        rows=(top, int(rows.max()) + 1),
+        columns=(left, int(columns.max()) + 1),
     )
-    with evaluating(network), torch.no_grad():
-        images = images.to(next(network.parameters()).device)
-        if (height, width) != size:
-            images = resized(images.float(), (height, width))
-        logits = _logits(network, images, rows, columns, context, upsampling, progress)
-        shares = upsampled(logits, upsampling, stride)[:, :, :height, :width]
-        return shares if shares.shape[2:] == size else resized(shares, size)
-
-
-def _exact_cuts(axis: InputSizes, length: int, side: int, _: int) -> list[Cut]:
-    """The tiles of a front end without padding along an axis, each with its margin."""
-    most = (side - axis.fixed) // axis.step
-    if most < 1:
-        raise ValueError(
-            f"a tile must have at least {axis.size(1)} pixels a side, one cell and its "
-            f"margin; got {side}"
-        )
-    cells = -(-length // axis.step) + 1  # one more, to interpolate towards
-    parts = -(-cells // most)
-    ends = [cells * part // parts for part in range(parts + 1)]
-    after = axis.size(cells) - int(axis.margin) - length
-    whole = np.pad(np.arange(length), (int(axis.margin), after), mode="reflect")
-    return [
-        (whole[axis.step * first :][: axis.size(end - first)], slice(None))
-        for first, end in pairwise(ends)
-    ]
-
-
-def _padded_cuts(axis: InputSizes, length: int, side: int, least: int) -> list[Cut]:
-    """The tiles of a front end that pads: real pixels around them, as far as it sees.
-
-    A cell sees ``field.halo`` pixels beyond its own, so it sees nothing beyond a cut
-    that is as many pixels away, and nothing of the padding there.
-    """
-    stride = axis.step
-    cells = -(-max(length, least) // stride)
-    whole = np.pad(np.arange(length), (0, stride * cells - length), mode="reflect")
-    halo = -(-max(axis.field.halo) // stride)
-    most = side // stride
-    if cells <= most:
-        return [(whole, slice(None))]
-    own = most - 2 * halo
-    if own < 1:
-        raise ValueError(
-            f"a tile must have at least {stride * (2 * halo + 1)} pixels a side, one "
-            f"cell and what it sees around it; got {side}"
-        )
-    parts = -(-cells // own)
-    ends = [cells * part // parts for part in range(parts + 1)]
-    cuts = []
-    for first, end in pairwise(ends):
-        begin = max(0, first - halo)
-        pixels = whole[stride * begin : stride * (end + halo)]
-        cuts.append((pixels, slice(first - begin, end - begin)))
-    return cuts
-
-
-def _released_cuts(axis: InputSizes, length: int, side: int, _: int) -> list[Cut]:
-    """The released tiles: all of one size, the last continued inside."""
-    margin, step = int(axis.margin), side - axis.fixed
-    whole = np.pad(np.arange(length), margin, mode="reflect")
-    tiles = [whole[first:][:side] for first in range(0, length, step)]
-    return [
-        (np.pad(one, (0, side - len(one)), mode="reflect"), slice(None))
-        for one in tiles
-    ]
+    return piece[:, :, rows[:, None] - top, columns - left]
 
 
 def _logits(
     network: DilatedNetwork,
-    images: Tensor,
+    read: Callable[[Cut, Cut], Tensor],
     rows: list[Cut],
     columns: list[Cut],
     context: Context,
     upsampling: Upsampling,
     progress: bool,
 ) -> Tensor:
-    """Logits of cells, or of pixels where a deconvolution makes them."""
+    """Run a network on all tiles and put their logits together.
+
+    These are the logits of cells. Only the released procedure with a deconvolution
+    makes pixels of each tile by itself, because its deconvolution sees zeros beyond the
+    tile. ``read`` returns the pixels of a tile.
+    """
     bar = tqdm(total=len(rows) * len(columns), disable=not progress, unit="tile")
 
     def one(down: Cut, across: Cut) -> Tensor:
-        pixels = torch.tensor(down[0])[:, None], torch.tensor(across[0])
-        rgb = images[:, :, pixels[0], pixels[1]]
-        logits: Tensor = network.front(network.normalised(rgb))
+        logits: Tensor = network.front(network.normalised(read(down, across)))
         logits = logits[:, :, down[1], across[1]]
         if context == "tiles":
-            logits = after(logits)
+            logits = network.context(logits).float()
+            if upsampling == "deconvolution":
+                logits = _deconvolved(network, logits)
         bar.update()
-        return logits
-
-    def after(logits: Tensor) -> Tensor:
-        logits = network.context(logits).float()
-        if upsampling == "deconvolution":
-            layer = network.upsample or bilinear_deconvolution(
-                logits.shape[1], network.sizes[0].step
-            )
-            assert not isinstance(layer.padding, str)
-            logits = F.conv_transpose2d(
-                logits,
-                layer.weight.to(logits),
-                stride=layer.stride,
-                padding=layer.padding,
-                groups=layer.groups,
-            )
         return logits
 
     with bar:
@@ -371,14 +402,29 @@ def _logits(
             [torch.cat([one(down, across) for across in columns], 3) for down in rows],
             2,
         )
-    return after(logits) if context == "whole" else logits
+    return network.context(logits).float() if context == "whole" else logits
+
+
+def _deconvolved(network: DilatedNetwork, logits: Tensor) -> Tensor:
+    """Go from cells to pixels by the network's deconvolution, or by the usual one."""
+    layer = network.upsample or bilinear_deconvolution(
+        logits.shape[1], network.sizes[0].step
+    )
+    assert not isinstance(layer.padding, str)
+    return F.conv_transpose2d(
+        logits,
+        layer.weight.to(logits),
+        stride=layer.stride,
+        padding=layer.padding,
+        groups=layer.groups,
+    )
 
 
 def upsampled(logits: Tensor, upsampling: Upsampling, stride: int) -> Tensor:
-    """Class probabilities of pixels (N, C, ·H, ·W) from logits of cells (N, C, H, W).
+    """Return class probabilities of pixels (N, C, ·H, ·W) from logits of cells.
 
-    See :func:`probabilities` for the three ways; of "deconvolution" a layer has done
-    its part.
+    The logits are (N, C, H, W). See :func:`probabilities` for the three ways; of
+    "deconvolution" a layer has done its part.
 
     >>> upsampled(torch.zeros(1, 2, 3, 4), "half_pixel", 8).shape
     torch.Size([1, 2, 24, 32])

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dilated_lib.data.labelled import DataSet
+from dilated_lib.data.labelled import DataSet, LabelledPictures
 from dilated_lib.networks.weights import file_state
 from dilated_lib.records import Record, read_file
 from dilated_lib.training.config import Config, read_config
@@ -24,6 +25,7 @@ from dilated_lib.whole_files import written_whole
 
 __all__ = ["finished", "latest", "one_run_at_a_time", "resumed", "write_checkpoint"]
 
+_DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile)
 _NAME = re.compile(r"step-(\d{8})\.pt")
 _KEYS = {
     *("config", "counts", "step", "seconds", "waited", "losses"),
@@ -67,10 +69,13 @@ def latest(folder: Path) -> dict[str, Any] | None:
     if not files:
         return None
     try:
+        with zipfile.ZipFile(files[-1]) as archive:  # torch compares no checksums
+            if spoilt := archive.testzip():
+                raise RuntimeError(f"{spoilt} in it has changed")
         state: dict[str, Any] = torch.load(
             files[-1], map_location="cpu", weights_only=True
         )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (*_DAMAGED, OSError) as error:
         before = f"{files[-2].name}" if len(files) > 1 else "the beginning"
         raise ValueError(
             f"{files[-1]} is damaged or truncated; delete it to go on from {before}"
@@ -117,7 +122,12 @@ def one_run_at_a_time(out: Path) -> Iterator[None]:
             f"another run is writing into {out}; wait, or end it"
         ) from None
     except OSError as error:
-        raise OSError(f"a run cannot write into {out}: {error}") from error
+        if not (out / "record.json").is_file():
+            raise OSError(f"a run cannot write into {out}: {error}") from error
+        lock = None  # the run has ended, so that there is nothing to write
+    if lock is None:
+        yield
+        return
     with lock:
         for file in ("network.safetensors", "record.json"):
             for half in out.glob(f"{file}.*.part"):
@@ -148,21 +158,29 @@ def finished(config: Config, out: Path) -> Record | None:
                 f"({error}); delete {file.name} to train the network again"
             ) from error
     if os.environ.get("RANK", "0") == "0":
-        remove_checkpoints(out / "checkpoints")  # left if a run was killed in between
+        with suppress(OSError):  # the folder may be read-only by now
+            remove_checkpoints(out / "checkpoints")  # left if it was killed before
     return records[0]
 
 
 def identity(config: Config, data: DataSet) -> dict[str, Any]:
     """Return what must not change while a run goes on.
 
-    That is its configuration, as JSON has it, and digests of the classes and pictures.
+    That is its configuration, as JSON has it, and digests of the classes, the names of
+    the pictures, and the files of the label maps.
     """
-    names = {}
+    names, maps = {}, {}
     for split in ("train", "val", *(["test"] if config.test else [])):
         pictures = data.split(split)
         count = len(pictures)  # type: ignore[arg-type]
         names[split] = [pictures.name(index) for index in range(count)]  # type: ignore[attr-defined]
-    known = {"classes": [*data.palette.items()], "pictures": names}
+        if isinstance(pictures, LabelledPictures):
+            maps[split] = pictures.digest(config.pictures or count)
+    known = {
+        "classes": [*data.palette.items()],
+        "pictures": names,
+        "label maps": maps,
+    }
     digests = {
         name: hashlib.sha256(json.dumps(value).encode()).hexdigest()
         for name, value in known.items()
@@ -190,8 +208,8 @@ def resumed(
     before, now = state.get("data", {}), identity["data"]
     if other := [name for name in before if before[name] != now[name]]:
         raise ValueError(
-            f"the {' and the '.join(other)} of {config.data} are not those with "
-            f"which the run in {out} began; restore them, or choose another folder"
+            f"the {other[0]} of {config.data} are not those with which the run in "
+            f"{out} began; restore them, or choose another folder"
         )
     return state
 

@@ -36,6 +36,18 @@ def askew():
     return Askew()
 
 
+def broken():
+    raise KeyError("no such\nthing")
+
+
+def typed(words, monkeypatch):
+    """Run a command; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["dilated_lib", *words])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("dilated_lib", run_name="__main__")
+    return stop.value.code
+
+
 def table(capsys, *arguments, **options):
     rf(*arguments, **options)
     return capsys.readouterr().out.splitlines()
@@ -86,6 +98,10 @@ REFUSED = {
     "resnet18.layer9": "resnet18 has no module 'layer9'",
     "nowhere:network": "nowhere:network cannot be loaded: No module named 'nowhere'",
     f"{__name__}:none": f"{__name__}:none cannot be loaded",
+    "..:network": "..:network cannot be loaded",
+    f"{__name__}:broken": f"{__name__}:broken cannot be built: 'no such\\nthing'",
+    f"{__name__}:typed": f"{__name__}:typed cannot be built: typed() missing 2",
+    "builtins:dict": "builtins:dict is no network, but a dict",
     "raft_small": "RAFT on 3 x 224 x 224 cannot be traced",
 }
 
@@ -127,14 +143,6 @@ def test_a_command_that_fails_says_why_in_a_sentence(
     assert stop.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
-
-
-def typed(words, monkeypatch):
-    """Run a command; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["dilated_lib", *words])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_module("dilated_lib", run_name="__main__")
-    return stop.value.code
 
 
 @pytest.mark.parametrize(

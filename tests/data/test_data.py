@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import socket
 import struct
 import tarfile
 import zlib
@@ -500,12 +501,17 @@ def cut(server, name):
     server.cut.add(name)
 
 
+def enlarge(server, name):
+    server.served[name] = bytes(camvid_files._MOST + 1)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (damage, "CamVid/val/val_0.png was damaged on its way; try again"),
         (remove, "CamVid/val/val_0.png cannot be fetched: HTTP Error 404"),
-        (cut, "CamVid/val/val_0.png cannot be fetched: IncompleteRead"),
+        (cut, "CamVid/val/val_0.png was damaged on its way; try again"),
+        (enlarge, "CamVid/val/val_0.png is larger than 32 MiB; it is not fetched"),
     ],
 )
 def test_a_file_that_comes_damaged_is_refused_and_nothing_is_left_half(
@@ -541,6 +547,10 @@ def test_a_full_disk_leaves_whole_files_only(server, tmp_path, monkeypatch):
         (b"[]", "gives no list of files: list indices"),
         (b'{"message": "gone"}', "gives no list of files: 'tree'"),
         (b'{"tree": []}', "lists no pictures"),
+        (b'{"tree": [null]}', "gives no list of files: 'NoneType'"),
+        (b'{"tree": [{"sha": "1"}]}', "gives no list of files: 'path'"),
+        (b'{"tree": [{"path": 3}]}', "gives no list of files: 'int' object"),
+        (b'{"tree": [{"path": "CamVid/val/a.png"}]}', "gives no list of files: 'sha'"),
     ],
 )
 def test_a_listing_that_is_none_is_named(listing, message, server, tmp_path):
@@ -637,9 +647,11 @@ def test_archives_are_fetched_once_and_sbd_not_again(tmp_path, monkeypatch):
 
     def archive(url, root, **_):
         calls.append(Path(url).name)
+        assert socket.getdefaulttimeout() == 60
         if calls[-1].startswith("VOC") and not (tmp_path / "voc2012").exists():
             voc_tree(tmp_path)
             (tmp_path / "sbd").rename(tmp_path / "later")
+            (tmp_path / "sbd" / "cls").mkdir(parents=True)  # moved by a killed command
         elif not calls[-1].startswith("VOC"):
             unpacked = Path(root) / "benchmark_RELEASE" / "dataset"
             unpacked.parent.mkdir(parents=True)
@@ -650,16 +662,18 @@ def test_archives_are_fetched_once_and_sbd_not_again(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "download_and_extract_archive", archive)
     data = voc2012(tmp_path, download=True)
     assert calls == ["VOCtrainval_11-May-2012.tar", "benchmark.tgz"]
-    assert len(data.split("train")) == 5
+    assert len(data.split("train")) == 5 and socket.getdefaulttimeout() is None
     voc2012(tmp_path, download=True)
     assert calls[2:] == calls[:1]  # which looks for its archive
 
-    def damaged(*_, **__):
-        raise RuntimeError("File not found or corrupted.")
+    for error in (RuntimeError("corrupted"), TimeoutError("timed out")):
 
-    monkeypatch.setattr(voc, "download_and_extract_archive", damaged)
-    told = said(lambda: voc2012(tmp_path, download=True), OSError)
-    assert told == "VOC 2012 cannot be fetched: File not found or corrupted."
+        def damaged(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(voc, "download_and_extract_archive", damaged)
+        told = said(lambda: voc2012(tmp_path, download=True), OSError)
+        assert told == f"VOC 2012 cannot be fetched: {error}"
 
 
 def test_an_archive_cannot_lead_out_of_its_folder(tmp_path, monkeypatch):
@@ -777,12 +791,35 @@ def test_classes_have_colours_of_their_own_or_vocs(tmp_path):
             "wall\nroof 1 2 256\n",
             "line 2 of .*s.txt has a colour above 255: roof 1 2 256",
         ),
+        (
+            "wall 9 8 7\nsky\nroof 9 8 7\n",
+            "line 3 of .* gives roof the colour 9 8 7, which wall has",
+        ),
+        ("wall 128 0 0\nroof", "gives roof the colour 128 0 0, which wall has"),
+        ("Tür\nroof\nTu\u0308r", "line 3 of .*classes.txt has Tür once more"),
     ],
 )
 def test_a_list_of_classes_that_is_none_is_named(classes, message, tmp_path):
     own(tmp_path, classes)
     with pytest.raises(ValueError, match=message):
         folder(tmp_path)
+
+
+def test_an_accent_may_be_a_character_of_its_own(tmp_path):
+    """As a Mac writes it, in any of the files and in a network's classes."""
+    one, two = "Tür", "Tu\u0308r"
+    for picture, marks, listed in ((one, two, two), (two, one, one), (two, two, one)):
+        root = tmp_path / f"{picture} {marks}"
+        own(root, f"wall\n{listed}\n", count=1)
+        image(root / "pictures" / f"{picture}.png")
+        labels(root / "labels" / f"{marks}.png", [[0, 1, 255]] * 2)
+        (root / "train.txt").write_text(listed, "utf-8")
+        (root / "val.txt").write_text("p00")
+        data = folder(root)
+        assert names(data, "train") == [f"{picture}.png"]
+        assert data.split("train")[0][1].tolist() == [[0, 1, 255]] * 2
+        for name in (one, two):
+            data.require_classes(["wall", name])
 
 
 def test_what_is_no_text_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """Crops and batches: what is drawn, and that picture and labels stay together."""
 
+from colorsys import rgb_to_hsv
 from itertools import chain
 
 import numpy as np
@@ -206,6 +207,16 @@ def test_colour_changes_the_picture_and_not_the_labels():
         assert not torch.equal(after, before) and after.shape == before.shape
 
 
+def test_hue_turns_by_a_fifth_of_the_other_changes():
+    red = torch.tensor([200, 40, 40], dtype=torch.uint8).view(3, 1, 1)
+    pair = tv_tensors.Image(red.expand(3, 8, 8)), tv_tensors.Mask(torch.zeros(8, 8))
+    change = augmentation(cells=(1, 1), margin=0, colour=0.5)
+    pixels = [drawn(change, pair, seed)[0][:, 0, 0].tolist() for seed in range(40)]
+    hues = [rgb_to_hsv(*pixel)[0] for pixel in pixels]  # of a circle, and red's is 0
+    turned = [min(hue, 1 - hue) for hue in hues]
+    assert 0.08 < max(turned) < 0.13  # a dark red is rounded
+
+
 def test_what_a_rotation_leaves_empty_is_void_and_filled():
     white = tv_tensors.Image(torch.full((3, 64, 64), 255, dtype=torch.uint8))
     labels = tv_tensors.Mask(torch.full((64, 64), 7, dtype=torch.uint8))
@@ -226,6 +237,7 @@ def test_what_a_rotation_leaves_empty_is_void_and_filled():
         assert ((picture[:, outside].int() - fill).abs() <= 1).all()
         voids.append(int(void.sum()))
     assert max(voids) > 300 and len({*voids}) > 5
+    assert 2 <= voids.count(0) <= 8  # half of them are not turned
     still = augmentation(cells=(8, 8), margin=0, fill=(10.0, 120.0, 230.0))
     assert (drawn(still, (white, labels), 0)[1] == 7).all()
 

@@ -318,9 +318,9 @@ class Asking(nn.Module):
         return image if image.sum() > 0 else -image
 
 
-def hooked():
+def hooked(kind):
     layer = nn.Conv2d(1, 1, 3)
-    layer.register_forward_hook(lambda _, __, output: output.flip(2))
+    getattr(layer, f"register_{kind}")(lambda *call: call[-1])
     return layer
 
 
@@ -350,7 +350,8 @@ AFTER = "give the part of the network before it, or a larger output_stride"
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (hooked(), "0 has hooks"),
+        (hooked("forward_hook"), "0 has hooks"),
+        (hooked("forward_pre_hook"), "0 has hooks"),
         (nn.Conv2d(1, 1, 3, (1, 2)), "one stride for both axes"),
         (nn.Conv2d(1, 1, 3, 2, padding=1, padding_mode="reflect"), "number of zeros"),
         (Same(1, 1, 3, 2), "0 computes pad, too, .* a number of zeros"),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def test_weights_that_do_not_say_of_which_network_are_refused(metadata, tmp_path
     ("change", "message"),
     [
         ({"depth": 3}, "unexpected keyword argument 'depth'"),
-        ({"mean": None}, "'NoneType' object is not iterable"),
+        ({"mean": None}, "mean must be three numbers from 0 to 255, got None"),
         ({"palette": [1, 2]}, "no attribute 'items'"),
         ({"palette": {}}, "num_classes must be at least 1, got 0"),
         ({"width": "wide"}, "width must be a whole number, got 'wide'"),
@@ -140,28 +141,89 @@ def test_weights_that_do_not_say_of_which_network_are_refused(metadata, tmp_path
         ({"scale": -1}, "scale must be a number above 0, got -1"),
         ({"dilations": [1, "2"]}, "dilation"),
         ({"dilations": []}, "dilations must list one number for each layer"),
+        ({"dilations": [1, 2.0]}, "dilations[1] must be a whole number, got 2.0"),
+        ({"dilations": [1, 10**9]}, "dilations must be whole numbers up to 32768"),
+        ({"palette": {"": [0, 0, 0]}}, "name of a class must be readable, got ''"),
+        ({"palette": {"\x1b[31mwall": [0, 0, 0]}}, r"be readable, got '\x1b[31mwall'"),
+        ({"palette": {"wall": [0, 0]}}, "from 0 to 255, got [0, 0] for 'wall'"),
+        ({"palette": {"wall": [0, 0, 256]}}, "three whole numbers from 0 to 255"),
+        ({"palette": {"wall": [0, 0, True]}}, "three whole numbers from 0 to 255"),
+        ({"palette": {"wall": "red"}}, "three whole numbers from 0 to 255, got"),
+        ({"mean": [1, 2]}, "mean must be three numbers from 0 to 255, got [1, 2]"),
+        ({"mean": [1, 2, float("nan")]}, "mean must be three numbers from 0 to 255"),
+        ({"mean": [1, 2, 1e38]}, "mean must be three numbers from 0 to 255"),
+        ({"mean": "123"}, "mean must be three numbers from 0 to 255"),
+        ({"width": True}, "width must be a whole number, got True"),
+        ({"fc_channels": 8.0}, "fc_channels must be a whole number, got 8.0"),
+        ({"batch_norm": "no"}, "batch_norm must be true or false, got 'no'"),
+        ({"padding": "some"}, "padding must be one of none, zeros, reflect; got"),
+        ({"scale": 1e-9}, "scale must be a number from 0.001 to 1000, got 1e-09"),
+        ({"scale": float("inf")}, "scale must be a number above 0, got inf"),
+        ({"upsampling": "best"}, "upsampling must be one of released, "),
     ],
 )
 def test_an_architecture_that_is_none_is_named(change, message, tmp_path):
     path = tmp_path / "net.safetensors"
     network, architecture = made()
     save_network(network, architecture, path)
-    with safe_open(path, "pt") as file:
-        (key,), (text,) = zip(*file.metadata().items(), strict=True)
-    described = json.loads(text)
-    assert described["width"] == 1 and described["dilations"] == [1, 1, 2, 4, 8, 16, 1]
-    dl.save(network, path, metadata={key: json.dumps(described | change)})
+    whole = described(path)
+    assert whole["width"] == 1 and whole["dilations"] == [1, 1, 2, 4, 8, 16, 1]
+    dl.save(network, path, metadata={"dilated_lib": json.dumps(whole | change)})
     told = said(path)
     assert told.startswith(
         "net.safetensors is no network of this library, or damaged: "
     )
     assert message in told
+
+
+def described(path):
+    """What a network's file says of it, in JSON."""
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["dilated_lib"])
+
+
+def test_metadata_that_are_no_architecture_are_refused(tmp_path):
+    path, (network, architecture) = tmp_path / "net.safetensors", made()
+    save_network(network, architecture, path)
+    without_mean = described(path)
+    del without_mean["mean"]
     for other in ("[]", "3", "{", "{}"):
-        dl.save(network, path, metadata={key: other})
+        dl.save(network, path, metadata={"dilated_lib": other})
         assert said(path).startswith("net.safetensors is no network of this library")
-    del described["mean"]
-    dl.save(network, path, metadata={key: json.dumps(described)})
+    dl.save(network, path, metadata={"dilated_lib": json.dumps(without_mean)})
     assert said(path).endswith("missing 1 required keyword-only argument: 'mean'")
+
+
+@pytest.mark.parametrize(
+    "claim", [{"width": 10**4}, {"fc_channels": 10**6}, {"context": "large"}]
+)
+def test_what_a_file_merely_claims_takes_no_memory(claim, tmp_path):
+    """The layers that it describes would take terabytes."""
+    network, architecture = made(context="none")
+    path = tmp_path / "net.safetensors"
+    save_network(network, architecture, path)
+    claimed = json.dumps(described(path) | claim)
+    dl.save(network, path, metadata={"dilated_lib": claimed})
+    with patch.object(nn.Module, "to_empty", side_effect=AssertionError):
+        told = said(path)
+    assert told.startswith("net.safetensors is for another network, or for other")
+
+
+def test_opening_a_file_changes_nothing_of_the_callers(tmp_path):
+    network, architecture = made(batch_norm=True)
+    save_network(network, architecture, tmp_path / "net.safetensors")
+    torch.manual_seed(7)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found, _ = open_network(tmp_path / "net.safetensors")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.manual_seed(7)))
+    state = network.state_dict()
+    for name, one in found.state_dict().items():
+        assert one.device.type == "cpu" and one.dtype == state[name].dtype
+        assert torch.equal(one, state[name])
 
 
 def test_weights_of_another_network_than_the_file_says_are_refused(tmp_path):

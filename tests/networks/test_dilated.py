@@ -26,6 +26,19 @@ def built(name, device="meta", **options):
         return getattr(dl.networks, name)(**options).eval()
 
 
+@pytest.mark.parametrize(
+    ("name", "mean"),
+    [
+        ("dilation8_pascal_voc", (102.93, 111.36, 116.52)),
+        ("dilation8_camvid", (110.70313206, 108.77808759, 105.41212523)),
+        ("dilation7_kitti", (96.19429688, 95.55136972, 91.34692262)),
+        ("dilation10_cityscapes", (72.39, 82.91, 73.16)),
+    ],
+)
+def test_means_are_the_released_ones_in_bgr(name, mean):
+    assert built(name, fc_channels=1).mean == mean
+
+
 def small(name, seed=0):
     """A network with narrow fc6 and fc7 whose logits differ from class to class."""
     torch.manual_seed(seed)

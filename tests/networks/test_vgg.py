@@ -219,6 +219,12 @@ def test_fc6_and_fc7_come_along_where_they_have_the_width(vgg, layout, tmp_path)
     assert other.fc7.weight.std() < 1 and other.fc7.bias.eq(0).all()
 
 
+def test_the_last_layer_is_drawn_so_small_that_a_new_network_guesses():
+    torch.manual_seed(0)
+    final = dl.front_end(21, width=1, fc_channels=64).final
+    assert 0.0009 < final.weight.std() < 0.0011 and not final.bias.any()
+
+
 def test_a_file_without_the_layers_is_refused(vgg, tmp_path):
     torchvision, _ = states(vgg.float())
     path = tmp_path / "vgg.safetensors"

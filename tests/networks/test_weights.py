@@ -13,7 +13,7 @@ from torch import nn
 
 import dilated_lib as dl
 from dilated_lib.networks.dilated import bilinear_deconvolution
-from dilated_lib.networks.weights import Loaded, read_weights
+from dilated_lib.networks.weights import Loaded, converted, fits, read_weights
 
 
 def network(classes=3, seed=0):
@@ -125,6 +125,16 @@ def test_shapes_that_hold_as_many_numbers_in_another_order_do_not_fit(tmp_path):
         save_file({"weight": torch.zeros(shape)}, path)
         with pytest.raises(ValueError, match="instead of"):
             dl.load(conv, path)
+
+
+def test_ones_that_a_shape_has_itself_are_not_taken_for_caffes():
+    assert fits(torch.zeros(1, 1, 1, 8), torch.zeros(1, 8))
+    assert not fits(torch.zeros(1, 1, 1, 8), torch.zeros(2, 4))
+
+
+def test_complex_numbers_do_not_become_whole_ones():
+    with pytest.raises(ValueError, match=r"must hold torch.int64, got torch.complex64"):
+        converted(torch.ones(1, dtype=torch.cfloat), torch.zeros(1).long(), "steps")
 
 
 def test_names_that_do_not_fit_are_listed_and_nothing_is_changed(tmp_path):

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import dilated_lib as dl
+from dilated_lib.prediction import segmentation
+from dilated_lib.prediction.resizing import resized
 from dilated_lib.prediction.segmentation import probabilities
 
 DRAW = np.random.default_rng(0)
@@ -86,15 +88,27 @@ def test_a_network_in_half_precision_gets_images_in_half_precision():
     assert (found.probabilities - near).abs().max() < 0.1
 
 
-def test_the_picture_is_enlarged_for_any_network_too():
-    shapes = []
+@pytest.mark.parametrize(("scale", "size"), [(2, (74, 106)), (0.4, (15, 21))])
+def test_the_picture_is_enlarged_for_any_network_too(scale, size):
+    """Or it shrinks, and then all of its pixels count."""
+    seen = []
+    found = dl.predict(PHOTO, lambda x: seen.append(x) or x, scale=scale)
+    assert found.labels.shape == (37, 53)
+    wanted = F.interpolate(IMAGES.float(), size, mode="bilinear", antialias=True)
+    torch.testing.assert_close(seen[0], wanted, rtol=0, atol=2e-3)
 
-    def asked(images):
-        shapes.append(images.shape[2:])
-        return images
 
-    assert dl.predict(PHOTO, asked, scale=2).labels.shape == (37, 53)
-    assert shapes == [(74, 106)]
+@pytest.mark.parametrize("smooth", [True, False])
+@pytest.mark.parametrize("size", [(74, 20), (13, 53), (38, 200), (1, 1)])
+def test_a_part_of_a_resized_image_is_torchs(size, smooth):
+    found = resized(IMAGES, size, smooth=smooth)
+    images = IMAGES.double()  # of float32 torch rounds the places that it reads
+    wanted = F.interpolate(images, size, mode="bilinear", antialias=smooth)
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=2e-3)
+    rows, columns = (size[0] // 3, size[0]), (0, (size[1] + 1) // 2)
+    part = resized(IMAGES, size, rows=rows, columns=columns, smooth=smooth)
+    same = found[:, :, slice(*rows), slice(*columns)]
+    torch.testing.assert_close(part, same, rtol=0, atol=2e-3)
 
 
 def test_290_classes_have_290_labels(tmp_path):
@@ -151,6 +165,36 @@ def test_what_is_not_a_picture_is_refused(picture, message):
 
 
 @pytest.mark.parametrize(
+    ("make", "value"), [(strided, torch.nan), (strided, -torch.inf), (tiny, torch.inf)]
+)
+def test_what_is_not_finite_gets_no_label(make, value):
+    """To argmax NaN is the largest number, so that a wrong label map would come out."""
+    network, images = make(), IMAGES.float()
+    images[0, 1, 5, 7] = value
+    with pytest.raises(ValueError, match="pixels must be finite"):
+        probabilities(network, images)
+    last = network.front.final if make is tiny else network[0]
+    last.bias.data[1] = value
+    for options in ({}, {"context": "tiles"}) if make is tiny else ({},):
+        with pytest.raises(ValueError, match="gave logits that are not finite"):
+            dl.predict(PHOTO, network, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "scale"), [(tiny, 1), (tiny, 1.5), (strided, 1), (strided, 0.7)]
+)
+def test_labels_alone_are_those_of_the_probabilities(make, scale, monkeypatch):
+    """In bands of a few rows, which begin anywhere in a cell."""
+    whole = dl.predict(PHOTO, make(), scale=scale)
+    monkeypatch.setattr(segmentation, "_BAND", 3 * PHOTO.shape[1])
+    banded = dl.predict(PHOTO, make(), scale=scale)
+    labels = dl.predict(PHOTO, make(), scale=scale, probabilities=False)
+    torch.testing.assert_close(banded.probabilities, whole.probabilities)
+    assert (labels.labels == banded.labels).all() and labels.probabilities is None
+    assert labels.labels.dtype == np.uint8 and labels.palette == whole.palette
+
+
+@pytest.mark.parametrize(
     ("network", "message"),
     [
         (
@@ -180,6 +224,8 @@ def test_a_network_that_fails_is_told_with_the_size_it_was_given():
         ({"context": "tiles"}, "context is an option of the paper's networks"),
         ({"upsampling": "released"}, "upsampling is an option of the paper's networks"),
         ({"scale": 0}, "scale must be a number above 0"),
+        ({"scale": torch.inf}, "scale must be a number above 0, got inf"),
+        ({"scale": torch.nan}, "scale must be a number above 0, got nan"),
     ],
 )
 def test_options_of_the_papers_networks_are_refused(options, message):

@@ -214,6 +214,16 @@ def test_a_map_of_another_shape_and_a_negative_label_are_refused():
         evaluate(lambda images: turned.mT, samples, ("a", "b"))
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_probabilities_that_are_not_finite_are_not_scored(value, flip):
+    samples = [(torch.zeros(3, 1, 4), torch.zeros(1, 4, dtype=torch.uint8))]
+    shares = torch.full((1, 2, 1, 4), 0.5)
+    shares[0, 1, 0, 2] = value
+    with pytest.raises(ValueError, match="probabilities must be finite"):
+        evaluate(lambda images: shares, samples, ("a", "b"), flip=flip)
+
+
 def test_a_network_of_other_classes_is_refused():
     samples = [(torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.uint8))]
     five = torch.eye(5)[[4]][:, :, None, None].expand(1, 5, 4, 4)
@@ -233,5 +243,7 @@ def test_a_label_that_is_no_class_is_refused(strict):
             evaluate(lambda images: shares, samples, ("a", "b", "c", "d"))
     finally:
         torch.use_deterministic_algorithms(False)
-    with pytest.raises(ValueError, match="below 4, or 255 for void, got 5"):
-        class_counts([(None, labels)], 4)
+    for label in (4, 254):
+        labels[0, 0] = label
+        with pytest.raises(ValueError, match=f"below 4, or 255 for void, got {label}"):
+            class_counts([(None, labels)], 4)

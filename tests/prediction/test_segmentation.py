@@ -1,6 +1,8 @@
 """From a picture to a label map: every step against another way to do it."""
 
 import re
+import subprocess
+import sys
 from collections import OrderedDict
 
 import cv2
@@ -328,6 +330,46 @@ def test_the_front_ends_maps_do_not_grow_with_the_picture():
     one, many = picture(40, 40), picture(40, 800)
     assert largest_map(many, (420, 420)) <= largest_map(one, (420, 420))
     assert largest_map(many, (420, 1300)) > 2 * largest_map(one, (420, 1300))
+
+
+PEAK = """
+import resource
+import sys
+from collections import OrderedDict
+
+from PIL import Image
+from torch import nn
+
+import dilated_lib as dl
+
+front = OrderedDict(pool=nn.MaxPool2d(8), final=nn.Conv2d(3, 21, 1))
+network = dl.DilatedNetwork(
+    nn.Sequential(front),
+    dl.ContextModule(21),
+    palette={str(number): (0, 0, 0) for number in range(21)},
+    mean=(0.0, 0.0, 0.0),
+    input_size=(400, 400),
+)
+for side in (1000, 2000):
+    Image.new("RGB", (side, side)).save("photo.bmp")
+    found = dl.predict("photo.bmp", network, probabilities=False)
+    assert found.labels.shape == (side, side)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(peak * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def test_labels_alone_take_15_mb_a_megapixel(tmp_path):
+    """Of a process of its own: peaks at 1 and 4 megapixels, of 21 classes."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    one, four = map(int, done.stdout.split())
+    assert four - one < 3 * 15e6
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -25,11 +26,12 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from training_runs import RECIPE, TINY, launch, process
 
 import dilated_lib as dl
+from dilated_lib.data.transforms import augmentation
 from dilated_lib.experiments.plan import planned
 from dilated_lib.networks.weights import file_state, read_weights
 from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.records import Record
-from dilated_lib.training import checkpoints, loop
+from dilated_lib.training import checkpoints, loop, setup
 from dilated_lib.training.checkpoints import (
     latest,
     remove_checkpoints,
@@ -386,6 +388,25 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
             dl.train(TINY, out)
 
 
+def test_a_finished_run_in_a_folder_that_is_read_only_by_now_is_done(tiny, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(tiny, out)
+    write_checkpoint(out / "checkpoints", 6, {"step": 6})  # killed before it went
+    before = sorted(out.rglob("*"))
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    with (
+        patch.object(FileLock, "acquire", side_effect=refused),
+        patch.object(os, "unlink", side_effect=refused),
+    ):
+        done = dl.train(TINY, out)
+        (out / "record.json").rename(tmp_path / "record.json")
+        with pytest.raises(OSError, match=f"a run cannot write into {out}: "):
+            dl.train(TINY, out)
+    assert done.experiment == "shapes/tiny"
+    (tmp_path / "record.json").rename(out / "record.json")
+    assert sorted(out.rglob("*")) == before
+
+
 def test_a_finished_run_whose_network_is_not_whole_is_not_done(tmp_path):
     run = TINY.changed(steps=1)
     done = dl.train(run, tmp_path)
@@ -438,6 +459,8 @@ def own_data(folder, names=("a", "b", "c", "d")):
         ("classes.txt", "ground\nroad\nsky\n", "classes"),
         ("train.txt", "a\nb\n", "pictures"),
         ("val.txt", "e", "pictures"),
+        ("labels/b.png", "other classes", "label maps"),
+        ("labels/d.png", "other classes", "label maps"),
     ],
 )
 def test_data_that_changed_since_a_run_began_are_refused(file, text, what, tmp_path):
@@ -446,12 +469,12 @@ def test_data_that_changed_since_a_run_began_are_refused(file, text, what, tmp_p
     (folder / "train.txt").write_text("a\nb\nc")
     config = TINY.changed(data=str(folder), steps=2, pictures=0)
     dl.train(config, tmp_path / "run", deadline=0)
-    before = (folder / file).read_text()
+    before = (folder / file).read_bytes()
     (folder / file).write_text(text)
     message = f"the {what} of {folder} are not those with which the run in .* began"
     with pytest.raises(ValueError, match=message):
         dl.train(config, tmp_path / "run")
-    (folder / file).write_text(before)
+    (folder / file).write_bytes(before)
     assert dl.train(config, tmp_path / "run")
 
 
@@ -561,6 +584,17 @@ def test_the_working_folder_is_no_folder_of_a_run(out, tmp_path, monkeypatch):
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_checkpoint_in_which_a_bit_has_changed_is_refused(tmp_path):
+    """Somewhere in its weights, where nothing else would tell."""
+    write_checkpoint(tmp_path, 1, {"weight": torch.zeros(1000)})
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[content.index(bytes(2000)) + 1000] = 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged or truncated"):
+        latest(tmp_path)
+
+
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
     torch.save({"step": Path("x")}, tmp_path / "step-00000001.pt")
     with pytest.raises(ValueError, match=r"damaged.*go on from the beginning"):
@@ -574,6 +608,29 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_pictures(tmp_path):
     for file in (tmp_path / "checkpoints").iterdir():
         state = torch.load(file, weights_only=True)
         assert all(np.isfinite(state["losses"]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_kind_of_loss_that_is_not_finite_is_noted(value):
+    run = SimpleNamespace(data=dl.open_data("shapes"), losses=[])
+    with pytest.raises(ValueError, match=f"loss of step 7 is {value}; .* scene 3 of"):
+        loop._read_loss(run, 7, torch.tensor(value), [3])
+    assert run.losses == []
+
+
+def test_whatever_a_run_draws_has_a_seed_of_its_own(tmp_path):
+    """Each step's dropout, and each picture's crop; what a turn leaves is the mean."""
+    own_data(tmp_path / "data")
+    config = TINY.changed(data=str(tmp_path / "data"), steps=3, pictures=0)
+    with (
+        patch.object(loop, "_seed", wraps=loop._seed) as seed,
+        patch.object(setup, "augmentation", wraps=augmentation) as augment,
+    ):
+        dl.train(config, tmp_path / "run")
+    seeds = [call.args for call in seed.call_args_list]
+    assert len(seeds) == len({*seeds}) == 1 + 3 * (2 + 1)
+    fill = augment.call_args.kwargs["fill"]
+    assert fill == (123.68, 116.779, 103.939)  # ImageNet's mean, in RGB
 
 
 def stage(**changes):

@@ -26,10 +26,10 @@ def named_network(name: str, *, device: str = "meta") -> nn.Module:
         function, _, inner = rest.partition(".")
         try:
             builder = getattr(import_module(module), function)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a module of the user's may raise anything
             raise TracingError(
-                f"{module}:{function} cannot be loaded: {error}"
-            ) from None
+                f"{module}:{function} cannot be loaded: {_line(error)}"
+            ) from error
         options = {}
     else:
         from torchvision import models  # only for its names; the library does without
@@ -48,8 +48,17 @@ def named_network(name: str, *, device: str = "meta") -> nn.Module:
             network = builder(**options)
     except NotImplementedError:  # some compute their widths with tensors
         network = builder(**options)
+    except Exception as error:
+        raise TracingError(f"{name} cannot be built: {_line(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise TracingError(f"{name} is no network, but a {type(network).__name__}")
     try:
         part: nn.Module = network.get_submodule(inner)
     except AttributeError:
         raise TracingError(f"{place} has no module {inner!r}") from None
     return part
+
+
+def _line(error: Exception) -> str:
+    """Put an error into a line, with its kind where it says nothing else."""
+    return " ".join(str(error).split()) or type(error).__name__
