@@ -114,8 +114,8 @@ def predict(
 
     Labels alone, without the probabilities, take at most 15 MB for each megapixel of
     the picture, reading it included. That holds for a network with the basic context
-    module and up to 21 classes; to it comes the memory of one tile. The probabilities
-    of 21 classes would take 84 MB more.
+    module, up to 21 classes and ``scale=1``; to it comes the memory of one tile. The
+    probabilities of 21 classes would take 84 MB more.
 
     Raises ValueError for an unreadable picture, and as :func:`probabilities` does.
 

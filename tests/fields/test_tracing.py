@@ -245,11 +245,18 @@ GLOBAL = {
     "squeeze and excitation": Net(lambda x, a: x * a(x.mean((2, 3), True)), conv(1)),
     "squeeze by a window": Net(lambda x: x * F.avg_pool2d(x, x.shape[2:])),
     "instance norm": nn.InstanceNorm2d(2),
-    "group norm": nn.GroupNorm(1, 2),
+    "group norm, of a channel that reads nothing itself": Net(
+        lambda x: F.group_norm(torch.cat([torch.zeros_like(x), x], 1), 1)[:, :2]
+    ),
     "layer norm over all": nn.LayerNorm((2, 19, 22)),
     "batch norm without statistics": nn.BatchNorm2d(2, track_running_stats=False),
     "softmax over positions": Net(lambda x: x.flatten(2).softmax(-1)),
     "attention": Net(lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3)),
+    "values of an attention": Net(
+        lambda x: F.scaled_dot_product_attention(
+            *[torch.zeros(1, 418, 2)] * 2, x.flatten(2).mT
+        )
+    ),
     "attention by products": Net(
         lambda x: (x.flatten(2).mT @ x.flatten(2)).softmax(-1) @ x.flatten(2).mT
     ),
