@@ -207,3 +207,19 @@ def test_the_books_records_are_of_one_run_of_the_command():
         name = one.experiment.removeprefix("heads/")
         sees = SEES[{"no neighbours": "1 x 1"}.get(name, name)]
         assert one.metrics["receptive_field"] == 2 * sees + 1
+
+
+def test_the_books_evidence_is_of_committed_code_and_of_every_module_alike():
+    runs = dl.records.read("evidence")
+    assert not any(one.commit.endswith("+") or " /" in one.command for one in runs)
+    assert len({one.device for one in runs}) == 1  # one kind of CPU
+    fronts = {one.config["front"] for one in runs}
+    wanted = {("nothing", 0), *((name, seed) for name in MODULES for seed in range(5))}
+    for front in fronts:
+        of = [one for one in runs if one.config["front"] == front]
+        context_runs = [one for one in of if "/context/" in one.experiment]
+        far_runs = [one for one in of if "/far/" in one.experiment]
+        assert len(context_runs) + len(far_runs) == len(of)
+        found = {(one.experiment.split("/")[-1], one.seed) for one in context_runs}
+        assert found == wanted and len(context_runs) == len(wanted)
+        assert [one.seed for one in far_runs] == [0, 1, 2, 3, 4]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import dilated_lib as dl
 from dilated_lib.networks.architecture import Architecture
 from dilated_lib.networks.baselines import Baseline
+from dilated_lib.prediction import any_network, segmentation
 from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.training.config import MODERN, PAPER
 from dilated_lib.training.loss import Stage
@@ -19,7 +20,9 @@ TWO = {"road": (128, 64, 128), "sky": (128, 128, 128)}
 
 
 @pytest.fixture
-def gpu():
+def gpu(monkeypatch):
+    for room in (any_network, segmentation):  # fake tensors have no values to look at
+        monkeypatch.setattr(room, "check_finite", lambda *_: None)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield torch.device("cuda")
 
