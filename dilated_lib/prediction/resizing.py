@@ -1,7 +1,7 @@
 """Bilinear resizing, of a part of an image at a time."""
 
 from collections.abc import Callable
-from math import ceil
+from math import ceil, floor
 
 import torch
 from torch import Tensor
@@ -85,10 +85,11 @@ def resized_rows(
         return read(*part)
     ratio = length / size
     reach = max(ratio, 1.0) if smooth else 1.0
+    first, last = part[0], part[1] - 1
+    begin = max(0, ceil((first + 0.5) * ratio - 0.5 - reach))
+    end = min(length, floor((last + 0.5) * ratio - 0.5 + reach) + 1)
     centre = (torch.arange(*part, dtype=torch.float64) + 0.5) * ratio - 0.5
     nearest = (centre - reach).ceil().long()
-    begin = max(0, int(nearest[0]))
-    end = min(length, int(centre[-1] + reach) + 1)
     old = read(begin, end)
     total, weights, taken = torch.zeros_like(centre), [], []
     for tap in range(ceil(2 * reach) + 1):

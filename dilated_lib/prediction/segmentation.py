@@ -360,13 +360,9 @@ def _tile(images: Tensor, size: tuple[int, int], down: Cut, across: Cut) -> Tens
     rows, columns = torch.tensor(down[0]), torch.tensor(across[0])
     if size == images.shape[2:]:
         return images[:, :, rows[:, None], columns]
-    top, left = int(rows.min()), int(columns.min())
-    piece = resized(
-        images,
-        size,
-        rows=(top, int(rows.max()) + 1),
-        columns=(left, int(columns.max()) + 1),
-    )
+    parts = [(int(one.min()), int(one.max()) + 1) for one in (down[0], across[0])]
+    piece = resized(images, size, rows=parts[0], columns=parts[1])
+    (top, _), (left, _) = parts
     return piece[:, :, rows[:, None] - top, columns - left]
 
 
