@@ -37,7 +37,7 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero lies outside the interval: only then do two means differ."""
+        """Tell whether zero lies outside the interval, so that the means differ."""
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:

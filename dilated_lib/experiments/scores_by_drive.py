@@ -83,7 +83,7 @@ class DriveMeter:
 
     @property
     def confusion(self) -> Tensor:
-        """Count the pixels (C, C), int64: a row a label, a column a predicted class."""
+        """Count the pixels (C, C), int64, by label (row) and prediction (column)."""
         found: Tensor = self._whole.confmat
         return found
 

@@ -66,7 +66,7 @@ class Window:
 
     @property
     def extent(self) -> int:
-        """Count the units from the first tap to the last: d(k − 1) + 1."""
+        """Count the units from the first tap to the last, d(k − 1) + 1."""
         return self.dilation * (self.kernel_size - 1) + 1
 
     @property
