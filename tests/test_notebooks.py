@@ -164,7 +164,7 @@ def test_every_notebook_begins_with_the_same_setup_cell():
     assert f'"git+{CONFIG["repository"]["url"]}@v' in setup
     for notebook in NOTEBOOKS.values():
         tags = code_cells(notebook)[0]["metadata"]["tags"]
-        assert tags == ["hide-input", "remove-output"]  # what it says is for Colab
+        assert tags == ["remove-cell"]  # it is for Colab; a reader has no use for it
 
 
 def test_the_contents_have_each_chapters_number_and_title():
