@@ -128,14 +128,13 @@ def context(
     }
     digest = hashlib.sha256(front.read_bytes()).hexdigest()[:16]
     recorder = Recorder(out, keep=True)
-    known = {
-        (one.experiment, one.config["front"], one.seed) for one in recorder.records
-    }
     config = {"data": files.name, "front": digest, "steps": steps}
     for seed in range(seeds):
         for name, build in {"nothing": None, **MODULES}.items():
             experiment = f"evidence/context/{files.name}/{name}"
-            if (experiment, digest, seed) in known or (build is None and seed):
+            if recorder.has(experiment, seed=seed, config=config):
+                continue
+            if build is None and seed:  # there is nothing to draw
                 continue
             with recorder.record(experiment, seed=seed, config=config) as metrics:
                 module: nn.Module = nn.Identity()

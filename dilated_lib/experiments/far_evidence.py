@@ -80,14 +80,11 @@ def far(
     drawn = [*_drawn(stored, cells, torch.Generator().manual_seed(0))]
     digest = hashlib.sha256(front.read_bytes()).hexdigest()[:16]
     recorder = Recorder(out, keep=True)
-    known = {
-        (one.experiment, one.config["front"], one.seed) for one in recorder.records
-    }
     config = {"data": files.name, "front": digest, "cells": cells}
     for seed in range(seeds):
         for name in modules:
             experiment = f"evidence/far/{files.name}/{name}"
-            if (experiment, digest, seed) in known:
+            if recorder.has(experiment, seed=seed, config=config):
                 continue
             folder = runs / f"evidence/context/{files.name}/{name}/{digest}"
             module = MODULES[name](len(network.palette), torch.Generator())

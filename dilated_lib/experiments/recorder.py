@@ -52,6 +52,16 @@ class Recorder:
         self._out, self._by_name, self._packages = out, by_name, packages
         self._device = device_name(device or torch.device("cpu"))
 
+    def has(self, experiment: str, *, seed: int = 0, config: dict[str, Any]) -> bool:
+        """Tell whether there is a record of this experiment, seed and settings.
+
+        ``config`` holds plain numbers and words, as it comes back from a file.
+        """
+        return any(
+            (one.experiment, one.seed, one.config) == (experiment, seed, config)
+            for one in self.records
+        )
+
     @contextmanager
     def record(
         self, experiment: str, *, seed: int = 0, config: dict[str, Any]

@@ -105,6 +105,11 @@ def test_every_module_is_recorded_once_and_kept(shapes, tmp_path, monkeypatch):
     context(front, seeds=2, **options)
     found = json.loads(out.read_text())
     assert found[:3] == first  # not trained anew
+    context(front, seeds=1, **options | {"steps": 1, "out": tmp_path / "other.json"})
+    (tmp_path / "other.json").rename(out)
+    context(front, seeds=1, **options)  # of other steps there is no record yet
+    again = json.loads(out.read_text())
+    assert [one["config"]["steps"] for one in again] == [1, 1, 1, 2, 2, 2]
     about = [(one["experiment"].rpartition("/")[2], one["seed"]) for one in found]
     assert about == [
         *(("nothing", 0), ("1 x 1", 0), ("no dilation", 0)),
