@@ -93,7 +93,8 @@ class Steps:
         )
         turn = f"{_SECONDS * steps}s infinite"
         return (
-            f"{me} svg{{max-width:100%;height:auto;background:#fff;display:block}}"
+            f"{me}{{background:#fff;color:#000;color-scheme:light;padding:.5em}}"
+            f"{me} svg{{max-width:100%;height:auto;display:block}}"
             f"{me} g{{{_at(1)}transition:transform 1s,opacity 1s}}"
             f"{me} rect{{stroke:#000;stroke-width:.6}}"
             f"{me} text{{font:13px sans-serif;text-anchor:middle;fill:#000}}"
