@@ -12,7 +12,6 @@ heads/basic, and so on; "front" is what is called "nothing" here, and "no neighb
 is "1 x 1". Its ``loss`` is the mean of the last 50 steps, not 100.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -24,16 +23,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dilated_lib.data.labelled import class_counts
-from dilated_lib.data.sets import open_data
 from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.experiments.scores_by_drive import DriveMeter
-from dilated_lib.experiments.stored_logits import fit, measure, store
-from dilated_lib.networks.architecture import open_network
+from dilated_lib.experiments.stored_logits import FrontEnd, fit, measure
 from dilated_lib.networks.context import ContextModule, identity_
-from dilated_lib.prediction.bfloat16 import quick
 from dilated_lib.records import results
-from dilated_lib.training.loss import median_frequency_weights
 
 __all__ = ["MODULES", "context", "mistakes"]
 
@@ -115,20 +109,11 @@ def context(
         runs: The folder of the modules' weights.
         out: The file of records to add to.
     """
-    front = front or results() / "small.safetensors"
-    network = quick(open_network(front)[0])
-    files, classes = open_data(data), tuple(network.palette)
-    files.require_classes(classes)
-    weights = median_frequency_weights(class_counts(files.split("train"), len(classes)))
-    stored = {
-        split: store(
-            network, files.split(split), mirrored=split == "train", progress=True
-        )
-        for split in ("train", "val", "test")
-    }
-    digest = hashlib.sha256(front.read_bytes()).hexdigest()[:16]
+    asked = FrontEnd(front or results() / "small.safetensors", data)
+    files, classes, weights = asked.data, asked.classes, asked.weights()
+    stored = {split: asked.logits(split) for split in ("train", "val", "test")}
     recorder = Recorder(out, keep=True)
-    config = {"data": files.name, "front": digest, "steps": steps}
+    config = {"data": files.name, "front": asked.digest, "steps": steps}
     for seed in range(seeds):
         for name, build in {"nothing": None, **MODULES}.items():
             experiment = f"evidence/context/{files.name}/{name}"
@@ -149,7 +134,7 @@ def context(
                         generator=generator,
                     )
                     metrics["loss"] = round(float(np.mean(losses[-100:])), 4)
-                    file = runs / f"{experiment}/{digest}/seed-{seed}.safetensors"
+                    file = runs / f"{experiment}/{asked.digest}/seed-{seed}.safetensors"
                     file.parent.mkdir(parents=True, exist_ok=True)
                     save_file(module.state_dict(), file)
                 for split in ("val", "test"):

@@ -25,7 +25,7 @@ from dilated_lib.experiments.shape_training import FRONT_ENDS, Maps, fit, front_
 from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.context import ContextModule
 
-__all__ = ["STARTS", "initialised", "judge", "measure"]
+__all__ = ["STARTS", "initialised", "judge", "largest", "measure"]
 
 EVALUATED = 50  # scenes to choose the rate on, and to report
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -65,8 +65,10 @@ _RANDOM: Mapping[str, Fill] = {
 STARTS = ("identity", *_RANDOM)
 
 
-def initialised(start: str, *, generator: torch.Generator) -> ContextModule:
-    """Build the basic context module for the shapes, initialised by one of STARTS.
+def initialised(
+    start: str, *, classes: int = len(Shapes.classes), generator: torch.Generator
+) -> ContextModule:
+    """Build a basic context module, for the shapes by default, from one of STARTS.
 
     - identity: eq. 4 of the paper, with the released code's noise of 0.01;
     - orthogonal: the rows of each layer's weight matrix are orthogonal, of norm √2;
@@ -81,7 +83,7 @@ def initialised(start: str, *, generator: torch.Generator) -> ContextModule:
     >>> round(module.layers[0].weight[3, 3, 1, 1].item(), 2)
     1.0
     """
-    module = ContextModule(len(Shapes.classes))
+    module = ContextModule(classes)
     if start == "identity":
         module.reset_parameters(generator=generator)
         return module
@@ -183,7 +185,7 @@ def _of_front_end(stored: Splits) -> dict[str, Any]:
         split: {
             "front end": judge(stored[split].maps, stored[split]),
             "max(x, 0)": judge(stored[split].maps.clamp(min=0), stored[split]),
-            **_largest(stored[split].maps),
+            **largest(stored[split].maps),
         }
         for split in ("val", "test")
     }
@@ -237,7 +239,7 @@ def _small_network(data: str) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for split in ("val", "test"):
         logits = stored_logits.store(network, files.split(split), progress=True)
-        metrics[split] = _largest(torch.stack([*logits.maps]))
+        metrics[split] = largest(torch.stack([*logits.maps]))
         for name, step in (("front end", nn.Identity()), ("max(x, 0)", nn.ReLU())):
             found = stored_logits.measure(step, logits, classes).compute()
             metrics[split][name] = {
@@ -248,10 +250,14 @@ def _small_network(data: str) -> dict[str, Any]:
     return metrics
 
 
-def _largest(logits: Tensor) -> dict[str, Any]:
-    """Count the cells whose largest logit is not above 0.
+def largest(logits: Tensor) -> dict[str, Any]:
+    """Count the cells of logits (N, C, …) whose largest logit is not above 0.
 
-    With the least of the largest logits, and the range of the cells' mean logits.
+    Beside the count stand the least of the largest logits, and the range of the cells'
+    mean logits.
+
+    >>> largest(torch.tensor([[[1.0, -1.0], [0.0, -3.0]]]))
+    {'cells': 2, 'not above 0': 1, 'least': -1.0, 'mean': [-2.0, 0.5]}
     """
     largest, mean = logits.amax(1), logits.mean(1)
     return {

@@ -7,7 +7,6 @@ the cell is right as often as before, what lay beyond did not matter. The module
 the whole map, so its border stays where it was.
 """
 
-import hashlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,13 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dilated_lib.data.labelled import VOID
-from dilated_lib.data.sets import open_data
 from dilated_lib.experiments.context_evidence import MODULES
 from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.experiments.scores_by_drive import drive_of
-from dilated_lib.experiments.stored_logits import Logits, store
-from dilated_lib.networks.architecture import open_network
-from dilated_lib.prediction.bfloat16 import quick
+from dilated_lib.experiments.stored_logits import FrontEnd, Logits
 
 __all__ = ["RADII", "far", "replaced"]
 
@@ -73,21 +69,18 @@ def far(
         runs: The folder of the modules' weights.
         out: The file of records to add to.
     """
-    network = quick(open_network(front)[0])
-    files = open_data(data)
-    files.require_classes(tuple(network.palette))
-    stored = store(network, files.split("test"), progress=True)
+    asked = FrontEnd(front, data)
+    files, stored = asked.data, asked.logits("test")
     drawn = [*_drawn(stored, cells, torch.Generator().manual_seed(0))]
-    digest = hashlib.sha256(front.read_bytes()).hexdigest()[:16]
     recorder = Recorder(out, keep=True)
-    config = {"data": files.name, "front": digest, "cells": cells}
+    config = {"data": files.name, "front": asked.digest, "cells": cells}
     for seed in range(seeds):
         for name in modules:
             experiment = f"evidence/far/{files.name}/{name}"
             if recorder.has(experiment, seed=seed, config=config):
                 continue
-            folder = runs / f"evidence/context/{files.name}/{name}/{digest}"
-            module = MODULES[name](len(network.palette), torch.Generator())
+            folder = runs / f"evidence/context/{files.name}/{name}/{asked.digest}"
+            module = MODULES[name](len(asked.classes), torch.Generator())
             module.load_state_dict(load_file(folder / f"seed-{seed}.safetensors"))
             with recorder.record(experiment, seed=seed, config=config) as metrics:
                 metrics |= _hidden(module, stored, drawn)

@@ -5,24 +5,31 @@ context module on these maps. Training a module then takes minutes, so many can 
 compared: with other dilations, and with other seeds.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import AdamW, Optimizer
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dilated_lib.data.labelled import VOID, Sample
+from dilated_lib.data.labelled import VOID, Sample, class_counts
+from dilated_lib.data.sets import open_data
 from dilated_lib.experiments.scores_by_drive import DriveMeter
 from dilated_lib.experiments.shape_training import descend
+from dilated_lib.networks.architecture import open_network
 from dilated_lib.networks.dilated import DilatedNetwork
+from dilated_lib.prediction.bfloat16 import quick
 from dilated_lib.prediction.segmentation import upsampled
+from dilated_lib.training.loss import median_frequency_weights
 
-__all__ = ["Logits", "fit", "measure", "store"]
+__all__ = ["FrontEnd", "Logits", "fit", "measure", "store"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,39 @@ def store(
     return Logits(maps, label_maps, names)
 
 
+class FrontEnd:
+    """A trained front end and the data set that it is asked about.
+
+    Raises FileNotFoundError or ValueError for a file that is no network, and for data
+    of other classes.
+
+    Args:
+        file: The network's.
+        data: A data set with the network's classes.
+
+    >>> from dilated_lib.records import results
+    >>> FrontEnd(results() / "small.safetensors", "shapes")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: ...
+    """
+
+    def __init__(self, file: Path, data: str) -> None:
+        self.network = quick(open_network(file)[0])
+        self.data, self.classes = open_data(data), tuple(self.network.palette)
+        self.data.require_classes(self.classes)
+        self.digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+    def logits(self, split: str) -> Logits:
+        """Store the logits of a split, those of train with their mirror images."""
+        pictures = self.data.split(split)
+        return store(self.network, pictures, mirrored=split == "train", progress=True)
+
+    def weights(self) -> Tensor:
+        """Return the weights of the classes (C,) for :func:`fit`, from train."""
+        counts = class_counts(self.data.split("train"), len(self.classes))
+        return median_frequency_weights(counts)
+
+
 def fit(
     module: nn.Module,
     data: Logits,
@@ -91,9 +131,10 @@ def fit(
     steps: int,
     batch: int = 8,
     learning_rate: float = 1e-3,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = AdamW,
     generator: torch.Generator,
 ) -> list[float]:
-    """Train a module on stored logits, with AdamW; return the loss of each step.
+    """Train a module on stored logits, and return the loss of each step.
 
     A cell's label is that of the pixel at 8i + 4, next to the centre of what it sees.
     Void does not count, and neither do cells whose pixel lies beyond the picture. The
@@ -109,6 +150,7 @@ def fit(
         steps: How many steps to take.
         batch: Maps of a step.
         learning_rate: The largest; it rises to it and falls once (``OneCycleLR``).
+        optimizer: Makes the optimizer of the module's parameters.
         generator: It draws the batches.
 
     >>> draw = torch.Generator().manual_seed(0)
@@ -135,8 +177,8 @@ def fit(
             weight += len(known) if weights is None else weights[known].sum()
         return total / weight
 
-    optimizer = torch.optim.AdamW(module.parameters())
-    return descend(optimizer, loss, steps=steps, learning_rate=learning_rate)
+    made = optimizer(module.parameters())
+    return descend(made, loss, steps=steps, learning_rate=learning_rate)
 
 
 def _of_cells(labels: Tensor) -> Tensor:

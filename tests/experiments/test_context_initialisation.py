@@ -128,7 +128,7 @@ def test_unseen_scenes_are_none_of_the_seen():
 
 def test_cells_without_a_positive_logit_are_counted():
     logits = torch.tensor([[1.0, -1.0, 0.0], [-3.0, -2.0, 0.0]]).view(1, 2, 1, 3)
-    assert context_initialisation._largest(logits) == {
+    assert context_initialisation.largest(logits) == {
         "cells": 3,
         "not above 0": 2,
         "least": -1.0,
