@@ -18,10 +18,10 @@ def still(layers: Sequence[Layer]) -> str:
     field = compose(windows)
     unit = next((n for n, hull in enumerate(field.phases) if hull), None)
     rows = "".join(
-        f"<tr><td>{depth}</td><td>{layer}</td><td>{_sees(layers[:depth])}</td></tr>"
+        f"<tr><td>{depth}</td><td>{layer}</td><td>{_spans(layers[:depth])}</td></tr>"
         for depth, layer in enumerate(layers, 1)
     )
-    table = f"<table><tr><th>layer</th><th></th><th>sees</th></tr>{rows}</table>"
+    table = f"<table><tr><th>layer</th><th></th><th>spans</th></tr>{rows}</table>"
     if unit is None:
         return table
     first, last = field.start(unit), field.end(unit)
@@ -33,7 +33,7 @@ def still(layers: Sequence[Layer]) -> str:
     )
 
 
-def _sees(layers: Sequence[Layer]) -> str:
+def _spans(layers: Sequence[Layer]) -> str:
     axes = zip(*((layer.height, layer.width) for layer in layers), strict=True)
     sizes = [str(compose(windows).size) for windows in axes]
     return " × ".join(sizes[: 1 + (sizes[0] != sizes[1])])

@@ -39,8 +39,8 @@ const T = {
 	axes: ["height", "width"],
 	input: "input",
 	layer: (n) => `Layer ${n}`,
-	choose: (n, text, sees) => `Layer ${n}: ${text} ${sees}`,
-	sees: (size) => `sees ${size}`,
+	choose: (n, text, spans) => `Layer ${n}: ${text} ${spans}`,
+	spans: (size) => `spans ${size}`,
 	map: "The stack, along one axis. Arrow keys move from unit to unit, Escape lets go.",
 	tabs: ["Numbers", "Two dimensions", "Code", "Step by step"],
 	impossible: (n, why) => `This stack cannot exist. ${n ? `Layer ${n}: ` : ""}${why}`,
@@ -49,17 +49,17 @@ const T = {
 		small: (span, has) => `its taps span ${span} units, and the map below has ${has}, padding included.`,
 		pooling: (pad, kernel) => `pooling pads at most half its kernel: ${pad} is more than half of ${kernel}.`,
 		crop: (before, after, has) => `its padding crops all ${has} units that it makes: ${before} and ${after}.`,
-		wide: (size) => `it sees ${size} positions, too many to draw.`,
+		wide: (size) => `it spans ${size} positions, too many to draw.`,
 		large: (has) => `its map would have ${has} units, too many to draw.`,
 		many: (most) => `It has more than ${most} layers.`,
 		token: (text) => `${text} is no layer, such as k3d2p2, m2s2 or t4s2p1.`,
-		blind: "no unit of it sees any input.",
+		blind: "no unit of it reads any input.",
 	},
 	unit: {
 		field: (size, stride) => `Receptive field ${size}, stride ${stride}`,
 		top: (layer, unit, units) => `${layer}, unit ${unit} (0 to ${units - 1})`,
-		sees: (first, last, size, paths) => `sees input ${first} to ${last}: ${size} positions, ${paths} paths`,
-		nothing: "sees no input",
+		spans: (first, last, size, paths) => `spans input ${first} to ${last}: ${size} positions, ${paths} paths`,
+		nothing: "reads no input",
 		padding: (some, all) => `${some} of them from the input, the other ${all} end outside a map`,
 		feeds: (units, layer, paths) => `feeds ${units} of ${layer}'s units, ${paths} paths`,
 		pinned: "pinned",
@@ -681,11 +681,11 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 	function showRows() {
 		const focused = [...list.children].findIndex((item) => item.contains(document.activeElement));
 		const rows = state.layers.map((pair, n) => {
-			const sees = problem ? "" : T.sees(size(along().rows[n + 1].field));
+			const spans = problem ? "" : T.spans(size(along().rows[n + 1].field));
 			return h("li", {}, h("span.dx-grip", { ariaHidden: "true" }, "⠿"), h("button", {
-				type: "button", ariaPressed: `${n === state.chosen}`, ariaLabel: T.choose(n + 1, brief(pair), sees),
+				type: "button", ariaPressed: `${n === state.chosen}`, ariaLabel: T.choose(n + 1, brief(pair), spans),
 				onclick: () => set({ chosen: n, step: 0 }),
-			}, h("b", {}, brief(pair)), " ", h("small", {}, sees)));
+			}, h("b", {}, brief(pair)), " ", h("small", {}, spans)));
 		});
 		list.replaceChildren(...rows.reverse(), h("li", {}, T.input));
 		rows[Math.min(focused, rows.length - 1)]?.lastChild.focus();
@@ -741,7 +741,7 @@ function mount(host, { stack, channels, own = null, changed = () => {} }) {
 			const below = windows.slice(0, r);
 			const all = below.some(isUp) ? total(coverage(below, unit)) : below.reduce((n, w) => n * BigInt(w.kernel), 1n);
 			const real = total(lit[0]);
-			said.push(words.sees(...seen, seen[1] - seen[0] + 1n, grouped(all)));
+			said.push(words.spans(...seen, seen[1] - seen[0] + 1n, grouped(all)));
 			if (real < all) said.push(words.padding(grouped(real), grouped(all - real)));
 		}
 		const top = lit.at(-1);

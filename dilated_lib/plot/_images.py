@@ -69,7 +69,7 @@ def heat(
         values = np.asarray(panel)
         shown = ax.imshow(np.ma.masked_equal(values, 0), cmap="cividis", vmin=0)
         for row, column in np.argwhere(values == 0):
-            square(ax, column, row, "hole", side=1)
+            square(ax, column, row, "hole")
         if values.shape[1] <= 15 and values.dtype.kind == "i":
             size = 36 * min(WIDTH / columns / values.shape[1], 0.45)
             for (row, column), value in np.ndenumerate(values):

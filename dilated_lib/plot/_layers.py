@@ -143,7 +143,7 @@ def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figur
     rows = [depth * gap for depth in range(len(fields))]
     ax.set_yticks(rows, ["input", *(_label(layer) for layer in layers)])
     twin = ax.secondary_yaxis("right")
-    twin.set_yticks(rows[1:], [f"sees {field.size}" for field in fields[1:]])
+    twin.set_yticks(rows[1:], [f"spans {field.size}" for field in fields[1:]])
     ax.set_xticks([])
     ax.set_xlabel(f"{last - first + 1} input positions, from {first} to {last}")
     for scale in (ax, twin):

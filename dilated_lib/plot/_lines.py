@@ -72,7 +72,7 @@ def bars(panels: Mapping[str, ArrayLike], *, ylabel: str = "paths") -> Figure:
     """Draw numbers over the positions of receptive fields, one below another.
 
     A panel is (size,), and all have one scale. Positions count from the middle of the
-    field. A zero inside is a hole, and hatched.
+    field. A zero inside is a hole, a hatched strip below the axis.
 
     >>> figure = bars({"d = 1, 1": [1, 2, 3, 2, 1], "d = 1, 2": [1, 1, 2, 1, 2, 1, 1]})
     >>> len(figure.axes)
@@ -87,7 +87,7 @@ def bars(panels: Mapping[str, ArrayLike], *, ylabel: str = "paths") -> Figure:
         ax.bar(at[~holes], counts[~holes], 0.9, color=COLOURS["input"])
         ax.bar(
             at[holes],
-            [counts.max()] * holes.sum(),
+            [-counts.max() / 12] * holes.sum(),  # a strip below the axis
             0.9,
             color=COLOURS["hole"],
             edgecolor="#666666",
@@ -95,6 +95,7 @@ def bars(panels: Mapping[str, ArrayLike], *, ylabel: str = "paths") -> Figure:
             linewidth=0.6,
         )
         ax.set(xlim=(-widest / 2 - 0.5, widest / 2 + 0.5), ylabel=ylabel)
+        ax.axhline(0, color="black", linewidth=1)
         ax.set_title(title)
     axes[-1].set_xlabel("position, from the middle of the field")
     return figure

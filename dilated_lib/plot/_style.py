@@ -40,7 +40,7 @@ def square(
     name: str,
     text: str = "",
     *,
-    side: float = 0.92,
+    side: float = 1.0,
     fontsize: float = 12,
 ) -> None:
     """Draw a cell of a grid around (x, y), by its name in the colour code.

@@ -244,7 +244,7 @@ SKY, GREEN, GREY, WHITE = [86, 180, 233], [0, 158, 115], [153, 153, 153], [255] 
 def test_a_unit_under_the_pointer_lights_what_it_sees_and_feeds(page):
     rows = windows_of("k3,k3d2,k3d4")
     page.mouse.move(*at(page, 2, 4, rows))
-    assert "Layer 2, unit 4 (0 to 12); sees input 4 to 10: 7 positions, 9 paths" in (
+    assert "Layer 2, unit 4 (0 to 12); spans input 4 to 10: 7 positions, 9 paths" in (
         status(page)
     )
     assert "feeds 2 of Layer 3's units, 2 paths" in status(page)  # units 0 and 4
@@ -292,7 +292,7 @@ def test_paths_into_the_padding_end_there(page):
     real = _real_paths(windows, 0, 66)
     text = f"{grouped(3**7)} paths; {grouped(real)} of them from the input"
     assert text in status(page)
-    assert "sees input -33 to 33: 67 positions" in status(page)
+    assert "spans input -33 to 33: 67 positions" in status(page)
 
 
 def _real_paths(windows, unit, length):
@@ -658,13 +658,13 @@ def test_nothing_moves_where_less_motion_is_wanted(browser, address):
         (
             ",".join(["k3s16p8"] * 4),
             "&length=4000",
-            "Layer 4: it sees 8739 positions",
+            "Layer 4: it spans 8739 positions",
         ),
         ("k3", "&length=20.5", "Input length must be a whole number from 1 to 4096"),
         ("k3", "&length=-3", "Input length must be a whole number from 1 to 4096"),
         ("k3p1,k3xk9", "&length=5", "Layer 2: its taps span 9 units, and the map"),
         (",".join(["k3d1024"] * 20), "", "Layer 1: its map would have 40"),
-        ("t1s2,k1s2p1:0", "", "Layer 2: no unit of it sees any input"),
+        ("t1s2,k1s2p1:0", "", "Layer 2: no unit of it reads any input"),
     ],
 )
 def test_a_stack_that_cannot_exist_says_which_layer_and_why(page, stack, more, message):
@@ -843,7 +843,7 @@ def test_the_keyboard_reaches_and_does_everything(page):
         any(one.startswith(name) for one in reached) for name in ("Preset", "Kind")
     )
     assert {"kernel", "stride", "dilation", "padding before", "Remove"} <= reached
-    assert any(name.startswith("Layer 2: k 3 d 2 sees 7") for name in reached)
+    assert any(name.startswith("Layer 2: k 3 d 2 spans 7") for name in reached)
     root(page).get_by_role("button", name="Add layer").focus()
     page.keyboard.press("Enter")
     assert stack_of(page) == "k3,k3d2,k3d4,k3"

@@ -127,7 +127,7 @@ def test_the_widget_and_python_follow_each_other(browser, lab):
     assert "pinned" in explorer.locator(".dx-status").inner_text()
 
     run(2)
-    explorer.get_by_text("sees 12").wait_for(timeout=60_000)
+    explorer.get_by_text("spans 12").wait_for(timeout=60_000)
     assert explorer.locator("li").count() == 3
     assert says(1, "k3d5,k2 8 12")
     page.close()

@@ -259,7 +259,7 @@ def pictured(html):
 def test_without_scripts_there_is_a_picture_and_a_table():
     html = Explorer("k3,k3d2,k3d4")._repr_html_()
     still = html[: html.index("<style>")]
-    assert re.findall(r"sees</th></tr>.*?(?=</table>)", still)
+    assert re.findall(r"spans</th></tr>.*?(?=</table>)", still)
     assert re.findall(r"<td>(\w+)</td></tr>", still) == ["3", "7", "15"]
     (alt,) = re.findall(r'alt="([^"]+)"', still)
     assert "positions 0 to 14" in alt

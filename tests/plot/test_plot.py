@@ -1,5 +1,6 @@
 """Figures hold what the arithmetic says: cells, taps, frames and texts, not pixels."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -149,9 +150,9 @@ def test_bars_count_from_the_middle_and_hatch_holes():
     ]
     assert np.round([(x, height) for x, height, _ in found], 6).tolist() == [
         [-2, 2],
-        [-1, 3],
+        [-1, -0.25],
         [0, 3],
-        [1, 3],
+        [1, -0.25],
         [2, 2],
     ]
     assert [hatch for *_, hatch in found] == [None, "////", None, "////", None]
@@ -261,8 +262,8 @@ def test_a_stack_draws_what_the_arithmetic_says():
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == ["input", "k 3", "k 3 d 2", "k 3 d 4"]
     (twin,) = ax.child_axes
-    sees = [label.get_text() for label in twin.get_yticklabels()]
-    assert sees == ["sees 3", "sees 7", "sees 15"]
+    spans = [label.get_text() for label in twin.get_yticklabels()]
+    assert spans == ["spans 3", "spans 7", "spans 15"]
     assert ax.get_xlabel() == "15 input positions, from 0 to 14"
 
 
@@ -313,3 +314,44 @@ def test_black_text_on_every_colour_has_enough_contrast():
             colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4
         )
         assert (linear @ weights + 0.05) / 0.05 >= 4.5, name  # black text on it
+
+
+FALL = [
+    ("input", "a", [(0, 0), (2, 1), None]),
+    ("", "b", [None, None, (1, 0)]),
+]
+
+
+def test_steps_move_each_cell_to_its_place():
+    drawing = dl.plot.Steps("fall", ["It stands,", "it falls,", "it is gone."], FALL)
+    one, other = re.findall(r'<g style="(.*?)">', drawing._repr_html_())
+    places = r"--p(\d):translate\((\d+)px,(\d+)px\);--o\1:([01]);"
+    assert re.findall(places, one) == [
+        ("1", "0", "0", "1"),
+        ("2", "56", "28", "1"),
+        ("3", "56", "28", "0"),  # it fades where it was
+    ]
+    assert re.findall(places, other) == [
+        (step, "28", "0", shown) for step, shown in zip("123", "001", strict=True)
+    ]
+
+
+def test_steps_are_chosen_by_their_sentences_and_read_aloud():
+    page = dl.plot.Steps("fall", ["a < b,", "b", "c"], FALL)._repr_html_()
+    names = re.findall(r'type="radio" name="(\w+)"( checked)?', page)
+    assert names == [("fall", ""), ("fall", " checked"), ("fall", ""), ("fall", "")]
+    assert 'aria-label="a &lt; b, b c"' in page
+    assert "prefers-reduced-motion" in page
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (("blue", "", [(0, 0)] * 3), "a cell must be one of input, .* got 'blue'"),
+        (("tap", "x", [(0, 0)]), "'x' needs a place for each of 3 steps"),
+        (("tap", "x", [None] * 3), "one at least that is not None"),
+    ],
+)
+def test_steps_refuse_a_cell_that_cannot_be_drawn(cell, message):
+    with pytest.raises(ValueError, match=message):
+        dl.plot.Steps("fall", ["a", "b", "c"], [*FALL, cell])
