@@ -37,7 +37,7 @@ def dilated_conv2d(
     W' likewise. It has the numbers of ``torch.nn.functional.conv2d`` up to rounding,
     and is differentiable like it. The methods are
 
-    - ``"loops"``: the definition, output by output and tap by tap; the oracle
+    - ``"loops"``: the definition, output by output and tap by tap
     - ``"inflate"``: put dilation − 1 zeros between the taps, then convolve (where an
       infinite pixel meets such a zero the sum is NaN)
     - ``"unfold"``: gather what each output reads in a column, then one matrix product

@@ -116,7 +116,7 @@ def table(chapter: str) -> str:
     ...     print(table("09"))
     claim     bound       trained     untrained
     accuracy  > 0.9  0.95 to 0.97  0.14 to 0.14
-    trained: 2 runs, five seeds a setting of the CPU
+    trained: 2 runs, five seeds per setting of the CPU
     """
     rows = [("claim", "bound", "trained", "untrained")]
     runs = 0
@@ -132,7 +132,7 @@ def table(chapter: str) -> str:
         cells = zip(others, widths[1:], strict=True)
         right = "".join(f"  {cell:>{width}}" for cell, width in cells)
         lines.append(f"{first:{widths[0]}}{right}")
-    return "\n".join([*lines, f"trained: {runs} runs, five seeds a setting of the CPU"])
+    return "\n".join([*lines, f"trained: {runs} runs, five seeds per setting of the CPU"])
 
 
 def _bound(config: dict[str, Any]) -> str:
