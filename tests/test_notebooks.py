@@ -97,6 +97,13 @@ def names_this_machine(notebook):
             yield f"{cell['id']}: an output names the machine that ran it: {found}"
 
 
+def formula_taken_for_an_option(notebook):
+    """MathJax reads a bracket right behind \\begin{…} as an option, and drops it."""
+    for cell in notebook["cells"]:
+        for found in re.findall(r"\\begin\{\w+\}\s*\[.*", source(cell)):
+            yield f"{cell['id']}: write {{}} before the bracket of {found}"
+
+
 def with_a_foreign_kernel(notebook):
     name = notebook["metadata"].get("kernelspec", {}).get("name")
     if name != "python3":
@@ -110,6 +117,7 @@ RULES = (
     figure_without_alt_text,
     too_heavy,
     names_this_machine,
+    formula_taken_for_an_option,
     with_a_foreign_kernel,
 )
 
@@ -321,6 +329,10 @@ def address_in_output(nb):
     nb["cells"][2]["outputs"][0]["data"]["text/plain"] = "<Thing at 0x7f0a1b2c3d4e>"
 
 
+def interval_first(nb):
+    nb["cells"][0]["source"] = "$$\n\\begin{gathered} [0, 1]\n\\end{gathered}\n$$"
+
+
 def other_kernel(nb):
     nb["metadata"]["kernelspec"]["name"] = "my-env"
 
@@ -342,6 +354,7 @@ def other_kernel(nb):
         (package_in_output, names_this_machine),
         (path_in_output, names_this_machine),
         (address_in_output, names_this_machine),
+        (interval_first, formula_taken_for_an_option),
         (other_kernel, with_a_foreign_kernel),
     ],
 )
