@@ -192,6 +192,33 @@ def test_how_to_read_has_the_minutes_that_each_chapter_says():
     assert listed == said
 
 
+HIDDEN = {"hide-input", "remove-cell"}
+
+
+def minutes(notebook):
+    """How long a chapter takes by the rule of how_to_read.md, solutions left out."""
+    words = lines = exercises = 0
+    folded = False
+    for cell in notebook["cells"]:
+        text = source(cell)
+        folded |= "{solution-start}" in text
+        exercises += text.count("```{exercise}")
+        if not folded and cell["cell_type"] == "markdown":
+            prose = re.sub(r"\$\$.+?\$\$|\$.+?\$|\]\(.+?\)", " ", text, flags=re.DOTALL)
+            words += len(prose.split("References**")[0].split())
+        elif not folded and not {*cell["metadata"].get("tags", ())} & HIDDEN:
+            lines += sum(1 for line in text.splitlines() if line.strip())
+        folded &= "{solution-end}" not in text
+    return words / 200 + lines / 20 + 5 * exercises
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_chapter_takes_the_minutes_that_it_says(name):
+    notebook = NOTEBOOKS[name]
+    said = int(re.search(r"\*(\d+) minutes", source(notebook["cells"][0]))[1])
+    assert said % 5 == 0 and abs(said - minutes(notebook)) < 5
+
+
 def reusable(notebook):
     """The cells of the box "Reuse this", and the text before each of them."""
     cells = notebook["cells"]
