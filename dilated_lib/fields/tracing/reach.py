@@ -38,6 +38,7 @@ Move = Callable[[list[Tensor], float], Any]
 SAME = Sampling(1, ((0,),))
 CLOSE = 1e-6  # centres are fractions of small denominators
 ORIGIN = torch.zeros(1).double()
+NOWHERE = torch.tensor(-inf).double()
 LARGE = 2**22  # elements that all see everything, as between all pairs of tokens
 
 
@@ -45,37 +46,43 @@ LARGE = 2**22  # elements that all see everything, as between all pairs of token
 class Axis:
     """What the elements of a map see along one axis of the input.
 
-    ``ends`` stacks −first and last, with length 1 along a dimension where all elements
-    are alike. Units run along ``dim``, where ``ends`` holds the first ``period`` of
-    them; from one unit to the next there are ``rate`` input positions. ``centres`` are
-    the positions at which these units look, NaN for one that reads nothing. Units that
-    run along no single dimension, as tokens do, are ``scattered``: the number of each
-    element's unit. Where the axis is gone, no unit runs at all.
+    ``data`` stacks three numbers for each element: −first and last position, and the
+    unit that it belongs to, −inf where no unit runs. It has length 1 along a dimension
+    where all elements are alike. Units run along ``dim``, where ``data`` holds the
+    first period of them, or along no single dimension, as tokens do: then all are
+    written out. From one unit to the next there are ``rate`` input positions, and the
+    units of a period look at the positions ``centres``, NaN for one that reads nothing.
     """
 
-    ends: Tensor
+    data: Tensor
     rate: Fraction
-    period: int = 1
     dim: int | None = None
-    scattered: Tensor | None = None
     centres: Tensor = ORIGIN
+
+    @property
+    def period(self) -> int:
+        """The number of units after which they see the same again, further along."""
+        return len(self.centres)
 
     @cached_property
     def sees(self) -> bool:
         """Does any element see anything of the axis?"""
-        return bool((self.ends[0] > -inf).any())
+        return bool((self.data[0] > -inf).any())
+
+    @cached_property
+    def unbounded(self) -> bool:
+        """Does any element see the axis without end?"""
+        return bool((self.data[0] == inf).any())
 
     @cached_property
     def infinite(self) -> bool:
         """Does every element that sees anything of the axis see it without end?"""
-        return bool(self.ends[0].isinf().all())
+        return bool(self.data[0].isinf().all())
 
     @cached_property
     def runs(self) -> frozenset[int]:
         """The dimensions along which units run."""
-        if self.scattered is not None:
-            return frozenset(_spans(self.scattered))
-        return frozenset(() if self.dim is None else [self.dim])
+        return frozenset(_spans(self.data[2]) if self.dim is None else [self.dim])
 
     @property
     def moved(self) -> int:
@@ -83,45 +90,56 @@ class Axis:
         return int(self.rate * self.period)
 
     def at(self, dim: int, places: Tensor) -> Tensor:
-        """What is seen at some places along a dimension, within the map or beyond."""
-        size = self.ends.shape[dim + 1]
+        """The data at some places along a dimension, within the map or beyond it."""
+        size = self.data.shape[dim + 1]
         if size == 1 and self.dim != dim:
-            return self.ends
-        ends = self.ends.index_select(dim + 1, places % size)
+            return self.data
+        data = self.data.index_select(dim + 1, places % size)
         if self.dim != dim:
-            return ends
-        rise = places.div(size, rounding_mode="floor") * self.moved
-        return ends + _line(torch.stack([-rise, rise]).double(), dim, ends.dim() - 1)
+            return data
+        turn = places.div(size, rounding_mode="floor").double()
+        rise = turn * torch.tensor([-self.moved, self.moved, size])[:, None]
+        return data + _line(rise, dim, data.dim() - 1)
 
-    def looks(self, places: Tensor) -> Tensor:
+    def written(self, dim: int, length: int) -> "Axis":
+        """The same with so many elements written out along a dimension."""
+        places = torch.arange(length)
+        centres = self.looks(places) if self.dim == dim else self.centres
+        return replace(self, data=self.at(dim, places), centres=centres)
+
+    def looks(self, units: Tensor) -> Tensor:
         """At which positions units look; between two of them, in proportion."""
-        known = places.double().nan_to_num()
+        known = units.double().nan_to_num()
         low, share, ends = known.floor().long(), known % 1, []
         for unit in (low, low + 1):
             turn = unit.div(self.period, rounding_mode="floor")
             ends.append(self.centres[unit % self.period] + turn * float(self.moved))
         middle = torch.where(share > 0, ends[0].lerp(ends[1], share), ends[0])
-        return middle.where(~places.isnan(), nan)
+        return middle.where(~units.isnan(), nan)
+
+    def with_ends(self, ends: Tensor) -> "Axis":
+        """The same units, of which other positions are seen."""
+        return replace(self, data=_stacked(ends, self.data[2]))
 
     def without_end(self) -> "Axis":
         """The same units, with an axis without end for whatever they see of it."""
-        return replace(self, ends=torch.where(self.ends > -inf, inf, -inf))
+        return self.with_ends(torch.where(self.data[:2] > -inf, inf, -inf))
 
     def gone(self) -> "Axis":
         """The same, but no unit runs along the axis."""
-        return Axis(self.ends, self.rate)
+        return Axis(_stacked(self.data[:2], NOWHERE), self.rate)
 
 
 @dataclass(frozen=True, eq=False)
 class Hull:
     """A map: what its elements see along each axis.
 
-    ``askew`` tells that it was made of maps whose units look at different centres.
+    ``misaligned`` tells that it was made of maps whose units look at different centres.
     """
 
     axes: tuple[Axis, ...]
     shape: Shape
-    askew: bool = False
+    misaligned: bool = False
 
     @property
     def everything(self) -> bool:
@@ -129,47 +147,17 @@ class Hull:
         return all(axis.infinite for axis in self.axes)
 
     @property
+    def homes(self) -> dict[int, Axis]:
+        """The dimensions along which the units of an axis run evenly, and which."""
+        return {axis.dim: axis for axis in self.axes if axis.dim is not None}
+
+    @property
     def lengthened(self) -> "Hull":
         """The same map with at least two units along each axis, and a whole period."""
         shape = [*self.shape]
-        for axis in self.axes:
-            if axis.dim is not None:
-                shape[axis.dim] = max(shape[axis.dim], 2, axis.period)
+        for dim, axis in self.homes.items():
+            shape[dim] = max(shape[dim], 2, axis.period)
         return replace(self, shape=tuple(shape))
-
-    def with_axes(self, axes: Sequence[Axis]) -> "Hull":
-        """The same map with other axes; dimensions without units are written out."""
-        homes = {axis.dim for axis in axes}
-        for one in self.axes:
-            if one.dim is not None and one.dim not in homes:
-                places = torch.arange(self.shape[one.dim])
-                axes = [replace(axis, ends=axis.at(one.dim, places)) for axis in axes]
-        return Hull(tuple(axes), self.shape)
-
-    def in_period(self, periods: Mapping[int, int]) -> "Hull":
-        """The same, with so many units written out along some dimensions.
-
-        Raises TracingError where no units run along them, and yet elements differ.
-        """
-        axes = self.axes
-        for dim, period in periods.items():
-            if all(axis.dim != dim for axis in axes):
-                if any(a.ends.shape[dim + 1] > 1 and not a.infinite for a in axes):
-                    raise TracingError("takes positions and other things together")
-                axes = tuple(replace(a, ends=most(a.ends, [dim + 1])) for a in axes)
-            places = torch.arange(period)
-            axes = tuple(
-                replace(axis, ends=axis.at(dim, places))
-                if axis.dim != dim
-                else replace(
-                    axis,
-                    ends=axis.at(dim, places),
-                    period=period,
-                    centres=axis.looks(places),
-                )
-                for axis in axes
-            )
-        return replace(self, axes=axes)
 
 
 class Hulls:
@@ -192,7 +180,7 @@ class Hulls:
 
     def input(self, shape: Shape) -> Hull:
         """The map in which every position sees itself."""
-        zero = torch.zeros(2, *[1] * len(shape)).double()
+        zero = torch.zeros(3, *[1] * len(shape)).double()
         axes = (Axis(zero, Fraction(1), dim=dim) for dim in range(2, len(shape)))
         return Hull(tuple(axes), shape)
 
@@ -211,18 +199,17 @@ class Hulls:
         if len(wide) == 1:
             return wide[0]
         columns = [_paced(column, met=True) for column in _columns(wide)]
-        askew = any(map(_askew, columns))
-        rows = zip(*columns, strict=True)
-        wide = [one.with_axes(axes) for one, axes in zip(wide, rows, strict=True)]
         periods: dict[int, int] = {}
-        for axis in (axis for one in wide for axis in one.axes):
+        for axis in (axis for column in columns for axis in column):
             if axis.dim is not None:
                 periods[axis.dim] = lcm(periods.get(axis.dim, 1), axis.period)
+        rows = zip(*columns, strict=True)
+        pairs = zip(wide, rows, strict=True)
         axes = []
-        for column in _columns([one.in_period(periods) for one in wide]):
-            ends = reduce(torch.maximum, (axis.ends for axis in column))
-            axes.append(replace(max(column, key=_leads), ends=ends))
-        return Hull(tuple(axes), shape, askew)
+        for terms in zip(*(_in_step(*pair, periods) for pair in pairs), strict=True):
+            data = reduce(torch.maximum, (axis.data for axis in terms))
+            axes.append(replace(max(terms, key=_leads), data=data))
+        return Hull(tuple(axes), shape, any(map(_misaligned, columns)))
 
     def reduce(self, one: Hull, dims: Iterable[int]) -> Hull:
         """All elements along some dimensions taken together, whose length becomes 1."""
@@ -232,12 +219,12 @@ class Hulls:
             if axis.runs and axis.runs <= gone:
                 axis = axis.without_end().gone()
             elif axis.runs & gone:
-                axis = axis.without_end() if _far_apart(axis.scattered, gone) else axis
+                if _far_apart(axis.data[2], gone):
+                    axis = axis.without_end()
                 if not axis.infinite:
                     raise TracingError("takes a part of an axis together, unevenly")
-            ends, unit = most(axis.ends, [dim + 1 for dim in gone]), axis.scattered
-            unit = unit if unit is None else most(unit, gone)
-            axes.append(replace(axis, ends=ends, scattered=unit))
+            data = most(axis.data, [dim + 1 for dim in gone])
+            axes.append(replace(axis, data=data))
         shape = tuple(1 if dim in gone else n for dim, n in enumerate(one.shape))
         return Hull(tuple(axes), shape)
 
@@ -251,7 +238,7 @@ class Hulls:
         size, layer = one.shape[dim], how.layer
         if size == length and layer == SAME:
             return one
-        own = next((axis for axis in one.axes if axis.dim == dim), None)
+        own = one.homes.get(dim)
         if own is None:
             reads, there = _inside(how, size, length)
         else:
@@ -265,19 +252,15 @@ class Hulls:
                 if not real.all():
                     part = part.where(_line(real, dim, len(one.shape)), -inf)
                 parts.append(part)
-            ends, unit = reduce(torch.maximum, parts), axis.scattered
+            ends, unit = reduce(torch.maximum, parts)[:2], parts[0][2]
             if axis is own:
+                unit = _line(torch.arange(period).double(), dim, unit.dim())
                 rate = axis.rate * layer.step / len(layer.reads)
                 centres = axis.looks(_places(how, period))
-                axis = Axis(ends, rate, period, dim, None, centres)
-            elif unit is not None and unit.shape[dim] > 1:  # of what is read first
-                first = unit.index_select(dim, reads[0])
-                first = first.where(_line(there[0], dim, unit.dim()), -inf)
-                axis = replace(axis, ends=ends, scattered=first)
+                axes.append(Axis(_stacked(ends, unit), rate, dim, centres))
             else:
-                axis = replace(axis, ends=ends)
-            axes.append(axis)
-        return Hull(tuple(axes), _changed(one.shape, dim, length))
+                axes.append(replace(axis, data=_stacked(ends, unit)))
+        return Hull(tuple(axes), (*one.shape[:dim], length, *one.shape[dim + 1 :]))
 
     def scan(self, one: Hull, dim: int) -> Hull:
         """Each element with all those before it along a dimension."""
@@ -286,9 +269,8 @@ class Hulls:
         for axis in one.axes:
             if dim in axis.runs:
                 axis = axis.without_end()
-            even = any(other.dim == dim for other in one.axes)
-            ends = most(axis.ends, [dim + 1]) if even else axis.ends
-            axes.append(replace(axis, ends=ends.cummax(dim + 1).values))
+            ends = most(axis.data[:2], [dim + 1] if dim in one.homes else [])
+            axes.append(axis.with_ends(ends.cummax(dim + 1).values))
         return Hull(tuple(axes), one.shape)
 
     def move(self, maps: Sequence[Hull], run: Move) -> Any:
@@ -301,30 +283,29 @@ class Hulls:
             raise TracingError("moves too many elements: a smaller input may help")
         columns = [_paced(column, met=False) for column in _columns(maps)]
         several, parts = _laid_out(columns, maps, run)
-        exact, long = parts, [one.lengthened for one in maps]
+        shapes, long = [shape for _, shape in parts], [one.lengthened for one in maps]
         if any(one.shape != more.shape for one, more in zip(maps, long, strict=True)):
             with suppress(RuntimeError, IndexError):  # torch was told the sizes
                 _, longer = _laid_out(columns, long, run)
-                parts = longer if all(map(_begins_with, longer, exact)) else exact
+                parts = longer if all(map(_begins_with, longer, parts)) else parts
         hulls = []
-        for (_, shape), (data, sizes) in zip(exact, parts, strict=True):
+        for shape, (data, sizes) in zip(shapes, parts, strict=True):
             axes, tracks = [], []
-            for terms, numbers in zip(columns, map(_shrunk, data), strict=True):
-                (unit,) = _shrunk(numbers[2:])
-                unit = unit if bool((unit > -inf).any()) else None
-                lead = replace(max(terms, key=_leads), dim=None, scattered=unit)
-                axes.append(replace(lead, ends=numbers[:2]))
-                tracks.append(_track(unit) or _lone(terms, maps, shape))
+            for terms, numbers in zip(columns, data, strict=True):
+                lead = max(terms, key=_leads)
+                axes.append(replace(lead, data=_shrunk(numbers), dim=None))
+                own = _track(axes[-1]) if axes[-1].runs else _lone(terms, maps, shape)
+                tracks.append(own)
             axes = _settled(axes, tracks, sizes)
-            hulls.append(Hull(tuple(axes), shape, any(map(_askew, columns))))
+            hulls.append(Hull(tuple(axes), shape, any(map(_misaligned, columns))))
         return hulls if several else hulls[0]
 
     def everything(self, maps: Sequence[Hull], shape: Shape) -> Hull | None:
         """What any operation makes of maps that see everything; None if they do not."""
         if not all(one.everything for one in maps):
             return None
-        ends = torch.full((2, *[1] * len(shape)), inf, dtype=torch.float64)
-        return Hull(tuple(Axis(ends, axis.rate) for axis in maps[0].axes), shape)
+        data = _line(torch.tensor([[inf], [inf], [-inf]]).double(), 0, len(shape))
+        return Hull(tuple(Axis(data, axis.rate) for axis in maps[0].axes), shape)
 
 
 class _Level(torch.autograd.Function):
@@ -397,7 +378,8 @@ class Sums:
         if one.value.shape[dim] < one.shape[dim]:  # all are alike
             matrix = matrix.amax(1, keepdim=True)
         value = (one.value.movedim(dim, -1) @ matrix.T).movedim(-1, dim)
-        return Sum(_Level.apply(value), _changed(one.shape, dim, length))
+        shape = (*one.shape[:dim], length, *one.shape[dim + 1 :])
+        return Sum(_Level.apply(value), shape)
 
     def scan(self, one: Sum, dim: int) -> Sum:
         """Each element with all those before it along a dimension."""
@@ -439,6 +421,11 @@ def _shrunk(data: Tensor) -> Tensor:
     return data.clone()  # the rest of the memory is free
 
 
+def _stacked(ends: Tensor, unit: Tensor) -> Tensor:
+    """−first, last and unit, as the data of an axis."""
+    return torch.stack(torch.broadcast_tensors(*ends, unit))
+
+
 def most(data: Tensor, dims: Iterable[int]) -> Tensor:
     """The largest along some dimensions, whose length becomes 1."""
     dims = [*dims]
@@ -450,10 +437,6 @@ def _line(values: Tensor, dim: int, rank: int) -> Tensor:
     return values.view(
         *values.shape[:-1], *(-1 if d == dim else 1 for d in range(rank))
     )
-
-
-def _changed(shape: Shape, dim: int, length: int) -> Shape:
-    return (*shape[:dim], length, *shape[dim + 1 :])
 
 
 # --- reading along a dimension --------------------------------------------------------
@@ -527,21 +510,37 @@ def _broadcast(one: Hull, shape: Shape) -> Hull:
     spread = [d for d in range(more, len(shape)) if one.shape[d - more] != shape[d]]
     axes = []
     for axis in one.axes:
-        ends = axis.ends[(slice(None), *(None,) * more)]
-        for dim in spread:
-            ends = ends.narrow(dim + 1, 0, 1)
-        unit = axis.scattered
-        unit = unit if unit is None else unit[(None,) * more]
         home = None if axis.dim is None else axis.dim + more
-        home = None if home in spread else home
-        axes.append(replace(axis, ends=ends, dim=home, scattered=unit))
+        data = axis.data[(slice(None), *(None,) * more)]
+        for dim in spread:
+            data = data.narrow(dim + 1, 0, 1)
+        axis = replace(axis, data=data, dim=home)
+        axes.append(axis.gone() if home in spread else axis)
     return Hull(tuple(axes), shape)
 
 
-def _far_apart(unit: Tensor | None, dims: Iterable[int]) -> bool:
+def _in_step(
+    one: Hull, axes: Sequence[Axis], periods: Mapping[int, int]
+) -> Sequence[Axis]:
+    """The axes of a map, with so many units written out along some dimensions.
+
+    Where units of the map itself no longer run, all its elements are. Raises
+    TracingError where none run along these dimensions, and yet elements differ.
+    """
+    homes = {axis.dim for axis in axes}
+    for dim in one.homes.keys() - homes:
+        axes = [axis.written(dim, one.shape[dim]) for axis in axes]
+    for dim, period in periods.items():
+        if dim not in homes:
+            if any(a.data.shape[dim + 1] > 1 and not a.infinite for a in axes):
+                raise TracingError("takes positions and other things together")
+            axes = [replace(axis, data=most(axis.data, [dim + 1])) for axis in axes]
+        axes = [axis.written(dim, period) for axis in axes]
+    return axes
+
+
+def _far_apart(unit: Tensor, dims: Iterable[int]) -> bool:
     """Do elements along some dimensions lie all over an axis, as every n-th unit?"""
-    if unit is None:
-        return False
     known, axes = unit > -inf, [dim for dim in dims if unit.shape[dim] > 1]
     last, first = unit.amax(axes), unit.where(known, inf).amin(axes)
     steps = torch.cat([unit.diff(dim=dim).abs().flatten() for dim in axes])
@@ -596,15 +595,15 @@ def _alike(one: Axis, other: Axis) -> bool:
     if not one.runs & other.runs:
         return False
     apart = torch.zeros(1)
-    if one.scattered is not None and other.scattered is not None:
-        apart = one.scattered - other.scattered
+    if one.dim is other.dim is None:
+        apart = one.data[2] - other.data[2]
         apart = apart[apart.isfinite()]
     if one.dim != other.dim or not bool((apart == apart[:1]).all()):
         raise TracingError("takes units together that run in different orders")
     return True
 
 
-def _askew(terms: Sequence[Axis]) -> bool:
+def _misaligned(terms: Sequence[Axis]) -> bool:
     """Do units of one axis look at different centres in maps that meet?"""
     bounded = [axis for axis in terms if all(_leads(axis))]
     units = torch.arange(lcm(*(axis.period for axis in bounded)) if bounded else 0)
@@ -615,7 +614,7 @@ def _askew(terms: Sequence[Axis]) -> bool:
 # --- how units run after a move -------------------------------------------------------
 
 
-Part = tuple[list[Tensor], Shape]  # of each axis −first, last and unit; and the shape
+Part = tuple[list[Tensor], Shape]  # the data of each axis, and the shape
 
 
 def _laid_out(
@@ -626,15 +625,23 @@ def _laid_out(
     for terms in columns:
         rows = []
         written = [_written(*pair) for pair in zip(terms, maps, strict=True)]
-        for number in range(3):
-            pairs = zip(written, maps, strict=True)
-            done = run([data[number].expand(one.shape) for data, one in pairs], -inf)
+        for numbers in zip(*written, strict=True):
+            pairs = zip(numbers, maps, strict=True)
+            done = run([plane.expand(one.shape) for plane, one in pairs], -inf)
             rows.append(done if isinstance(done, list | tuple) else [done])
         parts = zip(*rows, strict=True)
         found.append([torch.stack([_unexpanded(p, row) for p in row]) for row in parts])
     shapes = [tuple(part.shape) for part in rows[0]]
     data = map(list, zip(*found, strict=True))
     return done is rows[-1], [*zip(data, shapes, strict=True)]
+
+
+def _written(axis: Axis, one: Hull) -> Tensor:
+    """The data of all elements of a map; those that see nothing are no unit's."""
+    for dim in one.homes:
+        axis = axis.written(dim, one.shape[dim])
+    ends, unit = axis.data[:2], axis.data[2]
+    return _stacked(ends, unit.where(ends[0] > -inf, -inf))
 
 
 def _begins_with(longer: Part, exact: Part) -> bool:
@@ -646,28 +653,8 @@ def _begins_with(longer: Part, exact: Part) -> bool:
     )
 
 
-def _written(axis: Axis, one: Hull) -> Tensor:
-    """−first, last and unit of all elements of a map."""
-    unit = torch.full([1] * len(one.shape), -inf).double()
-    for other in one.axes:
-        if other.dim is not None:
-            places = torch.arange(one.shape[other.dim])
-            axis = replace(axis, ends=axis.at(other.dim, places))
-    if axis.dim is not None:
-        line = torch.arange(one.shape[axis.dim]).double()
-        unit = _line(line, axis.dim, len(one.shape))
-    unit = unit if axis.scattered is None else axis.scattered
-    pairs = zip(axis.ends.shape[1:], unit.shape, strict=True)
-    sizes = [one if other == 1 else other for one, other in pairs]
-    ends, unit = axis.ends.expand(-1, *sizes), unit.expand(1, *sizes)
-    return torch.cat([ends, unit.where(ends[:1] > -inf, -inf)])  # nothing: nowhere
-
-
 class Track(NamedTuple):
-    """Along a dimension, ``advance`` units of an axis for so many ``elements``.
-
-    With 0 elements they do not run evenly.
-    """
+    """Along a dimension, ``advance`` units of an axis for so many ``elements``."""
 
     dim: int
     elements: int
@@ -686,25 +673,19 @@ def _lone(terms: Sequence[Axis], maps: Sequence[Hull], shape: Shape) -> Track | 
 
 def _spans(unit: Tensor) -> dict[int, float]:
     """The dimensions along which units change, and how far they go along each."""
-    found = {}
-    for dim, size in enumerate(unit.shape):
-        if size > 1 and unit.numel():
-            last = unit.amax(dim)
-            gap = last - torch.where(unit > -inf, unit, inf).amin(dim)
-            if bool((gap[last > -inf] > 0).any()):
-                found[dim] = float(gap[last > -inf].max())
-    return found
+    first = unit.where(unit > -inf, inf)
+    dims = [dim for dim, size in enumerate(unit.shape) if size > 1 and unit.numel()]
+    spans = {d: float((unit.amax(d) - first.amin(d)).max()) for d in dims}
+    return {dim: far for dim, far in spans.items() if far > 0}
 
 
-def _track(unit: Tensor | None) -> Track | None:
+def _track(axis: Axis) -> Track | None:
     """How units run along a dimension, if they do so evenly.
 
     After a view that cuts an axis in pieces, they run along several: the units are
     then those of the longest stride, and the others are channels of them.
     """
-    spans = {} if unit is None else _spans(unit)
-    if unit is None or not spans:
-        return None
+    unit, spans = axis.data[2], _spans(axis.data[2])
     dim = max(spans, key=lambda one: spans[one])
     size = unit.shape[dim]
     row = most(unit, [d for d in range(unit.dim()) if d != dim]).flatten()
@@ -718,7 +699,7 @@ def _track(unit: Tensor | None) -> Track | None:
         rise = rise[rise.isfinite()]
         if len(rise) and rise[0] != 0 and bool((rise == rise[0]).all()):
             return Track(dim, count, int(rise[0]))
-    return Track(dim, 0, 0)
+    return None
 
 
 def _settled(
@@ -730,10 +711,8 @@ def _settled(
         for axis, track in zip(axes, tracks, strict=True)
     ]
     for n, track in enumerate(tracks):
-        alone = track and all(
-            track.dim not in other for other in runs[:n] + runs[n + 1 :]
-        )
-        if track and track.elements and alone:
+        others = frozenset().union(*runs[:n], *runs[n + 1 :])
+        if track and track.dim not in others:
             axes = _folded(axes, n, track, shape[track.dim]) or axes
     return axes
 
@@ -745,36 +724,30 @@ def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | N
     elements see does not rise as their units do.
     """
     own, (dim, count, advance) = axes[n], track
-    rate = own.rate * advance / count
     period = count * (own.period // gcd(own.period, advance))
     if period > size:
         return None
-    turns = -(-size // period)
-    rise = torch.arange(turns).double() * float(rate * period)
+    rate, turns = own.rate * advance / count, -(-size // period)
+    moved = int(rate * period)
+    steps = torch.tensor([[-moved], [moved], [advance * period // count]])
+    rise = (torch.arange(turns) * steps).double()
     result = []
     for axis in axes:
-        ends, alike = axis.ends, axis.ends.shape[dim + 1] == 1
-        if alike and axis is own and size > 1:
-            if not own.infinite:
-                return None
-            ends = ends.index_select(dim + 1, torch.zeros(period, dtype=torch.long))
-        elif not alike:
-            rest = [0] * 2 * (ends.dim() - dim - 2) + [0, turns * period - size]
-            sizes = [*ends.shape[: dim + 1], turns, period, *ends.shape[dim + 2 :]]
-            ends = F.pad(ends, rest, value=-inf).view(sizes)
+        data = axis.data
+        if data.shape[dim + 1] > 1:
+            rest = [0] * 2 * (data.dim() - dim - 2) + [0, turns * period - size]
+            sizes = [*data.shape[: dim + 1], turns, period, *data.shape[dim + 2 :]]
+            data = F.pad(data, rest, value=-inf).view(sizes)
             if axis is own:
-                ends = ends - _line(torch.stack([-rise, rise]), dim, ends.dim() - 1)
-            whole = most(ends, [dim + 1])
-            if not bool(((ends == whole) | (ends == -inf)).all()):
+                data = data - _line(rise, dim, data.dim() - 1)
+            whole = most(data, [dim + 1])
+            if not bool(((data == whole) | (data == -inf)).all()):
                 return None
-            ends = whole.squeeze(dim + 1)
-        unit = axis.scattered  # its blanks aside, it is the same along this dimension
-        unit = unit if unit is None or axis is own else most(unit, [dim])
-        result.append(replace(axis, ends=ends, scattered=unit))
-    assert own.scattered is not None
-    looks = own.looks(own.scattered.where(own.scattered > -inf, nan))
-    row = looks.movedim(dim, -1).flatten(0, -2).nanmean(0).expand(size)
-    row = F.pad(row, (0, turns * period - size), value=nan).view(turns, period)
-    centres = (row - rise[:, None]).nanmean(0)
-    result[n] = Axis(result[n].ends, rate, period, dim, None, centres)
+            data = whole.squeeze(dim + 1)
+        result.append(replace(axis, data=data))
+    ends, unit = result[n].data[:2], result[n].data[2]
+    looks = own.looks(unit.where(unit > -inf, nan))
+    centres = looks.movedim(dim, -1).flatten(0, -2).nanmean(0)
+    unit = _line(torch.arange(period).double(), dim, unit.dim())
+    result[n] = Axis(_stacked(ends, unit), rate, dim, centres)
     return result

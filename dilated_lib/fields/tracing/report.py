@@ -330,7 +330,7 @@ def _analysed(
         label(node)
         for node, one in values.items()
         for hull in rules.maps_in(one)
-        if any(bool((axis.ends == inf).any()) for axis in hull.axes)
+        if any(axis.unbounded for axis in hull.axes)
     )
     return Fields(
         fields,
@@ -356,9 +356,9 @@ def _field(axis: Axis) -> ReceptiveField:
     rate = axis.rate if axis.runs else Fraction(0)
     if not axis.sees:
         return ReceptiveField(_number(rate), (None,) * rate.denominator)
-    if bool((axis.ends == inf).any()):
+    if axis.unbounded:
         return ReceptiveField(_number(rate), ((-inf, inf),) * rate.denominator)
-    if axis.scattered is not None and axis.runs:
+    if axis.dim is None and axis.runs:
         raise TracingError(
             "puts positions beside other things along one dimension, or out of order, "
             "so that its units are no longer those of a map; a larger input may help"
@@ -368,8 +368,8 @@ def _field(axis: Axis) -> ReceptiveField:
             "turns an axis round, so that its last unit is the first: region(…) gives "
             "what one of them reads"
         )
-    others = [n + 1 for n in range(axis.ends.dim() - 1) if n != axis.dim]
-    ends = most(axis.ends, others).view(2, -1).T.tolist()
+    others = [n + 1 for n in range(axis.data.dim() - 1) if n != axis.dim]
+    ends = most(axis.data[:2], others).view(2, -1).T.tolist()
     hulls = [None if last == -inf else (-int(n), int(last)) for n, last in ends]
     return ReceptiveField(_number(rate), tuple(hulls))
 
@@ -381,8 +381,7 @@ def _as_map(hull: Hull) -> Hull:
     if len(dims) != 1:
         return hull
     (dim,) = dims
-    units = [one.scattered for one in mixed if one.scattered is not None]
-    counts = [len(set(unit.flatten().tolist())) for unit in units]
+    counts = [len(axis.data[2].unique()) for axis in mixed]
     more = [-1] if len(mixed) > 1 else []  # channels before the positions
     for order in permutations(counts):
         shape = [*hull.shape[:dim], *more, *order, *hull.shape[dim + 1 :]]
@@ -406,24 +405,26 @@ def _number(value: Fraction) -> int | Fraction:
 def _rows(live: Mapping[fx.Node, Hull]) -> list[Layer]:
     """A row for each node whose units read others than their own."""
     rows: list[Layer] = []
-    shown: dict[Hull, tuple[ReceptiveField, ...] | None] = {}
-    askew: dict[Hull, bool] = {}  # of those that were not shown
+    # of each map its fields, and whether it is misaligned and no row has told so
+    known: dict[Hull, tuple[tuple[ReceptiveField, ...] | None, bool]] = {}
     for node, hull in live.items():
+        if hull in known:
+            continue
         inputs = {live[one] for one in node.all_input_nodes if one in live}
-        if hull in shown:
-            continue
-        below = {shown.get(one) for one in inputs}
+        below = [known[one] for one in inputs]
+        misaligned = hull.misaligned or any(untold for _, untold in below)
+        before = {fields for fields, _ in below}
         try:
-            shown[hull] = fields = fields_of(hull)
+            fields = fields_of(hull)
         except TracingError:  # in a shape that is no map: as it was before
-            shown[hull] = next(iter(below), None)
-            askew[hull] = hull.askew or any(askew.get(one) for one in inputs)
+            known[hull] = next(iter(before), None), misaligned
             continue
-        own = len(inputs) > 1 or fields not in below
-        if inputs and own and node.target is not getitem:
+        known[hull] = fields, False
+        others = len(inputs) > 1 or fields not in before
+        if inputs and others and node.target is not getitem:
             module = (export.path_of(node) or [node.name])[-1]
-            aligned = not (hull.askew or any(askew.get(one) for one in inputs))
-            rows.append(Layer(module, operation(node), hull.shape, fields, aligned))
+            row = (module, operation(node), hull.shape, fields, not misaligned)
+            rows.append(Layer(*row))
     return rows
 
 
