@@ -72,9 +72,9 @@ class Call:
         """Maps taken together element by element."""
         return self.algebra.union(maps, shape or self.shape, all_count=all_count)
 
-    def over(self, one: Map, layers: Mapping[int, Along]) -> Map:
-        """A layer along each of some dimensions."""
-        for dim, layer in layers.items():
+    def over(self, one: Map, layers: Sequence[Along]) -> Map:
+        """A layer along each of the last dimensions."""
+        for dim, layer in enumerate(layers, len(self.shape) - len(layers)):
             one = self.algebra.gather(one, dim, layer, self.shape[dim])
         return one
 
@@ -96,6 +96,11 @@ def maps_in(value: Any) -> list[Map]:
 # --- windows and resampling -----------------------------------------------------------
 
 
+def shift(by: int, border: str = "blank", *, step: int = 1) -> Along:
+    """The layer whose units read from position ``by`` on, every ``step``-th."""
+    return Along(Sampling(step, ((by,),)), border)
+
+
 def convolution(call: Call) -> Map:
     """Each channel from those of its group, each unit from its window."""
     found, one, groups = convolution_windows(call), call.map("input"), call["groups"]
@@ -105,8 +110,8 @@ def convolution(call: Call) -> Map:
         one = call.algebra.reduce(one, [dim])
     elif not groups == out == one.shape[dim]:
         table = Sampling(size, (tuple(range(size)),) * (out // groups))
-        one = call.over(one, {dim: Along(table)})
-    one = call.over(one, {n: along(w) for n, w in enumerate(found, dim + 1)})
+        one = call.algebra.gather(one, dim, Along(table), out)
+    one = call.over(one, [*map(along, found)])
     return call.union(one) if groups == 1 else one
 
 
@@ -127,9 +132,7 @@ def convolution_windows(call: Call) -> list[Window]:
 
 def pool(call: Call) -> Map:
     """Each unit from its window."""
-    found = pool_windows(call)
-    first = len(call.shape) - len(found)
-    return call.over(call.map(), {n: along(w) for n, w in enumerate(found, first)})
+    return call.over(call.map(), [*map(along, pool_windows(call))])
 
 
 def pool_windows(call: Call, rank: int = 0) -> list[Window]:
@@ -145,14 +148,11 @@ def _rank(call: Call) -> int:
 
 
 def _adaptive_pool(call: Call) -> Map:
-    one = call.map()
-    for dim in range(len(one.shape) - _rank(call), len(one.shape)):
-        if call.shape[dim] == 1:
-            one = call.algebra.reduce(one, [dim])
-        else:
-            table = Along(adaptive(one.shape[dim], call.shape[dim]))
-            one = call.over(one, {dim: table})
-    return one
+    one, rank = call.map(), _rank(call)
+    whole = [dim for dim in range(-rank, 0) if call.shape[dim] == 1]
+    one = call.algebra.reduce(one, whole) if whole else one
+    sizes = zip(one.shape[-rank:], call.shape[-rank:], strict=True)
+    return call.over(one, [Along(adaptive(*pair)) for pair in sizes])
 
 
 def _resize(call: Call) -> Map:
@@ -164,16 +164,15 @@ def _resize(call: Call) -> Map:
         call.args.get(f"scales_{axis}", call.args.get("scales"))
         for axis in "dhw"[-rank:]
     ]
-    for dim, scale in enumerate(scales, 2):
-        sizes = one.shape[dim], call.shape[dim]
-        table = resampled(*sizes, kind, scale, bool(corners), smooth)
-        if table is None:
+    tables = []
+    for size, out, scale in zip(one.shape[2:], call.shape[2:], scales, strict=True):
+        tables.append(resampled(size, out, kind, scale, bool(corners), smooth))
+        if tables[-1] is None:
             raise TracingError(
-                f"resizes {sizes[0]} to {sizes[1]} by {scale} with {kind}, and torch's "
+                f"resizes {size} to {out} by {scale} with {kind}, and torch's "
                 "rounding there is not that of exact arithmetic"
             )
-        one = call.over(one, {dim: table})
-    return one
+    return call.over(one, tables)
 
 
 def _pad(call: Call) -> Map:
@@ -182,9 +181,7 @@ def _pad(call: Call) -> Map:
     border = modes.get(call.args.get("mode", call.operation)[:4], "blank")
     if border == "circular" and min(pads) < 0:
         raise TracingError("crops, and repeats what is left in circles")
-    tables = [Along(Sampling(1, ((-before,),)), border) for before in pads[::2]]
-    last = len(call.shape) - 1
-    return call.over(call.map(), {last - n: table for n, table in enumerate(tables)})
+    return call.over(call.map(), [shift(-n, border) for n in pads[-2::-2]])
 
 
 def _roll(call: Call) -> Map:
@@ -192,15 +189,15 @@ def _roll(call: Call) -> Map:
     if not call["dims"]:
         raise TracingError("rolls all dimensions as one: name those to roll")
     for by, dim in zip(call["shifts"], call["dims"], strict=True):
-        one = call.over(one, {dim: Along(Sampling(1, ((-by,),)), "circular")})
+        one = call.algebra.gather(one, dim, shift(-by, "circular"), call.shape[dim])
     return one
 
 
 def _slice(call: Call) -> Map:
-    one, dim, step = call.map(), call["dim"] % len(call.shape), call["step"]
-    size, start = one.shape[dim], call["start"] or 0
-    first = max(start + size, 0) if start < 0 else start
-    return call.over(one, {dim: Along(Sampling(step, ((first,),)))})
+    one, dim, start = call.map(), call["dim"], call["start"] or 0
+    first = max(start + one.shape[dim], 0) if start < 0 else start
+    layer = shift(first, step=call["step"])
+    return call.algebra.gather(one, dim, layer, call.shape[dim])
 
 
 def _fold(call: Call) -> Map:
@@ -210,13 +207,13 @@ def _fold(call: Call) -> Map:
     shape = (call.shape[0], -1, *taps, *counts)
     one = call.move(call.map(), lambda p: p.reshape(shape))
     for window, length in zip(found, sizes, strict=True):
-        parts = []  # unit j of tap t stands at j · stride + t · dilation − padding
+        parts, spread = [], along(Window(1, window.stride, transposed=True))
         for tap in range(window.kernel_size):
-            shift = window.pads[0] - tap * window.dilation
-            places = [divmod(n + shift, window.stride) for n in range(window.stride)]
-            table = Sampling(1, tuple((n,) if not rest else () for n, rest in places))
             part = call.move(one, lambda p, t=tap: p.select(2, t))  # type: ignore[misc]
-            parts.append(call.algebra.gather(part, 3, Along(table), length))
+            size = window.stride * part.shape[3]
+            part = call.algebra.gather(part, 3, spread, size)
+            start = shift(window.pads[0] - tap * window.dilation)
+            parts.append(call.algebra.gather(part, 3, start, length))
         one = call.union(*parts, shape=parts[0].shape)
     return one
 
@@ -228,8 +225,7 @@ def _cat(call: Call) -> Map | None:
         return None
     for one in call["tensors"]:
         if is_map(one) and prod(one.shape):
-            table = Sampling(1, ((-before,),))
-            parts.append(call.algebra.gather(one, dim, Along(table), call.shape[dim]))
+            parts.append(call.algebra.gather(one, dim, shift(-before), call.shape[dim]))
         if prod(one.shape):  # torch leaves empty ones out
             before += one.shape[dim]
     return call.union(*parts)
@@ -239,17 +235,12 @@ def _cat(call: Call) -> Map | None:
 
 
 def _reduce(call: Call) -> Map:
+    """What is one for whole dimensions: left out, of length 1, or known for each."""
     one, dims = call.maps[0], call.args.get("dim")
     dims = [dims] if isinstance(dims, int) else dims or range(len(one.shape))
     dims = [dim % len(one.shape) for dim in dims]
     whole, kept = call.algebra.reduce(one, dims), len(call.shape) == len(one.shape)
-    return whole if kept else call.move(whole, lambda p: p.squeeze(dims))
-
-
-def _of_all(call: Call) -> Map:
-    one, dims = call.maps[0], call["dim"]
-    whole = call.algebra.reduce(one, [dims] if isinstance(dims, int) else dims)
-    return call.union(whole)
+    return call.union(whole) if kept else call.move(whole, lambda p: p.squeeze(dims))
 
 
 def _with_all(call: Call, one: Map, dims: Sequence[int]) -> Map:
@@ -352,8 +343,8 @@ RULES: dict[str, Rule] = {
     "slice": _slice,
     "col2im": _fold,
     "mean|sum|amax|amin|prod|var|std|logsumexp|norm|linalg_vector_norm|max|min|argmax|"
-    "argmin|median|all|any|nansum|var_mean|std_mean": _reduce,
-    "sort|argsort|topk|kthvalue|mode|_fft_(r2c|c2c|c2r)": _of_all,
+    "argmin|median|all|any|nansum|var_mean|std_mean|sort|argsort|topk|kthvalue|mode|"
+    "_fft_(r2c|c2c|c2r)": _reduce,
     "cumsum|cumprod|logcumsumexp|cummax|cummin": (
         lambda call: call.algebra.scan(call.map(), call["dim"])
     ),
@@ -418,13 +409,10 @@ def follow(
     nodes: Sequence[fx.Node], algebra: Any, start: fx.Node, end: fx.Node
 ) -> dict[fx.Node, Any]:
     """Every value on a way from ``start`` to ``end``: a map, or a list of maps."""
-    ahead, needed = {start}, {end}
-    for node in nodes:
-        if node.op == "call_function" and not ahead.isdisjoint(node.all_input_nodes):
-            ahead.add(node)
+    needed = {end}
     for node in reversed(nodes):
         if node in needed and node is not start:
-            needed.update(one for one in node.all_input_nodes if one in ahead)
+            needed.update(node.all_input_nodes)
     values: dict[fx.Node, Any] = {start: algebra.input(shapes_of(start)[0])}
     for node in nodes:
         if node in needed and not values.keys().isdisjoint(node.all_input_nodes):
