@@ -111,6 +111,10 @@ CONSTRUCTS = {
     "unfolded along": Net(lambda x: x.unfold(2, 3, 2).amax(-1)),
     "flattened and back": Net(lambda x: x.flatten(2).mul(3).unflatten(2, (19, 22))),
     "windows": Net(lambda x: _windows(x[..., :18, :18], 6)),
+    "windows with a halo": Net(lambda x: _blocks(x[..., :16, :20], 4, 1)),
+    "windows with a halo, unfolded along": Net(
+        lambda x: _blocks(x[..., :16, :20], 4, 1, along=True)
+    ),
     "nearest": nn.Upsample(scale_factor=2),
     "nearest, to a size": nn.Upsample((30, 31)),
     "nearest exact": nn.Upsample((30, 31), mode="nearest-exact"),
@@ -209,6 +213,29 @@ def _windows(x, side):
     mixed = (tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens
     mixed = mixed.view(n, h // side, w // side, side, side, c)
     return mixed.permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
+
+
+def _blocks(x, side, halo, *, along=False):
+    """Attention from the pixels of a block to it and its border, as HaloNet has it."""
+    n, c, h, w = x.shape
+    queries = x.view(n, c, h // side, side, w // side, side)
+    queries = queries.permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
+    wide = side + 2 * halo
+    if along:
+        keys = F.pad(x, (halo,) * 4).unfold(2, wide, side).unfold(3, wide, side)
+        keys = keys.permute(0, 2, 3, 4, 5, 1).flatten(3, 4)
+    else:
+        keys = F.unfold(x, wide, padding=halo, stride=side)
+        keys = keys.view(n, c, wide**2, h // side, w // side).permute(0, 3, 4, 2, 1)
+    mixed = (queries @ keys.transpose(-1, -2)).softmax(-1) @ keys
+    mixed = mixed.unflatten(3, (side, side)).permute(0, 5, 1, 3, 2, 4)
+    return mixed.reshape(n, c, h, w)
+
+
+def test_a_block_sees_its_own_pixels_and_the_halo():
+    model = Net(lambda x: _blocks(x, 4, 1))
+    for field in dl.receptive_field(model, (2, 16, 20)):
+        assert field.phases == ((-1, 4),) * 4 and field.stride == 1
 
 
 @pytest.mark.parametrize("name", CONSTRUCTS)
@@ -589,9 +616,19 @@ def test_joins_name_where_centres_differ():
         lambda x: torch.cat([x, x.roll(1, 2)], 1),
     ],
 )
-def test_maps_askew_are_named_however_they_are_joined(joined):
+def test_misaligned_maps_are_named_however_they_are_joined(joined):
     answer = dl.receptive_field(Net(joined), (2, 9, 9))
     assert not answer.aligned
+
+
+def test_tokens_are_misaligned_if_any_of_those_before_them_are():
+    def misaligned_as_tokens(x):
+        rows = x.flatten(2)
+        apart = rows + x.roll(1, 3).flatten(2)
+        return (apart + rows).unflatten(2, x.shape[2:])
+
+    answer = dl.receptive_field(Net(misaligned_as_tokens), (2, 9, 9))
+    assert [field.size for field in answer] == [1, 2] and not answer.aligned
 
 
 def test_coverage_begins_where_something_is_read():

@@ -61,36 +61,36 @@ class Axis:
 
     @property
     def period(self) -> int:
-        """The number of units after which they see the same again, further along."""
+        """Count the units after which they see the same again, further along."""
         return len(self.centres)
 
     @cached_property
     def sees(self) -> bool:
-        """Does any element see anything of the axis?"""
+        """Tell whether any element sees anything of the axis."""
         return bool((self.data[0] > -inf).any())
 
     @cached_property
     def unbounded(self) -> bool:
-        """Does any element see the axis without end?"""
+        """Tell whether any element sees the axis without end."""
         return bool((self.data[0] == inf).any())
 
     @cached_property
     def infinite(self) -> bool:
-        """Does every element that sees anything of the axis see it without end?"""
+        """Tell whether whatever sees anything of the axis sees it without end."""
         return bool(self.data[0].isinf().all())
 
     @cached_property
     def runs(self) -> frozenset[int]:
-        """The dimensions along which units run."""
+        """Return the dimensions along which units run."""
         return frozenset(_spans(self.data[2]) if self.dim is None else [self.dim])
 
     @property
     def moved(self) -> int:
-        """Input positions from one period of units to the next."""
+        """Count the input positions from one period of units to the next."""
         return int(self.rate * self.period)
 
     def at(self, dim: int, places: Tensor) -> Tensor:
-        """The data at some places along a dimension, within the map or beyond it."""
+        """Return the data at places along a dimension, within the map or beyond it."""
         size = self.data.shape[dim + 1]
         if size == 1 and self.dim != dim:
             return self.data
@@ -99,16 +99,16 @@ class Axis:
             return data
         turn = places.div(size, rounding_mode="floor").double()
         rise = turn * torch.tensor([-self.moved, self.moved, size])[:, None]
-        return data + _line(rise, dim, data.dim() - 1)
+        return data + line(rise, dim, data.dim() - 1)
 
     def written(self, dim: int, length: int) -> "Axis":
-        """The same with so many elements written out along a dimension."""
+        """Return the axis with so many elements written out along a dimension."""
         places = torch.arange(length)
         centres = self.looks(places) if self.dim == dim else self.centres
         return replace(self, data=self.at(dim, places), centres=centres)
 
     def looks(self, units: Tensor) -> Tensor:
-        """At which positions units look; between two of them, in proportion."""
+        """Return at which positions units look; between two of them, in proportion."""
         known = units.double().nan_to_num()
         low, share, ends = known.floor().long(), known % 1, []
         for unit in (low, low + 1):
@@ -118,15 +118,15 @@ class Axis:
         return middle.where(~units.isnan(), nan)
 
     def with_ends(self, ends: Tensor) -> "Axis":
-        """The same units, of which other positions are seen."""
+        """Return the same units, which see other positions."""
         return replace(self, data=_stacked(ends, self.data[2]))
 
     def without_end(self) -> "Axis":
-        """The same units, with an axis without end for whatever they see of it."""
+        """Return the same units, without end for whatever they see of the axis."""
         return self.with_ends(torch.where(self.data[:2] > -inf, inf, -inf))
 
     def gone(self) -> "Axis":
-        """The same, but no unit runs along the axis."""
+        """Return what is seen of the axis, along which no unit runs."""
         return Axis(_stacked(self.data[:2], NOWHERE), self.rate)
 
 
@@ -143,17 +143,17 @@ class Hull:
 
     @property
     def everything(self) -> bool:
-        """Do all elements see all axes without end, or nothing?"""
+        """Tell whether all elements see all axes without end, or nothing."""
         return all(axis.infinite for axis in self.axes)
 
     @property
     def homes(self) -> dict[int, Axis]:
-        """The dimensions along which the units of an axis run evenly, and which."""
+        """Return the axes whose units run along a dimension, by that dimension."""
         return {axis.dim: axis for axis in self.axes if axis.dim is not None}
 
     @property
     def lengthened(self) -> "Hull":
-        """The same map with at least two units along each axis, and a whole period."""
+        """Return the map with at least two units, and a period, along each axis."""
         shape = [*self.shape]
         for dim, axis in self.homes.items():
             shape[dim] = max(shape[dim], 2, axis.period)
@@ -175,11 +175,11 @@ class Hulls:
         self.node: Any = None
 
     def begin(self, node: Any) -> None:
-        """The unions to come are those of a node of the graph."""
+        """Note that the unions to come are those of a node of the graph."""
         self.node, self.aside[node] = node, []
 
     def input(self, shape: Shape) -> Hull:
-        """The map in which every position sees itself."""
+        """Return the map in which every position sees itself."""
         zero = torch.zeros(3, *[1] * len(shape)).double()
         axes = (Axis(zero, Fraction(1), dim=dim) for dim in range(2, len(shape)))
         return Hull(tuple(axes), shape)
@@ -187,32 +187,36 @@ class Hulls:
     def union(
         self, maps: Sequence[Hull], shape: Shape, *, all_count: bool = False
     ) -> Hull:
-        """Elements taken together, broadcast to a shape.
+        """Take elements together, broadcast to a shape.
 
         One element for all positions is at any distance from them. So are positions
         paired with all others. ``all_count`` leaves no statistic out.
         """
         wide = [_broadcast(one, shape) for one in maps]
-        aside = _statistics(wide) if self.ignore and not all_count else frozenset()
+        aside: frozenset[int] = frozenset()
+        if self.ignore and not all_count:
+            runs = [any(axis.runs for axis in one.axes) for one in wide]
+            alone = (n for n, m in enumerate(wide) if m.everything and not runs[n])
+            aside = frozenset(alone if any(runs) else ())
         self.aside[self.node].append(aside)
         wide = [*dict.fromkeys(one for n, one in enumerate(wide) if n not in aside)]
         if len(wide) == 1:
             return wide[0]
-        columns = [_paced(column, met=True) for column in _columns(wide)]
+        columns = [_paced(terms, met=True) for terms in _by_axis(wide)]
         periods: dict[int, int] = {}
         for axis in (axis for column in columns for axis in column):
             if axis.dim is not None:
                 periods[axis.dim] = lcm(periods.get(axis.dim, 1), axis.period)
-        rows = zip(*columns, strict=True)
-        pairs = zip(wide, rows, strict=True)
+        rows = zip(wide, zip(*columns, strict=True), strict=True)
+        together = [_in_step(one, axes, periods) for one, axes in rows]
         axes = []
-        for terms in zip(*(_in_step(*pair, periods) for pair in pairs), strict=True):
+        for terms in zip(*together, strict=True):
             data = reduce(torch.maximum, (axis.data for axis in terms))
             axes.append(replace(max(terms, key=_leads), data=data))
         return Hull(tuple(axes), shape, any(map(_misaligned, columns)))
 
     def reduce(self, one: Hull, dims: Iterable[int]) -> Hull:
-        """All elements along some dimensions taken together, whose length becomes 1."""
+        """Take all elements along some dimensions together, whose length becomes 1."""
         gone = frozenset(dim % len(one.shape) for dim in dims)
         axes = []
         for axis in one.axes:
@@ -229,11 +233,11 @@ class Hulls:
         return Hull(tuple(axes), shape)
 
     def positions(self, maps: Sequence[Hull], dim: int) -> bool:
-        """Do units of an axis run along a dimension?"""
+        """Tell whether units of an axis run along a dimension."""
         return any(dim in axis.runs for one in maps for axis in one.axes)
 
     def gather(self, one: Hull, dim: int, how: Along, length: int) -> Hull:
-        """A layer along a dimension, of ``length`` units: each a union of its reads."""
+        """Apply a layer along a dimension: each unit is a union of its reads."""
         dim %= len(one.shape)
         size, layer = one.shape[dim], how.layer
         if size == length and layer == SAME:
@@ -243,18 +247,18 @@ class Hulls:
             reads, there = _inside(how, size, length)
         else:
             period = len(layer.reads) * (own.period // gcd(own.period, layer.step))
-            reads, there = _reads(_outer(layer, own.period), period)
+            reads, there = _reads(layer, period, own.period)
         axes = []
         for axis in one.axes:
             parts = []
             for places, real in zip(reads, there, strict=True):
                 part = axis.at(dim, places)
                 if not real.all():
-                    part = part.where(_line(real, dim, len(one.shape)), -inf)
+                    part = part.where(line(real, dim, len(one.shape)), -inf)
                 parts.append(part)
             ends, unit = reduce(torch.maximum, parts)[:2], parts[0][2]
             if axis is own:
-                unit = _line(torch.arange(period).double(), dim, unit.dim())
+                unit = line(torch.arange(period).double(), dim, unit.dim())
                 rate = axis.rate * layer.step / len(layer.reads)
                 centres = axis.looks(_places(how, period))
                 axes.append(Axis(_stacked(ends, unit), rate, dim, centres))
@@ -263,7 +267,7 @@ class Hulls:
         return Hull(tuple(axes), (*one.shape[:dim], length, *one.shape[dim + 1 :]))
 
     def scan(self, one: Hull, dim: int) -> Hull:
-        """Each element with all those before it along a dimension."""
+        """Take each element together with all those before it along a dimension."""
         dim %= len(one.shape)
         axes = []
         for axis in one.axes:
@@ -274,14 +278,14 @@ class Hulls:
         return Hull(tuple(axes), one.shape)
 
     def move(self, maps: Sequence[Hull], run: Move) -> Any:
-        """What torch makes of elements that it only moves: a map, or a list of them.
+        """Return what torch makes of elements that it only moves: a map, or several.
 
         ``run`` takes a tensor for each map and the number that stands for nothing.
         """
         whole = all(one.everything for one in maps)
         if whole and max(prod(one.shape) for one in maps) > LARGE:
             raise TracingError("moves too many elements: a smaller input may help")
-        columns = [_paced(column, met=False) for column in _columns(maps)]
+        columns = [_paced(terms, met=False) for terms in _by_axis(maps)]
         several, parts = _laid_out(columns, maps, run)
         shapes, long = [shape for _, shape in parts], [one.lengthened for one in maps]
         if any(one.shape != more.shape for one, more in zip(maps, long, strict=True)):
@@ -301,15 +305,15 @@ class Hulls:
         return hulls if several else hulls[0]
 
     def everything(self, maps: Sequence[Hull], shape: Shape) -> Hull | None:
-        """What any operation makes of maps that see everything; None if they do not."""
+        """Return what any operation makes of maps that see all; None if they do not."""
         if not all(one.everything for one in maps):
             return None
-        data = _line(torch.tensor([[inf], [inf], [-inf]]).double(), 0, len(shape))
+        data = line(torch.tensor([[inf], [inf], [-inf]]).double(), 0, len(shape))
         return Hull(tuple(Axis(data, axis.rate) for axis in maps[0].axes), shape)
 
 
 class _Level(torch.autograd.Function):
-    """Sums of one size, forward and backward: only whether they are zero matters."""
+    """Makes all sums 1, forward and backward: only whether they are zero matters."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -341,36 +345,36 @@ class Sums:
         self.begin(None)
 
     def begin(self, node: Any) -> None:
-        """The unions to come are those of a node of the graph."""
+        """Note that the unions to come are those of a node of the graph."""
         left_out = self.aside.get(node, ())
         self.left_out, self.whole = iter(left_out), not any(left_out)
 
     def input(self, shape: Shape) -> Sum:
-        """The map in which every position reads itself."""
+        """Return the map in which every position reads itself."""
         self.leaf = torch.ones((1, 1, *shape[2:])).double().requires_grad_()
         return Sum(self.leaf, shape)
 
     def union(
         self, maps: Sequence[Sum], shape: Shape, *, all_count: bool = False
     ) -> Sum:
-        """Elements taken together, broadcast to a shape."""
+        """Take elements together, broadcast to a shape."""
         aside = next(self.left_out, frozenset())
         terms = [one.value for n, one in enumerate(maps) if n not in aside]
         terms = [term[(None,) * (len(shape) - term.dim())] for term in terms]
         return Sum(_Level.apply(sum(terms[1:], terms[0])), shape)
 
     def reduce(self, one: Sum, dims: Iterable[int]) -> Sum:
-        """All elements along some dimensions taken together, whose length becomes 1."""
+        """Take all elements along some dimensions together, whose length becomes 1."""
         gone = [dim % len(one.shape) for dim in dims]
         shape = tuple(1 if dim in gone else n for dim, n in enumerate(one.shape))
         return Sum(_Level.apply(one.value.sum(gone, keepdim=True)), shape)
 
     def positions(self, maps: Sequence[Sum], dim: int) -> bool:
-        """Are maps side by side to be moved as they are, and none of them left out?"""
+        """Tell whether maps side by side stay as they are, since none is left out."""
         return self.whole
 
     def gather(self, one: Sum, dim: int, how: Along, length: int) -> Sum:
-        """A layer along a dimension, of ``length`` units: each a sum of its reads."""
+        """Apply a layer along a dimension: each of its units is a sum of its reads."""
         dim %= len(one.shape)
         if self.idle and how.idle:
             how = how._replace(layer=how.idle)
@@ -382,11 +386,11 @@ class Sums:
         return Sum(_Level.apply(value), shape)
 
     def scan(self, one: Sum, dim: int) -> Sum:
-        """Each element with all those before it along a dimension."""
+        """Take each element together with all those before it along a dimension."""
         return Sum(_Level.apply(one.value.cumsum(dim)), one.shape)
 
     def move(self, maps: Sequence[Sum], run: Move) -> Any:
-        """What torch makes of elements that it only moves: a map, or a list of them."""
+        """Return what torch makes of elements that it only moves: a map, or several."""
         done = run([one.value.contiguous().expand(one.shape) for one in maps], 0.0)
         several = isinstance(done, list | tuple)
         parts = done if several else [done]
@@ -394,7 +398,7 @@ class Sums:
         return sums if several else sums[0]
 
     def everything(self, maps: Sequence[Sum], shape: Shape) -> Sum:
-        """What an operation makes of maps of which every element reads everything."""
+        """Return what an operation makes of maps that read everything everywhere."""
         for element in (one.value.flatten()[end] for one in maps for end in (0, -1)):
             (found,) = torch.autograd.grad(element, self.leaf, retain_graph=True)
             if not bool(found.all()):
@@ -407,14 +411,14 @@ class Sums:
 
 
 def _unexpanded(plane: Tensor, shared: Sequence[Tensor] = ()) -> Tensor:
-    """Without repetitions along a dimension, of this tensor and those it goes with."""
+    """Return a tensor without what it, and those with it, repeat along a dimension."""
     strides = [one.stride() for one in (plane, *shared)]
     steps = [max(column) for column in zip(*strides, strict=True)]
     return plane[tuple(slice(None) if step else slice(0, 1) for step in steps)]
 
 
 def _shrunk(data: Tensor) -> Tensor:
-    """With length 1 along each dimension but the first along which nothing changes."""
+    """Return data with length 1 along each dimension along which nothing changes."""
     for dim in range(1, data.dim()):
         if data.shape[dim] > 1 and bool((data == data.narrow(dim, 0, 1)).all()):
             data = data.narrow(dim, 0, 1)
@@ -422,18 +426,18 @@ def _shrunk(data: Tensor) -> Tensor:
 
 
 def _stacked(ends: Tensor, unit: Tensor) -> Tensor:
-    """−first, last and unit, as the data of an axis."""
-    return torch.stack(torch.broadcast_tensors(*ends, unit))
+    """Return −first, last and unit as the data of an axis."""
+    return torch.stack([*torch.broadcast_tensors(*ends, unit)])  # type: ignore[no-untyped-call]
 
 
 def most(data: Tensor, dims: Iterable[int]) -> Tensor:
-    """The largest along some dimensions, whose length becomes 1."""
+    """Return the largest along some dimensions, whose length becomes 1."""
     dims = [*dims]
     return data.amax(dims, keepdim=True) if dims else data  # torch takes [] for all
 
 
-def _line(values: Tensor, dim: int, rank: int) -> Tensor:
-    """Numbers along one dimension of so many; those before it are the tensor's own."""
+def line(values: Tensor, dim: int, rank: int) -> Tensor:
+    """Return numbers along one of ``rank`` dimensions, after the tensor's own first."""
     return values.view(
         *values.shape[:-1], *(-1 if d == dim else 1 for d in range(rank))
     )
@@ -443,20 +447,24 @@ def _line(values: Tensor, dim: int, rank: int) -> Tensor:
 
 
 @lru_cache(1024)
-def _reads(layer: Sampling, length: int) -> tuple[Tensor, Tensor]:
-    """What each unit reads, (reads, units), and which of these it really reads."""
-    widest = max(1, *map(len, layer.reads))
-    rows = [[*r, *[r[-1] if r else 0] * (widest - len(r))] for r in layer.reads]
-    units = torch.arange(length)
-    phase, turn = units % len(rows), units // len(rows)
-    reads = torch.tensor(rows)[phase] + (turn * layer.step)[:, None]
-    there = torch.tensor([bool(r) for r in layer.reads])[phase]
-    return reads.T, there.expand(widest, -1)
+def _reads(layer: Sampling, length: int, period: int = 0) -> tuple[Tensor, Tensor]:
+    """Return what each unit reads, (reads, units), and whether it really does.
+
+    Of a map whose units see alike after a period, the first and the last period of the
+    reads tell the hull: those between come back to the same phase, further inside.
+    """
+    rows: list[Sequence[int]] = [layer.inputs(unit) for unit in range(length)]
+    if period:
+        rows = [[*row[:period], *row[max(period, len(row) - period) :]] for row in rows]
+    widest = max(1, *map(len, rows))
+    reads = [[*row, *[row[-1] if row else 0] * (widest - len(row))] for row in rows]
+    there = torch.tensor([bool(row) for row in rows])
+    return torch.tensor(reads).T, there.expand(widest, -1)
 
 
 @lru_cache(1024)
 def _inside(how: Along, size: int, length: int) -> tuple[Tensor, Tensor]:
-    """The same within a map that ends where it ends, by what its border repeats."""
+    """Return the same within a map that ends, by what its border repeats."""
     reads, there = _reads(how.layer, length)
     if how.border == "circular":
         return reads % size, there
@@ -469,7 +477,7 @@ def _inside(how: Along, size: int, length: int) -> tuple[Tensor, Tensor]:
 
 @lru_cache(1024)
 def _matrix(how: Along, size: int, length: int) -> Tensor:
-    """1 where a unit (row) reads a position (column)."""
+    """Return a matrix with 1 where a unit (row) reads a position (column)."""
     matrix = torch.zeros(length, size).double()
     for places, real in zip(*_inside(how, size, length), strict=True):
         matrix[torch.arange(length)[real], places[real]] = 1
@@ -477,33 +485,23 @@ def _matrix(how: Along, size: int, length: int) -> Tensor:
 
 
 @lru_cache(1024)
-def _outer(layer: Sampling, period: int) -> Sampling:
-    """The layer without reads inside the hull: they come back to the same phase."""
-    reads = ((*r[:period], *r[max(period, len(r) - period) :]) for r in layer.reads)
-    return Sampling(layer.step, tuple(reads))
-
-
-@lru_cache(1024)
 def _places(how: Along, length: int) -> Tensor:
-    """The points below at which units are centred; NaN for one that reads nothing."""
-    count, step = len(how.layer.reads), how.layer.step
-    centres = [how.centres[unit % count] for unit in range(length)]
-    turns = (unit // count * step for unit in range(length))
-    pairs = zip(centres, turns, strict=True)
-    points = [nan if one is None else float(one + turn) for one, turn in pairs]
-    return torch.tensor(points).double()
+    """Return the points below at which units are centred; NaN if they read nothing."""
+    known = [nan if centre is None else float(centre) for centre in how.centres]
+    turns = torch.arange(length // len(known)) * how.layer.step
+    return (torch.tensor(known, dtype=torch.float64) + turns[:, None]).flatten()
 
 
 # --- maps taken together --------------------------------------------------------------
 
 
-def _columns(maps: Iterable[Hull]) -> list[tuple[Axis, ...]]:
-    """For each axis, what each of the maps has of it."""
+def _by_axis(maps: Iterable[Hull]) -> list[tuple[Axis, ...]]:
+    """Return for each axis what each of the maps has of it."""
     return [*zip(*(one.axes for one in maps), strict=True)]
 
 
 def _broadcast(one: Hull, shape: Shape) -> Hull:
-    """The map with a longer shape; an axis that is spread over a dimension is gone."""
+    """Return the map in a longer shape; an axis spread over a dimension is gone."""
     if one.shape == shape:
         return one
     more = len(shape) - len(one.shape)
@@ -522,7 +520,7 @@ def _broadcast(one: Hull, shape: Shape) -> Hull:
 def _in_step(
     one: Hull, axes: Sequence[Axis], periods: Mapping[int, int]
 ) -> Sequence[Axis]:
-    """The axes of a map, with so many units written out along some dimensions.
+    """Return the axes of a map with so many units written out along dimensions.
 
     Where units of the map itself no longer run, all its elements are. Raises
     TracingError where none run along these dimensions, and yet elements differ.
@@ -540,7 +538,7 @@ def _in_step(
 
 
 def _far_apart(unit: Tensor, dims: Iterable[int]) -> bool:
-    """Do elements along some dimensions lie all over an axis, as every n-th unit?"""
+    """Tell whether elements along dimensions lie all over an axis, evenly."""
     known, axes = unit > -inf, [dim for dim in dims if unit.shape[dim] > 1]
     last, first = unit.amax(axes), unit.where(known, inf).amin(axes)
     steps = torch.cat([unit.diff(dim=dim).abs().flatten() for dim in axes])
@@ -550,20 +548,13 @@ def _far_apart(unit: Tensor, dims: Iterable[int]) -> bool:
     return bool((last - first + steps.min() > last.max() - first.min()).all())
 
 
-def _statistics(maps: Sequence[Hull]) -> frozenset[int]:
-    """Which are one value for all positions, and meet a map."""
-    runs = [any(axis.runs for axis in one.axes) for one in maps]
-    alone = {n for n, one in enumerate(maps) if one.everything and not runs[n]}
-    return frozenset(alone if any(runs) else ())
-
-
 def _leads(axis: Axis) -> tuple[bool, ...]:
-    """Of several maps, the one whose units are those of their union is the largest."""
+    """Return a key that is largest for the map whose units those of a union are."""
     return axis.sees, bool(axis.runs), bool(axis.runs) and not axis.infinite
 
 
 def _paced(terms: Sequence[Axis], *, met: bool) -> list[Axis]:
-    """One axis of maps that come together, each as its units run in the leading one.
+    """Return an axis of maps that come together, as units run in the leading one.
 
     Maps that are ``met`` are taken together element by element, others moved.
     """
@@ -591,7 +582,7 @@ def _paced(terms: Sequence[Axis], *, met: bool) -> list[Axis]:
 
 
 def _alike(one: Axis, other: Axis) -> bool:
-    """Do the units of two maps run along the same dimension, and not across it?"""
+    """Tell whether units of two maps run along the same dimension, not across it."""
     if not one.runs & other.runs:
         return False
     apart = torch.zeros(1)
@@ -604,7 +595,7 @@ def _alike(one: Axis, other: Axis) -> bool:
 
 
 def _misaligned(terms: Sequence[Axis]) -> bool:
-    """Do units of one axis look at different centres in maps that meet?"""
+    """Tell whether units of one axis look at different centres in maps that meet."""
     bounded = [axis for axis in terms if all(_leads(axis))]
     units = torch.arange(lcm(*(axis.period for axis in bounded)) if bounded else 0)
     rows = [axis.looks(units) for axis in bounded]
@@ -620,7 +611,7 @@ Part = tuple[list[Tensor], Shape]  # the data of each axis, and the shape
 def _laid_out(
     columns: Sequence[Sequence[Axis]], maps: Sequence[Hull], run: Move
 ) -> tuple[bool, list[Part]]:
-    """What torch makes of maps written out, and whether it makes several of them."""
+    """Return whether torch makes several maps of those written out, and these."""
     found = []
     for terms in columns:
         rows = []
@@ -637,7 +628,7 @@ def _laid_out(
 
 
 def _written(axis: Axis, one: Hull) -> Tensor:
-    """The data of all elements of a map; those that see nothing are no unit's."""
+    """Return the data of all elements of a map; what sees nothing is no unit's."""
     for dim in one.homes:
         axis = axis.written(dim, one.shape[dim])
     ends, unit = axis.data[:2], axis.data[2]
@@ -645,7 +636,7 @@ def _written(axis: Axis, one: Hull) -> Tensor:
 
 
 def _begins_with(longer: Part, exact: Part) -> bool:
-    """Are these the same units, and perhaps more after them?"""
+    """Tell whether these are the same units, and perhaps more after them."""
     here = tuple(map(slice, exact[1]))
     return len(longer[1]) == len(here) and all(
         bool((more[2][here] == one[2]).all())
@@ -654,7 +645,7 @@ def _begins_with(longer: Part, exact: Part) -> bool:
 
 
 class Track(NamedTuple):
-    """Along a dimension, ``advance`` units of an axis for so many ``elements``."""
+    """Says how units run: they advance by so many for so many ``elements``."""
 
     dim: int
     elements: int
@@ -662,7 +653,7 @@ class Track(NamedTuple):
 
 
 def _lone(terms: Sequence[Axis], maps: Sequence[Hull], shape: Shape) -> Track | None:
-    """Where a dimension of one unit is after a move: before the same sizes."""
+    """Return where a dimension of one unit is after a move: before the same sizes."""
     for axis, one in zip(terms, maps, strict=True):
         if axis.dim is not None and one.shape[axis.dim] == 1:
             back = axis.dim - len(one.shape)
@@ -672,7 +663,7 @@ def _lone(terms: Sequence[Axis], maps: Sequence[Hull], shape: Shape) -> Track | 
 
 
 def _spans(unit: Tensor) -> dict[int, float]:
-    """The dimensions along which units change, and how far they go along each."""
+    """Return the dimensions along which units change, and how far they go."""
     first = unit.where(unit > -inf, inf)
     dims = [dim for dim, size in enumerate(unit.shape) if size > 1 and unit.numel()]
     spans = {d: float((unit.amax(d) - first.amin(d)).max()) for d in dims}
@@ -680,7 +671,7 @@ def _spans(unit: Tensor) -> dict[int, float]:
 
 
 def _track(axis: Axis) -> Track | None:
-    """How units run along a dimension, if they do so evenly.
+    """Return how units run along a dimension, if they do so evenly.
 
     After a view that cuts an axis in pieces, they run along several: the units are
     then those of the longest stride, and the others are channels of them.
@@ -705,7 +696,7 @@ def _track(axis: Axis) -> Track | None:
 def _settled(
     axes: list[Axis], tracks: Sequence[Track | None], shape: Shape
 ) -> list[Axis]:
-    """The axes of a map, each along one dimension where its units run evenly."""
+    """Return the axes of a map, each along one dimension if its units run evenly."""
     runs = [
         axis.runs | ({track.dim} if track else set())
         for axis, track in zip(axes, tracks, strict=True)
@@ -718,7 +709,7 @@ def _settled(
 
 
 def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | None:
-    """The axes of a map, of which axis ``n`` is known by a period along its track.
+    """Return the axes of a map, where axis ``n`` has one period along its track.
 
     Constants beside a map are like padding: the map goes on there. None where what the
     elements see does not rise as their units do.
@@ -739,7 +730,7 @@ def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | N
             sizes = [*data.shape[: dim + 1], turns, period, *data.shape[dim + 2 :]]
             data = F.pad(data, rest, value=-inf).view(sizes)
             if axis is own:
-                data = data - _line(rise, dim, data.dim() - 1)
+                data = data - line(rise, dim, data.dim() - 1)
             whole = most(data, [dim + 1])
             if not bool(((data == whole) | (data == -inf)).all()):
                 return None
@@ -748,6 +739,6 @@ def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | N
     ends, unit = result[n].data[:2], result[n].data[2]
     looks = own.looks(unit.where(unit > -inf, nan))
     centres = looks.movedim(dim, -1).flatten(0, -2).nanmean(0)
-    unit = _line(torch.arange(period).double(), dim, unit.dim())
+    unit = line(torch.arange(period).double(), dim, unit.dim())
     result[n] = Axis(_stacked(ends, unit), rate, dim, centres)
     return result

@@ -50,7 +50,7 @@ class Call:
 
     @property
     def shape(self) -> Shape:
-        """The shape of the result, or of the first."""
+        """Return the shape of the result, or of the first."""
         return self.shapes[0]
 
     def __getitem__(self, argument: str) -> Any:
@@ -58,38 +58,38 @@ class Call:
         return self.args[argument]
 
     def map(self, argument: str = "self") -> Map:
-        """An argument that must depend on the input for the rule to hold."""
+        """Return an argument that must depend on the input for the rule to hold."""
         if not is_map(self[argument]):
             raise TracingError(f"takes its {argument} from a constant, and others not")
         return self[argument]
 
     @property
     def maps(self) -> list[Map]:
-        """All arguments that depend on the input, those in lists too."""
+        """List all arguments that depend on the input, those in lists too."""
         return [one for name in self.args for one in maps_in(self[name])]
 
     def union(self, *maps: Map, shape: Shape = (), all_count: bool = False) -> Map:
-        """Maps taken together element by element."""
+        """Take maps together element by element."""
         return self.algebra.union(maps, shape or self.shape, all_count=all_count)
 
     def over(self, one: Map, layers: Sequence[Along]) -> Map:
-        """A layer along each of the last dimensions."""
+        """Apply a layer along each of the last dimensions."""
         for dim, layer in enumerate(layers, len(self.shape) - len(layers)):
             one = self.algebra.gather(one, dim, layer, self.shape[dim])
         return one
 
     def move(self, one: Map, run: Callable[[Tensor], Tensor]) -> Map:
-        """The same elements in other places."""
+        """Put the same elements in other places."""
         return self.algebra.move([one], lambda planes, _: run(planes[0]))
 
 
 def is_map(value: Any) -> bool:
-    """Does a value depend on the input?"""
+    """Tell whether a value depends on the input."""
     return isinstance(value, reach.Hull | reach.Sum)
 
 
 def maps_in(value: Any) -> list[Map]:
-    """The maps in an argument or a result, which may be a list."""
+    """List the maps in an argument or a result, which may be a list."""
     return [one for one in pytree.tree_leaves(value, is_leaf=is_map) if is_map(one)]
 
 
@@ -97,12 +97,12 @@ def maps_in(value: Any) -> list[Map]:
 
 
 def shift(by: int, border: str = "blank", *, step: int = 1) -> Along:
-    """The layer whose units read from position ``by`` on, every ``step``-th."""
+    """Return a layer whose units read from position ``by`` on, every ``step``-th."""
     return Along(Sampling(step, ((by,),)), border)
 
 
 def convolution(call: Call) -> Map:
-    """Each channel from those of its group, each unit from its window."""
+    """Read the channels of each one's group, and the window of each unit."""
     found, one, groups = convolution_windows(call), call.map("input"), call["groups"]
     dim = len(call.shape) - len(found) - 1
     out, size = call.shape[dim], one.shape[dim] // groups
@@ -116,7 +116,7 @@ def convolution(call: Call) -> Map:
 
 
 def convolution_windows(call: Call) -> list[Window]:
-    """A convolution's window along each axis, transposed or not."""
+    """Return a convolution's window along each axis, transposed or not."""
     taps = call.args["weight"].shape[2:]  # the layer's own, and not from the input
     transposed = call.args.get("transposed", "transpose" in call.operation)
     return windows(
@@ -131,12 +131,12 @@ def convolution_windows(call: Call) -> list[Window]:
 
 
 def pool(call: Call) -> Map:
-    """Each unit from its window."""
+    """Read the window of each unit."""
     return call.over(call.map(), [*map(along, pool_windows(call))])
 
 
 def pool_windows(call: Call, rank: int = 0) -> list[Window]:
-    """The window of a pooling, or of what folds, along each axis."""
+    """Return the window of a pooling, or of what folds, along each axis."""
     taps, given = call["kernel_size"], call.args.get  # an average has no dilation
     pads, dilation = given("padding") or 0, given("dilation") or 1
     stride, rank = given("stride") or taps, rank or _rank(call)
@@ -166,12 +166,13 @@ def _resize(call: Call) -> Map:
     ]
     tables = []
     for size, out, scale in zip(one.shape[2:], call.shape[2:], scales, strict=True):
-        tables.append(resampled(size, out, kind, scale, bool(corners), smooth))
-        if tables[-1] is None:
+        table = resampled(size, out, kind, scale, bool(corners), smooth)
+        if table is None:
             raise TracingError(
                 f"resizes {size} to {out} by {scale} with {kind}, and torch's "
                 "rounding there is not that of exact arithmetic"
             )
+        tables.append(table)
     return call.over(one, tables)
 
 
@@ -219,7 +220,7 @@ def _fold(call: Call) -> Map:
 
 
 def _cat(call: Call) -> Map | None:
-    """Side by side as channels; None where it is units that come side by side."""
+    """Put channels side by side; None where it is units that come side by side."""
     dim, parts, before = call["dim"] % len(call.shape), [], 0
     if call.algebra.positions(call.maps, dim):
         return None
@@ -235,7 +236,7 @@ def _cat(call: Call) -> Map | None:
 
 
 def _reduce(call: Call) -> Map:
-    """What is one for whole dimensions: left out, of length 1, or known for each."""
+    """Read whole dimensions, which are then left out, or of whatever length."""
     one, dims = call.maps[0], call.args.get("dim")
     dims = [dims] if isinstance(dims, int) else dims or range(len(one.shape))
     dims = [dim % len(one.shape) for dim in dims]
@@ -244,7 +245,7 @@ def _reduce(call: Call) -> Map:
 
 
 def _with_all(call: Call, one: Map, dims: Sequence[int]) -> Map:
-    """Every element from itself and from all others along some dimensions."""
+    """Read each element itself and all others along some dimensions."""
     return call.union(one, call.algebra.reduce(one, dims), shape=one.shape)
 
 
@@ -280,7 +281,7 @@ def _recurrent(call: Call) -> list[Map]:
 
 
 def _matmul(call: Call) -> Map:
-    """Rows times columns: an element of the product takes a whole row and column."""
+    """Read a whole row and a whole column for each element of a product."""
     scales = ("beta", "alpha", "out_dtype")
     *added, left, right = (call[name] for name in call.args if name not in scales)
     row, column = len(left.shape) == 1, len(right.shape) == 1
@@ -322,7 +323,7 @@ def _embedding(call: Call) -> Map:
 
 
 def pointwise(call: Call) -> Map:
-    """Every element from the elements at its place."""
+    """Read for each element those at its place."""
     return call.union(*call.maps)
 
 
@@ -384,7 +385,7 @@ WHY = {
 
 @cache
 def rule_of(target: Any) -> Rule | None:
-    """The rule of an operation that mixes elements."""
+    """Return the rule of an operation that mixes elements."""
     name = name_of(target)
     if torch.Tag.pointwise in target.tags and "prelu" not in name:
         return pointwise
@@ -392,7 +393,7 @@ def rule_of(target: Any) -> Rule | None:
 
 
 def known(target: OpOverload) -> bool:
-    """Is it known what an operation reads, or why that cannot be known?"""
+    """Tell whether it is known what an operation reads, or why that cannot be."""
     name = name_of(target)
     told = CONSTANT.fullmatch(name) or MOVES.fullmatch(name) or _why(name)
     return bool(rule_of(target) or told)
@@ -408,7 +409,7 @@ def _why(name: str) -> str | None:
 def follow(
     nodes: Sequence[fx.Node], algebra: Any, start: fx.Node, end: fx.Node
 ) -> dict[fx.Node, Any]:
-    """Every value on a way from ``start`` to ``end``: a map, or a list of maps."""
+    """Return every value on a way from ``start`` to ``end``: a map, or maps."""
     needed = {end}
     for node in reversed(nodes):
         if node in needed and node is not start:
@@ -426,7 +427,7 @@ def follow(
 
 
 def apply(node: fx.Node, values: Mapping[fx.Node, Any], algebra: Any) -> Any:
-    """What a node makes of the values before it; None if nothing of them is left."""
+    """Return what a node makes of the values before it; None if nothing is left."""
 
     def value_of(argument: fx.Node) -> Any:
         return values[argument] if argument in values else constant(argument)
@@ -486,10 +487,7 @@ def _moved(target: OpOverload, call: Call) -> Any:
 
         def plane(value: Any) -> Any:
             if isinstance(value, Tensor):
-                alike = torch.full((1,) * value.dim(), blank).double()
-                return (
-                    alike.expand(value.shape) if prod(value.shape) else torch.empty(0)
-                )
+                return torch.tensor(blank).double().expand(value.shape)
             return next(present) if is_map(value) else value
 
         given = {
@@ -504,7 +502,7 @@ def _moved(target: OpOverload, call: Call) -> Any:
 
 
 def constant(node: fx.Node) -> Any:
-    """The value of a node that does not depend on the input, or one of its shape.
+    """Return the value of a node without the input, or a tensor of its shape.
 
     Lists of places are computed, if they need no weight.
     """
