@@ -672,6 +672,14 @@ def test_what_is_no_network_or_name_is_repeated(model, options, message):
         dl.receptive_field(model, (2, 9, 9), **options)
 
 
+def test_a_map_of_one_unit_goes_on_when_its_channels_are_shuffled():
+    def shuffled(x, a, b):
+        return b(a(x).view(1, 2, 1, 1, 1).transpose(1, 2).reshape(1, 2, 1, 1))
+
+    model = Net(shuffled, conv((19, 22)), conv(p=1))
+    assert size_of(model, (2, 19, 22)) == [19 + 2, 22 + 2]
+
+
 def test_one_unit_for_all_places_is_at_any_distance():
     model = Net(lambda x, a: a(x) + x[:, :, 5:6, 1:-1], conv((1, 3)))
     answer = dl.receptive_field(model, (2, 19, 22))

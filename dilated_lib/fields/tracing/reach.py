@@ -280,7 +280,11 @@ class Hulls:
     def move(self, maps: Sequence[Hull], run: Move) -> Any:
         """Return what torch makes of elements that it only moves: a map, or several.
 
-        ``run`` takes a tensor for each map and the number that stands for nothing.
+        ``run`` takes a tensor for each map and the number that stands for nothing. It
+        runs on the numbers of all elements, written out. Then each axis is folded to a
+        period again, if the numbers of its units tell how they run in the result. For a
+        map with fewer units than a period they cannot. So torch also runs on longer
+        maps, and if these begin with the same units, they are what is folded.
         """
         whole = all(one.everything for one in maps)
         if whole and max(prod(one.shape) for one in maps) > LARGE:
@@ -673,19 +677,21 @@ def _spans(unit: Tensor) -> dict[int, float]:
 def _track(axis: Axis) -> Track | None:
     """Return how units run along a dimension, if they do so evenly.
 
-    After a view that cuts an axis in pieces, they run along several: the units are
-    then those of the longest stride, and the others are channels of them.
+    They do if the unit ``count`` elements further on is always the same number of units
+    ahead. After a view that cuts an axis in pieces, units run along several dimensions:
+    they are then those of the longest stride, and the others are channels of them.
     """
     unit, spans = axis.data[2], _spans(axis.data[2])
     dim = max(spans, key=lambda one: spans[one])
     size = unit.shape[dim]
     row = most(unit, [d for d in range(unit.dim()) if d != dim]).flatten()
     row = row[row.isfinite().nonzero()[0, 0] :]  # what is constant before it aside
+    # all counts are tried at once at 32 elements of the row; few are left to be proved
     counts = torch.arange(1, max(2, len(row) // 2 + 1))
     starts = torch.linspace(0, len(row) - 1, 32).long()[:, None]
     rises = row[(starts + counts).clamp(max=len(row) - 1)] - row[starts]
     even = (rises == rises[:1]) | (starts + counts >= len(row)) | ~rises.isfinite()
-    for count in counts[even.all(0) & (rises[0] != 0)].tolist():  # few are left
+    for count in counts[even.all(0) & (rises[0] != 0)].tolist():
         rise = unit.narrow(dim, count, size - count) - unit.narrow(dim, 0, size - count)
         rise = rise[rise.isfinite()]
         if len(rise) and rise[0] != 0 and bool((rise == rise[0]).all()):
@@ -711,8 +717,10 @@ def _settled(
 def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | None:
     """Return the axes of a map, where axis ``n`` has one period along its track.
 
-    Constants beside a map are like padding: the map goes on there. None where what the
-    elements see does not rise as their units do.
+    The dimension is cut into turns of one period. With the rise from turn to turn taken
+    off, they must all hold the same numbers, which are those of the period. Constants
+    beside a map are like padding: the map goes on there. None where what the elements
+    see does not rise as their units do.
     """
     own, (dim, count, advance) = axes[n], track
     period = count * (own.period // gcd(own.period, advance))

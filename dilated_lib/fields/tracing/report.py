@@ -28,7 +28,7 @@ from dilated_lib.fields.tracing.export import (
     shapes_of,
 )
 from dilated_lib.fields.tracing.reach import Axis, Hull, Hulls, Shape, Sums, line, most
-from dilated_lib.values import one_of, whole
+from dilated_lib.values import one_of, wholes
 
 Bools = NDArray[np.bool_]
 SWALLOWS = re.compile(
@@ -250,10 +250,8 @@ def _sizes(input_size: Any) -> list[tuple[int, ...]]:
     try:
         given = list(input_size)
         several = all(isinstance(one, list | tuple) for one in given)
-        sizes = [
-            tuple(whole("a length", one, 1) for one in size)
-            for size in (given if several else [given])
-        ]
+        listed = given if several else [given]
+        sizes = [wholes("a size", one, 1, what="lengths") for one in listed]
         if sizes and all(len(size) >= 2 for size in sizes):
             return sizes
     except (TypeError, ValueError):
