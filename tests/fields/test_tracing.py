@@ -330,6 +330,7 @@ ANSWERED = {  # what no rule was written for: moves are torch's own
     "causal attention": Net(
         lambda x: F.scaled_dot_product_attention(*[x[:, 0]] * 3, is_causal=True)
     ),
+    "attention between every other position": Net(lambda x: _apart(x[..., :18, :])),
     "a map times itself turned round": Net(
         lambda x: torch.einsum("nchw,ncwh->nchw", x[..., :19], x[..., :19])
     ),
@@ -380,6 +381,22 @@ def test_an_unknown_operation_on_what_sees_everything_sees_everything():
     answer = dl.receptive_field(model, (2, 19, 22))
     assert [field.size for field in answer] == [math.inf, math.inf]
     assert answer.region(0, 0).all()
+
+
+def _apart(x):
+    """Attention between the pixels at one place of all blocks, as MobileViT has it."""
+    n, c, h, w = x.shape
+    blocks = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 2, 4, 1)
+    tokens = blocks.reshape(n, 4, -1, c)
+    mixed = F.scaled_dot_product_attention(tokens, tokens, tokens)
+    mixed = mixed.view(n, 2, 2, h // 2, w // 2, c).permute(0, 5, 3, 1, 4, 2)
+    return mixed.reshape(n, c, h, w)
+
+
+def test_attention_between_every_other_position_is_unbounded():
+    answer = dl.receptive_field(Net(_apart), (2, 18, 22))
+    assert [field.size for field in answer] == [math.inf, math.inf]
+    assert answer.region(4, 5).sum() == 9 * 11
 
 
 def _shifted(x):
