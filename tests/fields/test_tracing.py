@@ -330,6 +330,9 @@ ANSWERED = {  # what no rule was written for: moves are torch's own
     "causal attention": Net(
         lambda x: F.scaled_dot_product_attention(*[x[:, 0]] * 3, is_causal=True)
     ),
+    "a padded layer within each patch": Net(
+        lambda x, a: _within(x[..., :16, :20], a), conv(p=1)
+    ),
     "attention between every other position": Net(lambda x: _apart(x[..., :18, :])),
     "a map times itself turned round": Net(
         lambda x: torch.einsum("nchw,ncwh->nchw", x[..., :19], x[..., :19])
@@ -391,6 +394,22 @@ def _apart(x):
     mixed = F.scaled_dot_product_attention(tokens, tokens, tokens)
     mixed = mixed.view(n, 2, 2, h // 2, w // 2, c).permute(0, 5, 3, 1, 4, 2)
     return mixed.reshape(n, c, h, w)
+
+
+def _patches(x):
+    """The patches of a map as a batch, as TNT has them."""
+    _, c, h, w = x.shape
+    return x.view(c, h // 4, 4, w // 4, 4).permute(1, 3, 0, 2, 4).reshape(-1, c, 4, 4)
+
+
+def _within(x, layer):
+    y = layer(_patches(x)).view(x.shape[2] // 4, x.shape[3] // 4, -1, 4, 4)
+    return y.permute(2, 0, 3, 1, 4).reshape(x.shape)
+
+
+def test_a_layer_over_each_patch_of_a_batch_keeps_the_patches_apart():
+    model = Net(lambda x, a: a(_patches(x)), conv(p=1, s=2))
+    assert size_of(model, (2, 16, 20)) == [4, 4]
 
 
 def test_attention_between_every_other_position_is_unbounded():

@@ -211,8 +211,8 @@ class Hulls:
         together = [_in_step(one, axes, periods) for one, axes in rows]
         axes = []
         for terms in zip(*together, strict=True):
-            data = reduce(torch.maximum, (axis.data for axis in terms))
-            axes.append(replace(max(terms, key=_leads), data=data))
+            ends = reduce(torch.maximum, (axis.data[:2] for axis in terms))
+            axes.append(max(terms, key=_leads).with_ends(ends))
         return Hull(tuple(axes), shape, any(map(_misaligned, columns)))
 
     def reduce(self, one: Hull, dims: Iterable[int]) -> Hull:
@@ -256,7 +256,8 @@ class Hulls:
                 if not real.all():
                     part = part.where(line(real, dim, len(one.shape)), -inf)
                 parts.append(part)
-            ends, unit = reduce(torch.maximum, parts)[:2], parts[0][2]
+            ends, unit = reduce(torch.maximum, parts)[:2], most(axis.data[2], [dim])
+            unit = parts[0][2] if dim in axis.runs else unit  # of what is read first
             if axis is own:
                 unit = line(torch.arange(period).double(), dim, unit.dim())
                 rate = axis.rate * layer.step / len(layer.reads)
@@ -350,8 +351,7 @@ class Sums:
 
     def begin(self, node: Any) -> None:
         """Note that the unions to come are those of a node of the graph."""
-        left_out = self.aside.get(node, ())
-        self.left_out, self.whole = iter(left_out), not any(left_out)
+        self.left_out = [*self.aside.get(node, ())]
 
     def input(self, shape: Shape) -> Sum:
         """Return the map in which every position reads itself."""
@@ -362,7 +362,7 @@ class Sums:
         self, maps: Sequence[Sum], shape: Shape, *, all_count: bool = False
     ) -> Sum:
         """Take elements together, broadcast to a shape."""
-        aside = next(self.left_out, frozenset())
+        aside = self.left_out.pop(0) if self.left_out else frozenset()
         terms = [one.value for n, one in enumerate(maps) if n not in aside]
         terms = [term[(None,) * (len(shape) - term.dim())] for term in terms]
         return Sum(_Level.apply(sum(terms[1:], terms[0])), shape)
@@ -375,7 +375,7 @@ class Sums:
 
     def positions(self, maps: Sequence[Sum], dim: int) -> bool:
         """Tell whether maps side by side stay as they are, since none is left out."""
-        return self.whole
+        return not any(self.left_out)
 
     def gather(self, one: Sum, dim: int, how: Along, length: int) -> Sum:
         """Apply a layer along a dimension: each of its units is a sum of its reads."""

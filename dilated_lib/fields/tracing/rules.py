@@ -474,7 +474,8 @@ def _moved(target: OpOverload, call: Call) -> Any:
     shape, name, args = call.shape, call.operation, call.args
     if "view" in name or name == "_reshape_alias":
         return call.move(call.maps[0], lambda p: p.reshape(shape))
-    for place in pytree.tree_leaves([args.get(key) for key in PLACES], is_leaf=is_map):
+    places = {key: args[key] for key in PLACES if key in args}
+    for place in pytree.tree_leaves(places, is_leaf=is_map):
         if is_map(place):
             raise TracingError("takes places that the input decides")
         if isinstance(place, Tensor) and (type(place) is not Tensor or place.is_meta):
@@ -490,13 +491,7 @@ def _moved(target: OpOverload, call: Call) -> Any:
                 return torch.tensor(blank).double().expand(value.shape)
             return next(present) if is_map(value) else value
 
-        given = {
-            key: value
-            if key in PLACES
-            else pytree.tree_map(plane, value, is_leaf=is_map)
-            for key, value in args.items()
-        }
-        return target(**given)
+        return target(**{**pytree.tree_map(plane, args, is_leaf=is_map), **places})
 
     return call.algebra.move(call.maps, run)
 
@@ -507,9 +502,8 @@ def constant(node: fx.Node) -> Any:
     Lists of places are computed, if they need no weight.
     """
     shown = node.meta.get("val")
-    if not isinstance(shown, Tensor) or shown.is_floating_point():
-        return shown
-    if type(shown) is Tensor or not isinstance(node.target, OpOverload):
+    whole = isinstance(shown, Tensor) and not shown.is_floating_point()
+    if type(shown) is Tensor or not (whole and isinstance(node.target, OpOverload)):
         return shown
     args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), constant)
     leaves = pytree.tree_leaves((args, kwargs))
