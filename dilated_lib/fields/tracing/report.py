@@ -391,14 +391,14 @@ def _rows(live: Mapping[fx.Node, Hull]) -> list[Layer]:
     for node, hull in live.items():
         if hull in known:
             continue
-        inputs = {live[one] for one in node.all_input_nodes if one in live}
+        inputs = dict.fromkeys(live[n] for n in node.all_input_nodes if n in live)
         below = [known[one] for one in inputs]
         misaligned = hull.misaligned or any(untold for _, untold in below)
-        before = {fields for fields, _ in below}
+        before = [fields for fields, _ in below]
         try:
             fields = fields_of(hull)
         except TracingError:  # in a shape that is no map: as it was before
-            known[hull] = next(iter(before), None), misaligned
+            known[hull] = before[0] if before else None, misaligned
             continue
         known[hull] = fields, False
         others = len(inputs) > 1 or fields not in before
