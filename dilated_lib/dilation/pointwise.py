@@ -50,7 +50,7 @@ def running(value: Any) -> list[Axis]:
 
 def _fresh(one: Hull) -> Hull:
     """Return a map as if it were an input."""
-    zero = torch.zeros(2, *[1] * len(one.shape)).double()
+    zero = torch.zeros(3, *[1] * len(one.shape)).double()
     axes = [
         Axis(zero if axis.runs else zero - inf, Fraction(1), dim=axis.dim)
         for axis in one.axes
@@ -64,5 +64,5 @@ def _runs(value: Any) -> set[Any]:
         (n, axis.dim and one.shape[axis.dim], axis.rate, axis.period, own)
         for one in rules.maps_in(value)
         for n, axis in enumerate(one.axes)
-        for own in [not bool((axis.ends > 0).any())]
+        for own in [not bool((axis.data[:2] > 0).any())]
     }

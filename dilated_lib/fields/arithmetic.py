@@ -53,8 +53,12 @@ class ReceptiveField:
     phases: tuple[tuple[float, float] | None, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.stride, Fraction):
-            object.__setattr__(self, "stride", whole("stride", self.stride))
+        stride = self.stride
+        if not isinstance(stride, Fraction):
+            stride = whole("stride", stride)
+        # a whole stride is a whole number, so that equal fields are written alike
+        stride = stride.numerator if stride.denominator == 1 else stride
+        object.__setattr__(self, "stride", stride)
         if not self.phases or self.stride * len(self.phases) % 1:
             raise ValueError(
                 "phases must hold one hull for each unit of a period, and the period "
@@ -192,7 +196,7 @@ def above(below: ReceptiveField, layer: Window | Sampling) -> ReceptiveField:
         hulls.append(
             _hull_of(below._hull(lower) for lower in outer if below.reaches(lower))
         )
-    return ReceptiveField(_number(Fraction(below.stride) * step / units), tuple(hulls))
+    return ReceptiveField(Fraction(below.stride) * step / units, tuple(hulls))
 
 
 def place(field: ReceptiveField, unit: int) -> float:
@@ -247,7 +251,3 @@ def join(fields: Iterable[ReceptiveField]) -> ReceptiveField:
 def _hull_of(hulls: Iterable[tuple[float, float]]) -> tuple[float, float] | None:
     ends = [end for hull in hulls for end in hull]
     return (min(ends), max(ends)) if ends else None
-
-
-def _number(value: Fraction) -> int | Fraction:
-    return value.numerator if value.denominator == 1 else value

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dilated_lib.evaluation_mode import evaluating
+from dilated_lib.fields.tracing import receptive_field
+from dilated_lib.fields.tracing.export import shapes_of
 from dilated_lib.values import whole, wholes
 
 __all__ = ["effective_receptive_field"]
@@ -36,11 +38,14 @@ def effective_receptive_field(
     For a linear stack with equal weights the result is the product of the ``coverage``
     along the axes, and its width along each is ``deviation``.
 
-    Maps may have their channels last, (N, …, C), as in Swin. To find out, a part of the
-    first input is set to NaN: all channels of a unit then lose their value together.
+    Maps may have their channels last, (N, …, C), as in Swin, or all units in one row of
+    tokens, (N, L, C). To find out, a part of the first input is set to NaN: all the
+    channels of a unit then lose their value together. Where that does not tell, as for
+    tokens, :func:`~dilated_lib.fields.tracing.receptive_field` traces the network.
 
     Raises ValueError for inputs without axes, an unknown module, an output that is not
-    a map with as many axes, a unit outside it, and where no gradient arrives at all.
+    a map of units, such as tokens with one for the class, a unit outside it, and where
+    no gradient arrives at all.
 
     Source: Luo et al., "Understanding the Effective Receptive Field in Deep
     Convolutional Neural Networks", NeurIPS 2016.
@@ -67,23 +72,25 @@ def effective_receptive_field(
     if unit is not None:
         unit = wholes("unit", unit, what="one index an axis")
     with evaluating(model):
-        last = _channels_last(_output(model, _marked(inputs[:1]), to))
+        shape, dims = _layout(model, inputs, to)
+        sizes = tuple(1 if dim is None else shape[dim] for dim in dims)
+        place = unit or tuple(n // 2 for n in sizes)
+        if len(place) != len(sizes) or not all(
+            0 <= index < size for index, size in zip(place, sizes, strict=True)
+        ):
+            raise ValueError(f"unit must be within {sizes}, got {place}")
+        own: list[int | slice] = [slice(None)] * len(shape)
+        for dim, index in zip(dims, place, strict=True):
+            if dim is not None:
+                own[dim] = index
         total = torch.zeros(inputs.shape[2:], dtype=torch.float64)
         for number, one in enumerate(inputs):
             x = one[None].detach().requires_grad_()
             with torch.enable_grad():
-                output = _output(model, x, to)
-            output = output.movedim(-1, 1) if last else output
-            sizes = output.shape[2:]
-            place = unit or tuple(n // 2 for n in sizes)
-            if len(place) != len(sizes) or not all(
-                0 <= index < size for index, size in zip(place, sizes, strict=True)
-            ):
-                raise ValueError(f"unit must be within {tuple(sizes)}, got {place}")
+                channels = _output(model, x, to).reshape(shape)[tuple(own)].flatten()
             generator = torch.Generator().manual_seed(seed + number)
-            signs = torch.randint(2, (output.shape[1],), generator=generator) * 2 - 1
-            column = int(np.ravel_multi_index(place, sizes))
-            seen = (output[0].flatten(1)[:, column] * signs.to(output)).sum()
+            signs = torch.randint(2, channels.shape, generator=generator) * 2 - 1
+            seen = (channels * signs.to(channels)).sum()
             (gradient,) = torch.autograd.grad(seen, x)
             arrives = gradient[0].abs().double().mean(0).cpu()
             total += (arrives > 0).double() if binary else arrives
@@ -115,7 +122,7 @@ def _output(model: nn.Module, x: Tensor, to: str | None) -> Tensor:
     if not caught:
         raise ValueError(f"{to} is not called, so it has no output")
     output = caught[-1]
-    if not isinstance(output, Tensor) or output.dim() != x.dim():
+    if not isinstance(output, Tensor) or output.dim() not in (3, x.dim()):
         kind = tuple(output.shape) if isinstance(output, Tensor) else type(output)
         raise ValueError(
             f"{name} must be one map with {x.dim() - 2} axes, got "
@@ -124,16 +131,34 @@ def _output(model: nn.Module, x: Tensor, to: str | None) -> Tensor:
     return output
 
 
+def _layout(
+    model: nn.Module, inputs: Tensor, to: str | None
+) -> tuple[tuple[int, ...], tuple[int | None, ...]]:
+    """Return the shape of one output as a map, and its dimension for each axis.
+
+    The dimension is None where one unit is left along the axis.
+    """
+    lost = _output(model, _marked(inputs[:1]), to).isnan()
+    if lost.dim() == inputs.dim():
+        # units lose their value alike along the dimension of the channels
+        first, last = ((lost.any(d) == lost.all(d)).all() for d in (1, -1))
+        if first != last:
+            axes = range(2, lost.dim()) if first else range(1, lost.dim() - 1)
+            return tuple(lost.shape), tuple(axes)
+    traced = receptive_field(model, inputs.shape[1:], to=to).traced
+    if shapes_of(traced.end)[0] != lost.shape or any(
+        axis.dim is None and axis.runs for axis in traced.hull.axes
+    ):
+        raise ValueError(
+            f"the output, {tuple(lost.shape)}, must be a map of units; it puts them "
+            "beside other things along one dimension, or in another order"
+        )
+    return traced.hull.shape, tuple(axis.dim for axis in traced.hull.axes)
+
+
 def _marked(x: Tensor) -> Tensor:
     """Return a copy with NaN in the first half of every axis."""
     marked = x.detach().clone()
     quarter = [slice(None)] * 2 + [slice(0, -(-side // 2)) for side in x.shape[2:]]
     marked[tuple(quarter)] = torch.nan
     return marked
-
-
-def _channels_last(lost: Tensor) -> bool:
-    """Tell whether units lost their value alike along the last axis, not the first."""
-    apart = lost[0].isnan()
-    first, last = ((apart.any(d) == apart.all(d)).all() for d in (0, -1))
-    return bool(last and not first)

@@ -157,6 +157,61 @@ def test_channels_may_come_last(side):
     assert corner.sum() == 16 and corner[:4, -4:].all()
 
 
+class Tokens(nn.Module):
+    """A row of tokens, one for each patch, and perhaps one more for the class."""
+
+    def __init__(self, *, classed=False):
+        super().__init__()
+        self.patches, self.norm, self.classed = ChannelsLast(), nn.LayerNorm(8), classed
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(1, 2)
+        if self.classed:
+            tokens = torch.cat([torch.zeros(len(x), 1, 8), tokens], 1)
+        return self.norm(tokens)
+
+
+def test_units_may_be_a_row_of_tokens():
+    torch.manual_seed(0)
+    x = noise(2, 3, 24, 32).float()  # 6 x 8 patches
+    seen = dl.effective_receptive_field(Tokens(), x, unit=(1, 6))
+    wanted = np.zeros((24, 32), bool)
+    wanted[4:8, 24:28] = True
+    assert ((seen > 0) == wanted).all()
+    with pytest.raises(ValueError, match=r"unit must be within \(6, 8\), got \(6, 0\)"):
+        dl.effective_receptive_field(Tokens(), x, unit=(6, 0))
+
+
+def test_tokens_beside_other_things_are_refused_by_name():
+    with pytest.raises(ValueError, match="puts positions beside other things"):
+        dl.effective_receptive_field(Tokens(classed=True), noise(1, 3, 24, 32).float())
+    attended = nn.Sequential(Tokens(classed=True), nn.TransformerEncoderLayer(8, 2))
+    attended[1].self_attn.batch_first = True
+    with pytest.raises(ValueError, match=r"^the output, \(1, 49, 8\), must be a map"):
+        dl.effective_receptive_field(attended, noise(1, 3, 24, 32).float())
+
+
+class Global(nn.Module):
+    """A map with its channels last, which a mean over all positions scales."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = ChannelsLast()
+
+    def forward(self, x):
+        tokens = self.patches(x)
+        return tokens * (1 + tokens.mean((1, 2), keepdim=True))
+
+
+def test_channels_last_are_found_where_every_unit_sees_everything():
+    torch.manual_seed(0)
+    x = noise(1, 3, 32, 32).float()
+    seen = dl.effective_receptive_field(Global(), x, unit=(6, 1))
+    assert seen.all()
+    own = seen[24:28, 4:8].mean()  # a patch counts most for its own unit
+    assert own > 4 * np.delete(seen.flatten(), seen.argmax()).mean()
+
+
 def test_where_every_unit_sees_everything_channels_come_first():
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Softmax(3))
     everything = nn.Sequential(network, nn.Conv2d(4, 4, 6, padding=(5, 5)))

@@ -111,6 +111,10 @@ CONSTRUCTS = {
     "unfolded along": Net(lambda x: x.unfold(2, 3, 2).amax(-1)),
     "flattened and back": Net(lambda x: x.flatten(2).mul(3).unflatten(2, (19, 22))),
     "windows": Net(lambda x: _windows(x[..., :18, :18], 6)),
+    "windows with a halo": Net(lambda x: _blocks(x[..., :16, :20], 4, 1)),
+    "windows with a halo, unfolded along": Net(
+        lambda x: _blocks(x[..., :16, :20], 4, 1, along=True)
+    ),
     "nearest": nn.Upsample(scale_factor=2),
     "nearest, to a size": nn.Upsample((30, 31)),
     "nearest exact": nn.Upsample((30, 31), mode="nearest-exact"),
@@ -211,6 +215,29 @@ def _windows(x, side):
     return mixed.permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
 
 
+def _blocks(x, side, halo, *, along=False):
+    """Attention from the pixels of a block to it and its border, as HaloNet has it."""
+    n, c, h, w = x.shape
+    queries = x.view(n, c, h // side, side, w // side, side)
+    queries = queries.permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
+    wide = side + 2 * halo
+    if along:
+        keys = F.pad(x, (halo,) * 4).unfold(2, wide, side).unfold(3, wide, side)
+        keys = keys.permute(0, 2, 3, 4, 5, 1).flatten(3, 4)
+    else:
+        keys = F.unfold(x, wide, padding=halo, stride=side)
+        keys = keys.view(n, c, wide**2, h // side, w // side).permute(0, 3, 4, 2, 1)
+    mixed = (queries @ keys.transpose(-1, -2)).softmax(-1) @ keys
+    mixed = mixed.unflatten(3, (side, side)).permute(0, 5, 1, 3, 2, 4)
+    return mixed.reshape(n, c, h, w)
+
+
+def test_a_block_sees_its_own_pixels_and_the_halo():
+    model = Net(lambda x: _blocks(x, 4, 1))
+    for field in dl.receptive_field(model, (2, 16, 20)):
+        assert field.phases == ((-1, 4),) * 4 and field.stride == 1
+
+
 @pytest.mark.parametrize("name", CONSTRUCTS)
 def test_each_construct_reads_what_the_network_reads(name):
     assert dl.verify(CONSTRUCTS[name], (2, 19, 22), units=6) is None
@@ -303,6 +330,10 @@ ANSWERED = {  # what no rule was written for: moves are torch's own
     "causal attention": Net(
         lambda x: F.scaled_dot_product_attention(*[x[:, 0]] * 3, is_causal=True)
     ),
+    "a padded layer within each patch": Net(
+        lambda x, a: _within(x[..., :16, :20], a), conv(p=1)
+    ),
+    "attention between every other position": Net(lambda x: _apart(x[..., :18, :])),
     "a map times itself turned round": Net(
         lambda x: torch.einsum("nchw,ncwh->nchw", x[..., :19], x[..., :19])
     ),
@@ -353,6 +384,38 @@ def test_an_unknown_operation_on_what_sees_everything_sees_everything():
     answer = dl.receptive_field(model, (2, 19, 22))
     assert [field.size for field in answer] == [math.inf, math.inf]
     assert answer.region(0, 0).all()
+
+
+def _apart(x):
+    """Attention between the pixels at one place of all blocks, as MobileViT has it."""
+    n, c, h, w = x.shape
+    blocks = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 2, 4, 1)
+    tokens = blocks.reshape(n, 4, -1, c)
+    mixed = F.scaled_dot_product_attention(tokens, tokens, tokens)
+    mixed = mixed.view(n, 2, 2, h // 2, w // 2, c).permute(0, 5, 3, 1, 4, 2)
+    return mixed.reshape(n, c, h, w)
+
+
+def _patches(x):
+    """The patches of a map as a batch, as TNT has them."""
+    _, c, h, w = x.shape
+    return x.view(c, h // 4, 4, w // 4, 4).permute(1, 3, 0, 2, 4).reshape(-1, c, 4, 4)
+
+
+def _within(x, layer):
+    y = layer(_patches(x)).view(x.shape[2] // 4, x.shape[3] // 4, -1, 4, 4)
+    return y.permute(2, 0, 3, 1, 4).reshape(x.shape)
+
+
+def test_a_layer_over_each_patch_of_a_batch_keeps_the_patches_apart():
+    model = Net(lambda x, a: a(_patches(x)), conv(p=1, s=2))
+    assert size_of(model, (2, 16, 20)) == [4, 4]
+
+
+def test_attention_between_every_other_position_is_unbounded():
+    answer = dl.receptive_field(Net(_apart), (2, 18, 22))
+    assert [field.size for field in answer] == [math.inf, math.inf]
+    assert answer.region(4, 5).sum() == 9 * 11
 
 
 def _shifted(x):
@@ -589,9 +652,19 @@ def test_joins_name_where_centres_differ():
         lambda x: torch.cat([x, x.roll(1, 2)], 1),
     ],
 )
-def test_maps_askew_are_named_however_they_are_joined(joined):
+def test_misaligned_maps_are_named_however_they_are_joined(joined):
     answer = dl.receptive_field(Net(joined), (2, 9, 9))
     assert not answer.aligned
+
+
+def test_tokens_are_misaligned_if_any_of_those_before_them_are():
+    def misaligned_as_tokens(x):
+        rows = x.flatten(2)
+        apart = rows + x.roll(1, 3).flatten(2)
+        return (apart + rows).unflatten(2, x.shape[2:])
+
+    answer = dl.receptive_field(Net(misaligned_as_tokens), (2, 9, 9))
+    assert [field.size for field in answer] == [1, 2] and not answer.aligned
 
 
 def test_coverage_begins_where_something_is_read():
@@ -633,6 +706,14 @@ def test_what_cannot_be_verified_says_so(name):
 def test_what_is_no_network_or_name_is_repeated(model, options, message):
     with pytest.raises(TypeError, match=message):
         dl.receptive_field(model, (2, 9, 9), **options)
+
+
+def test_a_map_of_one_unit_goes_on_when_its_channels_are_shuffled():
+    def shuffled(x, a, b):
+        return b(a(x).view(1, 2, 1, 1, 1).transpose(1, 2).reshape(1, 2, 1, 1))
+
+    model = Net(shuffled, conv((19, 22)), conv(p=1))
+    assert size_of(model, (2, 19, 22)) == [19 + 2, 22 + 2]
 
 
 def test_one_unit_for_all_places_is_at_any_distance():

@@ -85,7 +85,7 @@ def _attended(x):
 
 
 def test_statistics_are_read_or_ignored():
-    with pytest.raises(ValueError, match="must be 'read' or 'ignore', got 'skip'"):
+    with pytest.raises(ValueError, match="must be one of read, ignore; got 'skip'"):
         dl.receptive_field(conv(), (4, 9, 9), statistics="skip")
 
 

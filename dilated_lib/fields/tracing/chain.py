@@ -22,7 +22,7 @@ class Link(NamedTuple):
 
 
 def chain(model: nn.Module, input_size: Sequence[int]) -> tuple[Link, ...]:
-    """The convolutions and poolings of a network, the one nearest the input first.
+    """List the convolutions and poolings of a network, those nearest the input first.
 
     ``input_size`` is (C, …) without the batch. Padding layers belong to the layer that
     reads them; what works unit by unit is left out. A pooling's ``ceil_mode`` is not
@@ -68,16 +68,12 @@ def chain(model: nn.Module, input_size: Sequence[int]) -> tuple[Link, ...]:
 
 
 def _call(node: fx.Node) -> Call:
-    """A node's operation and its arguments, values of the graph as they are shown."""
+    """Return a node's operation and its arguments, those of the graph as shown."""
     if not isinstance(node.target, OpOverload):  # one of several results
         return Call("", {}, [], None)
-
-    def shown(argument: Any) -> Any:
-        return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
-
-    arguments = named(node.target, node.args, node.kwargs)
-    given = {key: shown(value) for key, value in arguments.items()}
-    return Call(operation(node), given, shapes_of(node), None)
+    arguments: Any = named(node.target, node.args, node.kwargs)
+    given = fx.map_arg(arguments, lambda one: one.meta.get("val"))
+    return Call(operation(node), dict(given), shapes_of(node), None)
 
 
 def _pad(links: list[Link], call: Call, name: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from io import StringIO
+from operator import getitem
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,7 +24,7 @@ ONE_AT_A_TIME = threading.RLock()  # torch.export changes the state of the proce
 
 
 class TracingError(ValueError):
-    """What the analysis does not understand: it never guesses."""
+    """Says what the analysis does not understand, since it never guesses."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,20 @@ class Graph:
 
     @property
     def nodes(self) -> list[fx.Node]:
-        """All nodes, in the order in which they run."""
+        """List all nodes, in the order in which they run."""
         return list(self.module.graph.nodes)
 
-    def find(self, name: str) -> fx.Node:
-        """An output, the last value computed in a module, or a node of the graph.
+    def find(self, name: str | None) -> fx.Node:
+        """Return an output, the last value in a module or a node; for None the output.
 
-        Raises ValueError for a name that is none of them.
+        Raises ValueError for a name that is none of them, and where there is more than
+        one output and no name.
         """
+        if name is None:
+            if len(self.outputs) != 1:
+                names = ", ".join(map(repr, self.outputs)) or "nothing"
+                raise ValueError(f"the network returns {names}: choose one with to=…")
+            return next(iter(self.outputs.values()))
         if not isinstance(name, str):
             raise TypeError(f"a module or an output is told by its name, got {name!r}")
         if name in self.outputs:
@@ -58,16 +65,9 @@ class Graph:
             + ", ".join(map(repr, near))
         )
 
-    def output(self) -> fx.Node:
-        """The only output. Raises ValueError where there are several."""
-        if len(self.outputs) != 1:
-            names = ", ".join(map(repr, self.outputs)) or "nothing"
-            raise ValueError(f"the network returns {names}: choose one with to=…")
-        return next(iter(self.outputs.values()))
-
 
 def path_of(node: fx.Node) -> list[str]:
-    """The modules in which a node is computed, from the outermost in."""
+    """Return the modules in which a node is computed, from the outermost in."""
     stack = node.meta.get("nn_module_stack", {})
     return [path.split("@")[0] for path, _ in stack.values() if path]
 
@@ -78,7 +78,7 @@ def trace(
     known: Callable[[OpOverload], bool],
     to: str | None = None,
 ) -> Graph:
-    """The operations of a network in evaluation mode, on inputs of those sizes.
+    """Return the operations of a network in evaluation mode, on inputs of some sizes.
 
     What is not ``known`` is taken apart, if torch can. A network that cannot be traced
     as a whole is traced as far as the module ``to``. Raises TracingError where it
@@ -90,11 +90,12 @@ def trace(
             try:
                 program = _exported(model, examples)
             except Exception:
-                if to not in dict(model.named_modules()):
+                if not to or to not in dict(model.named_modules()):
                     raise
-                with _unwound():
-                    program = _exported(_UpTo(model, str(to)), examples)
-            program = program.run_decompositions({})  # nothing in place any more
+                with _stopping_at(model, to):
+                    program = _exported(model, examples)
+            if any(map(_in_place, program.graph.nodes)):
+                program = program.run_decompositions({})
             targets = {node.target for node in program.graph.nodes}
             if not all(known(one) for one in targets if isinstance(one, OpOverload)):
                 table: Any = torch.export.default_decompositions()
@@ -108,7 +109,7 @@ def trace(
 def example_inputs(
     model: nn.Module, sizes: Sequence[tuple[int, ...]]
 ) -> tuple[Tensor, ...]:
-    """Inputs of those sizes, of the kind of the network's weights."""
+    """Return inputs of those sizes, of the kind of the network's weights."""
     weights = next(model.parameters(), torch.empty(0))
     dtype = weights.dtype if weights.is_floating_point() else torch.float32
     return tuple(
@@ -129,14 +130,25 @@ def _exported(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
     return torch.export.export(model, examples, strict=False)
 
 
+def _in_place(node: fx.Node) -> bool:
+    """Tell whether a node may change its arguments, or calls a graph that may."""
+    if node.op != "call_function" or node.target is getitem:
+        return False
+    return not isinstance(node.target, OpOverload) or node.target._schema.is_mutable
+
+
 class _Reached(BaseException):
     """Stops a network at the module that was asked for."""
 
 
 @contextmanager
-def _unwound() -> Iterator[None]:
-    """Let torch.fx forget the modules that ``_Reached`` leaves: it pops none itself."""
-    inner = fx.Tracer.call_module
+def _stopping_at(model: nn.Module, name: str) -> Iterator[None]:
+    """Let a network end at one of its modules, whose result it returns.
+
+    The module raises an exception that the network's own ``forward`` cannot catch.
+    torch.fx must then forget the modules that were left that way: it pops none itself.
+    """
+    inner, whole, results = fx.Tracer.call_module, model.forward, []
 
     def call_module(tracer: fx.Tracer, *call: Any) -> Any:
         depth = len(tracer.module_stack)
@@ -147,32 +159,21 @@ def _unwound() -> Iterator[None]:
                 tracer.module_stack.popitem()
             raise
 
-    with patch.object(fx.Tracer, "call_module", call_module):
-        yield
+    def stop(_module: nn.Module, _inputs: Any, result: Any) -> None:
+        results.append(result)
+        raise _Reached
 
-
-class _UpTo(nn.Module):
-    """A network as far as one of its modules, whose result it returns."""
-
-    def __init__(self, model: nn.Module, name: str) -> None:
-        super().__init__()
-        self.model, self.name = model, name
-
-    def forward(self, *inputs: Tensor) -> Any:
-        """Run until the module has its result."""
-        results: list[Any] = []
-
-        def stop(_module: nn.Module, _inputs: Any, result: Any) -> None:
-            results.append(result)
-            raise _Reached
-
-        hook = self.model.get_submodule(self.name).register_forward_hook(stop)
+    def forward(*inputs: Tensor) -> Any:
         try:
-            return self.model(*inputs)
+            return whole(*inputs)
         except _Reached:
-            return {self.name: results[0]}
-        finally:
-            hook.remove()
+            return {name: results[-1]}
+
+    hook = model.get_submodule(name).register_forward_hook(stop)
+    with patch.object(fx.Tracer, "call_module", call_module):
+        vars(model)["forward"] = forward  # `left_alone` takes it off again
+        yield
+    hook.remove()
 
 
 @contextmanager
@@ -182,7 +183,12 @@ def left_alone(model: nn.Module) -> Iterator[None]:
     A network may make buffers, modules or entries of dictionaries as it runs; while
     traced it would keep tensors without values.
     """
-    state = {module: _copied(vars(module)) for module in model.modules()}
+    state: list[tuple[dict[str, Any], dict[str, Any], list[tuple[Any, Any]]]] = []
+    for module in model.modules():
+        values = vars(module)
+        kept = [v for v in values.values() if isinstance(v, dict | list | set)]
+        if not isinstance(module, torch.jit.ScriptModule):
+            state.append((values, {**values}, [(v, copy.copy(v)) for v in kept]))
     generator = torch.random.get_rng_state()
     try:
         with redirect_stderr(StringIO()), warnings.catch_warnings(action="ignore"):
@@ -191,27 +197,14 @@ def left_alone(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.random.set_rng_state(generator)
-        for module, was in state.items():
-            if not isinstance(module, torch.jit.ScriptModule):
-                _restored(vars(module), was)
-
-
-def _copied(values: Any) -> Any:
-    """Each value of a module, and the items of it if it is a container."""
-    kinds = (dict, list, set)
-    pairs = (
-        (v, copy.copy(v) if isinstance(v, kinds) else None) for v in values.values()
-    )
-    return dict(zip(values, pairs, strict=True))
-
-
-def _restored(values: Any, was: Any) -> None:
-    values.clear()
-    for key, (value, items) in was.items():
-        if items is not None:
-            value.clear()
-            (value.extend if isinstance(value, list) else value.update)(items)
-        values[key] = value
+        for values, before, containers in state:
+            values.clear()
+            values.update(before)
+            for container, items in containers:
+                container.clear()
+                (container.extend if isinstance(items, list) else container.update)(
+                    items
+                )
 
 
 def _graph(program: Any, inputs: int) -> Graph:
@@ -234,13 +227,13 @@ def _graph(program: Any, inputs: int) -> Graph:
 
 
 def by_place(outputs: Any) -> dict[str, Any]:
-    """What a network returns, by names: keys and numbers, "output" for a single one."""
+    """Name what a network returns by its keys and numbers; a single one is "output"."""
     leaves = pytree.tree_flatten_with_path(outputs)[0]
     return {pytree.keystr(at).strip("[]'.") or "output": one for at, one in leaves}
 
 
 def why(model: nn.Module, sizes: Sequence[tuple[int, ...]], error: Exception) -> str:
-    """One sentence on the call that stopped the tracing."""
+    """Write one sentence on the call that stopped the tracing."""
     python, torchs = Path(traceback.__file__).parent, Path(torch.__file__).parent
     frames = [
         frame
@@ -261,30 +254,30 @@ def why(model: nn.Module, sizes: Sequence[tuple[int, ...]], error: Exception) ->
 
 
 def operation(node: fx.Node) -> str:
-    """The name of what a node computes, as in ``torch.ops.aten``, without overload."""
+    """Return the name of what a node computes, as in ``torch.ops.aten``."""
     return name_of(node.target)
 
 
 def name_of(target: Any) -> str:
-    """The name of an operation without its library and overload."""
+    """Return the name of an operation without its library and overload."""
     schema = getattr(target, "_schema", None)
     return str(schema.name).partition("::")[2] if schema else str(target)
 
 
 def named(target: Any, args: Any, kwargs: Any) -> dict[str, Any]:
-    """All arguments of an operation by name, left out ones with their default."""
+    """Return all arguments of an operation by name, left out ones with defaults."""
     places = target._schema.arguments
     given = dict(zip((one.name for one in places), args, strict=False)) | dict(kwargs)
     return {one.name: given.get(one.name, one.default_value) for one in places}
 
 
 def label(node: fx.Node) -> str:
-    """Where a node is computed and what it does, for tables and errors."""
+    """Say where a node is computed and what it does, for tables and errors."""
     path = path_of(node)
     return f"{path[-1]} ({node.name})" if path else node.name
 
 
 def shapes_of(node: fx.Node) -> list[tuple[int, ...]]:
-    """The shapes of a node's results."""
+    """Return the shapes of a node's results."""
     shown = pytree.tree_leaves(node.meta["val"])
     return [tuple(one.shape) for one in shown if isinstance(one, Tensor)]

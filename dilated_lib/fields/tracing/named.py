@@ -10,7 +10,7 @@ from dilated_lib.fields.tracing.export import TracingError
 
 
 def named_network(name: str, *, device: str = "meta") -> nn.Module:
-    """A network of torchvision by its name, or ``module:function`` that returns one.
+    """Build a network of torchvision by its name, or by ``module:function``.
 
     A submodule may follow after a dot: "fasterrcnn_resnet50_fpn.backbone". Weights are
     torch's random ones, or none on the meta device.

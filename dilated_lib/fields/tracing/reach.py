@@ -38,6 +38,7 @@ Move = Callable[[list[Tensor], float], Any]
 SAME = Sampling(1, ((0,),))
 CLOSE = 1e-6  # centres are fractions of small denominators
 ORIGIN = torch.zeros(1).double()
+NOWHERE = torch.tensor(-inf).double()
 LARGE = 2**22  # elements that all see everything, as between all pairs of tokens
 
 
@@ -45,131 +46,118 @@ LARGE = 2**22  # elements that all see everything, as between all pairs of token
 class Axis:
     """What the elements of a map see along one axis of the input.
 
-    ``ends`` stacks −first and last, with length 1 along a dimension where all elements
-    are alike. Units run along ``dim``, where ``ends`` holds the first ``period`` of
-    them; from one unit to the next there are ``rate`` input positions. ``centres`` are
-    the positions at which these units look, NaN for one that reads nothing. Units that
-    run along no single dimension, as tokens do, are ``scattered``: the number of each
-    element's unit. Where the axis is gone, no unit runs at all.
+    ``data`` stacks three numbers for each element: −first and last position, and the
+    unit that it belongs to, −inf where no unit runs. It has length 1 along a dimension
+    where all elements are alike. Units run along ``dim``, where ``data`` holds the
+    first period of them, or along no single dimension, as tokens do: then all are
+    written out. From one unit to the next there are ``rate`` input positions, and the
+    units of a period look at the positions ``centres``, NaN for one that reads nothing.
     """
 
-    ends: Tensor
+    data: Tensor
     rate: Fraction
-    period: int = 1
     dim: int | None = None
-    scattered: Tensor | None = None
     centres: Tensor = ORIGIN
+
+    @property
+    def period(self) -> int:
+        """Count the units after which they see the same again, further along."""
+        return len(self.centres)
 
     @cached_property
     def sees(self) -> bool:
-        """Does any element see anything of the axis?"""
-        return bool((self.ends[0] > -inf).any())
+        """Tell whether any element sees anything of the axis."""
+        return bool((self.data[0] > -inf).any())
+
+    @cached_property
+    def unbounded(self) -> bool:
+        """Tell whether any element sees the axis without end."""
+        return bool((self.data[0] == inf).any())
 
     @cached_property
     def infinite(self) -> bool:
-        """Does every element that sees anything of the axis see it without end?"""
-        return bool(self.ends[0].isinf().all())
+        """Tell whether whatever sees anything of the axis sees it without end."""
+        return bool(self.data[0].isinf().all())
 
     @cached_property
     def runs(self) -> frozenset[int]:
-        """The dimensions along which units run."""
-        if self.scattered is not None:
-            return frozenset(_spans(self.scattered))
-        return frozenset(() if self.dim is None else [self.dim])
+        """Return the dimensions along which units run."""
+        return frozenset(_spans(self.data[2]) if self.dim is None else [self.dim])
 
     @property
     def moved(self) -> int:
-        """Input positions from one period of units to the next."""
+        """Count the input positions from one period of units to the next."""
         return int(self.rate * self.period)
 
     def at(self, dim: int, places: Tensor) -> Tensor:
-        """What is seen at some places along a dimension, within the map or beyond."""
-        size = self.ends.shape[dim + 1]
+        """Return the data at places along a dimension, within the map or beyond it."""
+        size = self.data.shape[dim + 1]
         if size == 1 and self.dim != dim:
-            return self.ends
-        ends = self.ends.index_select(dim + 1, places % size)
+            return self.data
+        data = self.data.index_select(dim + 1, places % size)
         if self.dim != dim:
-            return ends
-        rise = places.div(size, rounding_mode="floor") * self.moved
-        return ends + _line(torch.stack([-rise, rise]).double(), dim, ends.dim() - 1)
+            return data
+        turn = places.div(size, rounding_mode="floor").double()
+        rise = turn * torch.tensor([-self.moved, self.moved, size])[:, None]
+        return data + line(rise, dim, data.dim() - 1)
 
-    def looks(self, places: Tensor) -> Tensor:
-        """At which positions units look; between two of them, in proportion."""
-        known = places.double().nan_to_num()
+    def written(self, dim: int, length: int) -> "Axis":
+        """Return the axis with so many elements written out along a dimension."""
+        places = torch.arange(length)
+        centres = self.looks(places) if self.dim == dim else self.centres
+        return replace(self, data=self.at(dim, places), centres=centres)
+
+    def looks(self, units: Tensor) -> Tensor:
+        """Return at which positions units look; between two of them, in proportion."""
+        known = units.double().nan_to_num()
         low, share, ends = known.floor().long(), known % 1, []
         for unit in (low, low + 1):
             turn = unit.div(self.period, rounding_mode="floor")
             ends.append(self.centres[unit % self.period] + turn * float(self.moved))
         middle = torch.where(share > 0, ends[0].lerp(ends[1], share), ends[0])
-        return middle.where(~places.isnan(), nan)
+        return middle.where(~units.isnan(), nan)
+
+    def with_ends(self, ends: Tensor) -> "Axis":
+        """Return the same units, which see other positions."""
+        return replace(self, data=_stacked(ends, self.data[2]))
 
     def without_end(self) -> "Axis":
-        """The same units, with an axis without end for whatever they see of it."""
-        return replace(self, ends=torch.where(self.ends > -inf, inf, -inf))
+        """Return the same units, without end for whatever they see of the axis."""
+        return self.with_ends(torch.where(self.data[:2] > -inf, inf, -inf))
 
     def gone(self) -> "Axis":
-        """The same, but no unit runs along the axis."""
-        return Axis(self.ends, self.rate)
+        """Return what is seen of the axis, along which no unit runs."""
+        return Axis(_stacked(self.data[:2], NOWHERE), self.rate)
 
 
 @dataclass(frozen=True, eq=False)
 class Hull:
     """A map: what its elements see along each axis.
 
-    ``askew`` tells that it was made of maps whose units look at different centres.
+    ``misaligned`` tells that it was made of maps whose units look at different centres.
     """
 
     axes: tuple[Axis, ...]
     shape: Shape
-    askew: bool = False
+    misaligned: bool = False
 
     @property
     def everything(self) -> bool:
-        """Do all elements see all axes without end, or nothing?"""
+        """Tell whether all elements see all axes without end, or nothing."""
         return all(axis.infinite for axis in self.axes)
 
     @property
+    def homes(self) -> dict[int, Axis]:
+        """Return the axes whose units run along a dimension, by that dimension."""
+        return {axis.dim: axis for axis in self.axes if axis.dim is not None}
+
+    @property
     def lengthened(self) -> "Hull":
-        """The same map with at least two units along each axis, and a whole period."""
+        """Return the map with at least two units, and a period, along each axis."""
         shape = [*self.shape]
-        for axis in self.axes:
-            if axis.dim is not None:
-                shape[axis.dim] = max(shape[axis.dim], 2, axis.period)
+        for dim, axis in self.homes.items():
+            shape[dim] = max(shape[dim], 2, axis.period)
         return replace(self, shape=tuple(shape))
-
-    def with_axes(self, axes: Sequence[Axis]) -> "Hull":
-        """The same map with other axes; dimensions without units are written out."""
-        homes = {axis.dim for axis in axes}
-        for one in self.axes:
-            if one.dim is not None and one.dim not in homes:
-                places = torch.arange(self.shape[one.dim])
-                axes = [replace(axis, ends=axis.at(one.dim, places)) for axis in axes]
-        return Hull(tuple(axes), self.shape)
-
-    def in_period(self, periods: Mapping[int, int]) -> "Hull":
-        """The same, with so many units written out along some dimensions.
-
-        Raises TracingError where no units run along them, and yet elements differ.
-        """
-        axes = self.axes
-        for dim, period in periods.items():
-            if all(axis.dim != dim for axis in axes):
-                if any(a.ends.shape[dim + 1] > 1 and not a.infinite for a in axes):
-                    raise TracingError("takes positions and other things together")
-                axes = tuple(replace(a, ends=most(a.ends, [dim + 1])) for a in axes)
-            places = torch.arange(period)
-            axes = tuple(
-                replace(axis, ends=axis.at(dim, places))
-                if axis.dim != dim
-                else replace(
-                    axis,
-                    ends=axis.at(dim, places),
-                    period=period,
-                    centres=axis.looks(places),
-                )
-                for axis in axes
-            )
-        return replace(self, axes=axes)
 
 
 class Hulls:
@@ -187,148 +175,150 @@ class Hulls:
         self.node: Any = None
 
     def begin(self, node: Any) -> None:
-        """The unions to come are those of a node of the graph."""
+        """Note that the unions to come are those of a node of the graph."""
         self.node, self.aside[node] = node, []
 
     def input(self, shape: Shape) -> Hull:
-        """The map in which every position sees itself."""
-        zero = torch.zeros(2, *[1] * len(shape)).double()
+        """Return the map in which every position sees itself."""
+        zero = torch.zeros(3, *[1] * len(shape)).double()
         axes = (Axis(zero, Fraction(1), dim=dim) for dim in range(2, len(shape)))
         return Hull(tuple(axes), shape)
 
     def union(
         self, maps: Sequence[Hull], shape: Shape, *, all_count: bool = False
     ) -> Hull:
-        """Elements taken together, broadcast to a shape.
+        """Take elements together, broadcast to a shape.
 
         One element for all positions is at any distance from them. So are positions
         paired with all others. ``all_count`` leaves no statistic out.
         """
         wide = [_broadcast(one, shape) for one in maps]
-        aside = _statistics(wide) if self.ignore and not all_count else frozenset()
+        aside: frozenset[int] = frozenset()
+        if self.ignore and not all_count:
+            runs = [any(axis.runs for axis in one.axes) for one in wide]
+            alone = (n for n, m in enumerate(wide) if m.everything and not runs[n])
+            aside = frozenset(alone if any(runs) else ())
         self.aside[self.node].append(aside)
         wide = [*dict.fromkeys(one for n, one in enumerate(wide) if n not in aside)]
         if len(wide) == 1:
             return wide[0]
-        columns = [_paced(column, met=True) for column in _columns(wide)]
-        askew = any(map(_askew, columns))
-        rows = zip(*columns, strict=True)
-        wide = [one.with_axes(axes) for one, axes in zip(wide, rows, strict=True)]
+        columns = [_paced(terms, met=True) for terms in _by_axis(wide)]
         periods: dict[int, int] = {}
-        for axis in (axis for one in wide for axis in one.axes):
+        for axis in (axis for column in columns for axis in column):
             if axis.dim is not None:
                 periods[axis.dim] = lcm(periods.get(axis.dim, 1), axis.period)
+        rows = zip(wide, zip(*columns, strict=True), strict=True)
+        together = [_in_step(one, axes, periods) for one, axes in rows]
         axes = []
-        for column in _columns([one.in_period(periods) for one in wide]):
-            ends = reduce(torch.maximum, (axis.ends for axis in column))
-            axes.append(replace(max(column, key=_leads), ends=ends))
-        return Hull(tuple(axes), shape, askew)
+        for terms in zip(*together, strict=True):
+            ends = reduce(torch.maximum, (axis.data[:2] for axis in terms))
+            axes.append(max(terms, key=_leads).with_ends(ends))
+        return Hull(tuple(axes), shape, any(map(_misaligned, columns)))
 
     def reduce(self, one: Hull, dims: Iterable[int]) -> Hull:
-        """All elements along some dimensions taken together, whose length becomes 1."""
+        """Take all elements along some dimensions together, whose length becomes 1."""
         gone = frozenset(dim % len(one.shape) for dim in dims)
         axes = []
         for axis in one.axes:
             if axis.runs and axis.runs <= gone:
                 axis = axis.without_end().gone()
             elif axis.runs & gone:
-                axis = axis.without_end() if _far_apart(axis.scattered, gone) else axis
+                if _far_apart(axis.data[2], gone):
+                    axis = axis.without_end()
                 if not axis.infinite:
                     raise TracingError("takes a part of an axis together, unevenly")
-            ends, unit = most(axis.ends, [dim + 1 for dim in gone]), axis.scattered
-            unit = unit if unit is None else most(unit, gone)
-            axes.append(replace(axis, ends=ends, scattered=unit))
+            data = most(axis.data, [dim + 1 for dim in gone])
+            axes.append(replace(axis, data=data))
         shape = tuple(1 if dim in gone else n for dim, n in enumerate(one.shape))
         return Hull(tuple(axes), shape)
 
     def positions(self, maps: Sequence[Hull], dim: int) -> bool:
-        """Do units of an axis run along a dimension?"""
+        """Tell whether units of an axis run along a dimension."""
         return any(dim in axis.runs for one in maps for axis in one.axes)
 
     def gather(self, one: Hull, dim: int, how: Along, length: int) -> Hull:
-        """A layer along a dimension, of ``length`` units: each a union of its reads."""
+        """Apply a layer along a dimension: each unit is a union of its reads."""
         dim %= len(one.shape)
         size, layer = one.shape[dim], how.layer
         if size == length and layer == SAME:
             return one
-        own = next((axis for axis in one.axes if axis.dim == dim), None)
+        own = one.homes.get(dim)
         if own is None:
             reads, there = _inside(how, size, length)
         else:
             period = len(layer.reads) * (own.period // gcd(own.period, layer.step))
-            reads, there = _reads(_outer(layer, own.period), period)
+            reads, there = _reads(layer, period, own.period)
         axes = []
         for axis in one.axes:
             parts = []
             for places, real in zip(reads, there, strict=True):
                 part = axis.at(dim, places)
                 if not real.all():
-                    part = part.where(_line(real, dim, len(one.shape)), -inf)
+                    part = part.where(line(real, dim, len(one.shape)), -inf)
                 parts.append(part)
-            ends, unit = reduce(torch.maximum, parts), axis.scattered
+            ends, unit = reduce(torch.maximum, parts)[:2], most(axis.data[2], [dim])
+            unit = parts[0][2] if dim in axis.runs else unit  # of what is read first
             if axis is own:
+                unit = line(torch.arange(period).double(), dim, unit.dim())
                 rate = axis.rate * layer.step / len(layer.reads)
                 centres = axis.looks(_places(how, period))
-                axis = Axis(ends, rate, period, dim, None, centres)
-            elif unit is not None and unit.shape[dim] > 1:  # of what is read first
-                first = unit.index_select(dim, reads[0])
-                first = first.where(_line(there[0], dim, unit.dim()), -inf)
-                axis = replace(axis, ends=ends, scattered=first)
+                axes.append(Axis(_stacked(ends, unit), rate, dim, centres))
             else:
-                axis = replace(axis, ends=ends)
-            axes.append(axis)
-        return Hull(tuple(axes), _changed(one.shape, dim, length))
+                axes.append(replace(axis, data=_stacked(ends, unit)))
+        return Hull(tuple(axes), (*one.shape[:dim], length, *one.shape[dim + 1 :]))
 
     def scan(self, one: Hull, dim: int) -> Hull:
-        """Each element with all those before it along a dimension."""
+        """Take each element together with all those before it along a dimension."""
         dim %= len(one.shape)
         axes = []
         for axis in one.axes:
             if dim in axis.runs:
                 axis = axis.without_end()
-            even = any(other.dim == dim for other in one.axes)
-            ends = most(axis.ends, [dim + 1]) if even else axis.ends
-            axes.append(replace(axis, ends=ends.cummax(dim + 1).values))
+            ends = most(axis.data[:2], [dim + 1] if dim in one.homes else [])
+            axes.append(axis.with_ends(ends.cummax(dim + 1).values))
         return Hull(tuple(axes), one.shape)
 
     def move(self, maps: Sequence[Hull], run: Move) -> Any:
-        """What torch makes of elements that it only moves: a map, or a list of them.
+        """Return what torch makes of elements that it only moves: a map, or several.
 
-        ``run`` takes a tensor for each map and the number that stands for nothing.
+        ``run`` takes a tensor for each map and the number that stands for nothing. It
+        runs on the numbers of all elements, written out. Then each axis is folded to a
+        period again, if the numbers of its units tell how they run in the result. For a
+        map with fewer units than a period they cannot. So torch also runs on longer
+        maps, and if these begin with the same units, they are what is folded.
         """
         whole = all(one.everything for one in maps)
         if whole and max(prod(one.shape) for one in maps) > LARGE:
             raise TracingError("moves too many elements: a smaller input may help")
-        columns = [_paced(column, met=False) for column in _columns(maps)]
+        columns = [_paced(terms, met=False) for terms in _by_axis(maps)]
         several, parts = _laid_out(columns, maps, run)
-        exact, long = parts, [one.lengthened for one in maps]
+        shapes, long = [shape for _, shape in parts], [one.lengthened for one in maps]
         if any(one.shape != more.shape for one, more in zip(maps, long, strict=True)):
             with suppress(RuntimeError, IndexError):  # torch was told the sizes
                 _, longer = _laid_out(columns, long, run)
-                parts = longer if all(map(_begins_with, longer, exact)) else exact
+                parts = longer if all(map(_begins_with, longer, parts)) else parts
         hulls = []
-        for (_, shape), (data, sizes) in zip(exact, parts, strict=True):
+        for shape, (data, sizes) in zip(shapes, parts, strict=True):
             axes, tracks = [], []
-            for terms, numbers in zip(columns, map(_shrunk, data), strict=True):
-                (unit,) = _shrunk(numbers[2:])
-                unit = unit if bool((unit > -inf).any()) else None
-                lead = replace(max(terms, key=_leads), dim=None, scattered=unit)
-                axes.append(replace(lead, ends=numbers[:2]))
-                tracks.append(_track(unit) or _lone(terms, maps, shape))
+            for terms, numbers in zip(columns, data, strict=True):
+                lead = max(terms, key=_leads)
+                axes.append(replace(lead, data=_shrunk(numbers), dim=None))
+                own = _track(axes[-1]) if axes[-1].runs else _lone(terms, maps, shape)
+                tracks.append(own)
             axes = _settled(axes, tracks, sizes)
-            hulls.append(Hull(tuple(axes), shape, any(map(_askew, columns))))
+            hulls.append(Hull(tuple(axes), shape, any(map(_misaligned, columns))))
         return hulls if several else hulls[0]
 
     def everything(self, maps: Sequence[Hull], shape: Shape) -> Hull | None:
-        """What any operation makes of maps that see everything; None if they do not."""
+        """Return what any operation makes of maps that see all; None if they do not."""
         if not all(one.everything for one in maps):
             return None
-        ends = torch.full((2, *[1] * len(shape)), inf, dtype=torch.float64)
-        return Hull(tuple(Axis(ends, axis.rate) for axis in maps[0].axes), shape)
+        data = line(torch.tensor([[inf], [inf], [-inf]]).double(), 0, len(shape))
+        return Hull(tuple(Axis(data, axis.rate) for axis in maps[0].axes), shape)
 
 
 class _Level(torch.autograd.Function):
-    """Sums of one size, forward and backward: only whether they are zero matters."""
+    """Makes all sums 1, forward and backward: only whether they are zero matters."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -360,36 +350,35 @@ class Sums:
         self.begin(None)
 
     def begin(self, node: Any) -> None:
-        """The unions to come are those of a node of the graph."""
-        left_out = self.aside.get(node, ())
-        self.left_out, self.whole = iter(left_out), not any(left_out)
+        """Note that the unions to come are those of a node of the graph."""
+        self.left_out = [*self.aside.get(node, ())]
 
     def input(self, shape: Shape) -> Sum:
-        """The map in which every position reads itself."""
+        """Return the map in which every position reads itself."""
         self.leaf = torch.ones((1, 1, *shape[2:])).double().requires_grad_()
         return Sum(self.leaf, shape)
 
     def union(
         self, maps: Sequence[Sum], shape: Shape, *, all_count: bool = False
     ) -> Sum:
-        """Elements taken together, broadcast to a shape."""
-        aside = next(self.left_out, frozenset())
+        """Take elements together, broadcast to a shape."""
+        aside = self.left_out.pop(0) if self.left_out else frozenset()
         terms = [one.value for n, one in enumerate(maps) if n not in aside]
         terms = [term[(None,) * (len(shape) - term.dim())] for term in terms]
         return Sum(_Level.apply(sum(terms[1:], terms[0])), shape)
 
     def reduce(self, one: Sum, dims: Iterable[int]) -> Sum:
-        """All elements along some dimensions taken together, whose length becomes 1."""
+        """Take all elements along some dimensions together, whose length becomes 1."""
         gone = [dim % len(one.shape) for dim in dims]
         shape = tuple(1 if dim in gone else n for dim, n in enumerate(one.shape))
         return Sum(_Level.apply(one.value.sum(gone, keepdim=True)), shape)
 
     def positions(self, maps: Sequence[Sum], dim: int) -> bool:
-        """Are maps side by side to be moved as they are, and none of them left out?"""
-        return self.whole
+        """Tell whether maps side by side stay as they are, since none is left out."""
+        return not any(self.left_out)
 
     def gather(self, one: Sum, dim: int, how: Along, length: int) -> Sum:
-        """A layer along a dimension, of ``length`` units: each a sum of its reads."""
+        """Apply a layer along a dimension: each of its units is a sum of its reads."""
         dim %= len(one.shape)
         if self.idle and how.idle:
             how = how._replace(layer=how.idle)
@@ -397,14 +386,15 @@ class Sums:
         if one.value.shape[dim] < one.shape[dim]:  # all are alike
             matrix = matrix.amax(1, keepdim=True)
         value = (one.value.movedim(dim, -1) @ matrix.T).movedim(-1, dim)
-        return Sum(_Level.apply(value), _changed(one.shape, dim, length))
+        shape = (*one.shape[:dim], length, *one.shape[dim + 1 :])
+        return Sum(_Level.apply(value), shape)
 
     def scan(self, one: Sum, dim: int) -> Sum:
-        """Each element with all those before it along a dimension."""
+        """Take each element together with all those before it along a dimension."""
         return Sum(_Level.apply(one.value.cumsum(dim)), one.shape)
 
     def move(self, maps: Sequence[Sum], run: Move) -> Any:
-        """What torch makes of elements that it only moves: a map, or a list of them."""
+        """Return what torch makes of elements that it only moves: a map, or several."""
         done = run([one.value.contiguous().expand(one.shape) for one in maps], 0.0)
         several = isinstance(done, list | tuple)
         parts = done if several else [done]
@@ -412,7 +402,7 @@ class Sums:
         return sums if several else sums[0]
 
     def everything(self, maps: Sequence[Sum], shape: Shape) -> Sum:
-        """What an operation makes of maps of which every element reads everything."""
+        """Return what an operation makes of maps that read everything everywhere."""
         for element in (one.value.flatten()[end] for one in maps for end in (0, -1)):
             (found,) = torch.autograd.grad(element, self.leaf, retain_graph=True)
             if not bool(found.all()):
@@ -425,55 +415,60 @@ class Sums:
 
 
 def _unexpanded(plane: Tensor, shared: Sequence[Tensor] = ()) -> Tensor:
-    """Without repetitions along a dimension, of this tensor and those it goes with."""
+    """Return a tensor without what it, and those with it, repeat along a dimension."""
     strides = [one.stride() for one in (plane, *shared)]
     steps = [max(column) for column in zip(*strides, strict=True)]
     return plane[tuple(slice(None) if step else slice(0, 1) for step in steps)]
 
 
 def _shrunk(data: Tensor) -> Tensor:
-    """With length 1 along each dimension but the first along which nothing changes."""
+    """Return data with length 1 along each dimension along which nothing changes."""
     for dim in range(1, data.dim()):
         if data.shape[dim] > 1 and bool((data == data.narrow(dim, 0, 1)).all()):
             data = data.narrow(dim, 0, 1)
     return data.clone()  # the rest of the memory is free
 
 
+def _stacked(ends: Tensor, unit: Tensor) -> Tensor:
+    """Return −first, last and unit as the data of an axis."""
+    return torch.stack([*torch.broadcast_tensors(*ends, unit)])  # type: ignore[no-untyped-call]
+
+
 def most(data: Tensor, dims: Iterable[int]) -> Tensor:
-    """The largest along some dimensions, whose length becomes 1."""
+    """Return the largest along some dimensions, whose length becomes 1."""
     dims = [*dims]
     return data.amax(dims, keepdim=True) if dims else data  # torch takes [] for all
 
 
-def _line(values: Tensor, dim: int, rank: int) -> Tensor:
-    """Numbers along one dimension of so many; those before it are the tensor's own."""
+def line(values: Tensor, dim: int, rank: int) -> Tensor:
+    """Return numbers along one of ``rank`` dimensions, after the tensor's own first."""
     return values.view(
         *values.shape[:-1], *(-1 if d == dim else 1 for d in range(rank))
     )
-
-
-def _changed(shape: Shape, dim: int, length: int) -> Shape:
-    return (*shape[:dim], length, *shape[dim + 1 :])
 
 
 # --- reading along a dimension --------------------------------------------------------
 
 
 @lru_cache(1024)
-def _reads(layer: Sampling, length: int) -> tuple[Tensor, Tensor]:
-    """What each unit reads, (reads, units), and which of these it really reads."""
-    widest = max(1, *map(len, layer.reads))
-    rows = [[*r, *[r[-1] if r else 0] * (widest - len(r))] for r in layer.reads]
-    units = torch.arange(length)
-    phase, turn = units % len(rows), units // len(rows)
-    reads = torch.tensor(rows)[phase] + (turn * layer.step)[:, None]
-    there = torch.tensor([bool(r) for r in layer.reads])[phase]
-    return reads.T, there.expand(widest, -1)
+def _reads(layer: Sampling, length: int, period: int = 0) -> tuple[Tensor, Tensor]:
+    """Return what each unit reads, (reads, units), and whether it really does.
+
+    Of a map whose units see alike after a period, the first and the last period of the
+    reads tell the hull: those between come back to the same phase, further inside.
+    """
+    rows: list[Sequence[int]] = [layer.inputs(unit) for unit in range(length)]
+    if period:
+        rows = [[*row[:period], *row[max(period, len(row) - period) :]] for row in rows]
+    widest = max(1, *map(len, rows))
+    reads = [[*row, *[row[-1] if row else 0] * (widest - len(row))] for row in rows]
+    there = torch.tensor([bool(row) for row in rows])
+    return torch.tensor(reads).T, there.expand(widest, -1)
 
 
 @lru_cache(1024)
 def _inside(how: Along, size: int, length: int) -> tuple[Tensor, Tensor]:
-    """The same within a map that ends where it ends, by what its border repeats."""
+    """Return the same within a map that ends, by what its border repeats."""
     reads, there = _reads(how.layer, length)
     if how.border == "circular":
         return reads % size, there
@@ -486,7 +481,7 @@ def _inside(how: Along, size: int, length: int) -> tuple[Tensor, Tensor]:
 
 @lru_cache(1024)
 def _matrix(how: Along, size: int, length: int) -> Tensor:
-    """1 where a unit (row) reads a position (column)."""
+    """Return a matrix with 1 where a unit (row) reads a position (column)."""
     matrix = torch.zeros(length, size).double()
     for places, real in zip(*_inside(how, size, length), strict=True):
         matrix[torch.arange(length)[real], places[real]] = 1
@@ -494,54 +489,60 @@ def _matrix(how: Along, size: int, length: int) -> Tensor:
 
 
 @lru_cache(1024)
-def _outer(layer: Sampling, period: int) -> Sampling:
-    """The layer without reads inside the hull: they come back to the same phase."""
-    reads = ((*r[:period], *r[max(period, len(r) - period) :]) for r in layer.reads)
-    return Sampling(layer.step, tuple(reads))
-
-
-@lru_cache(1024)
 def _places(how: Along, length: int) -> Tensor:
-    """The points below at which units are centred; NaN for one that reads nothing."""
-    count, step = len(how.layer.reads), how.layer.step
-    centres = [how.centres[unit % count] for unit in range(length)]
-    turns = (unit // count * step for unit in range(length))
-    pairs = zip(centres, turns, strict=True)
-    points = [nan if one is None else float(one + turn) for one, turn in pairs]
-    return torch.tensor(points).double()
+    """Return the points below at which units are centred; NaN if they read nothing."""
+    known = [nan if centre is None else float(centre) for centre in how.centres]
+    turns = torch.arange(length // len(known)) * how.layer.step
+    return (torch.tensor(known, dtype=torch.float64) + turns[:, None]).flatten()
 
 
 # --- maps taken together --------------------------------------------------------------
 
 
-def _columns(maps: Iterable[Hull]) -> list[tuple[Axis, ...]]:
-    """For each axis, what each of the maps has of it."""
+def _by_axis(maps: Iterable[Hull]) -> list[tuple[Axis, ...]]:
+    """Return for each axis what each of the maps has of it."""
     return [*zip(*(one.axes for one in maps), strict=True)]
 
 
 def _broadcast(one: Hull, shape: Shape) -> Hull:
-    """The map with a longer shape; an axis that is spread over a dimension is gone."""
+    """Return the map in a longer shape; an axis spread over a dimension is gone."""
     if one.shape == shape:
         return one
     more = len(shape) - len(one.shape)
     spread = [d for d in range(more, len(shape)) if one.shape[d - more] != shape[d]]
     axes = []
     for axis in one.axes:
-        ends = axis.ends[(slice(None), *(None,) * more)]
-        for dim in spread:
-            ends = ends.narrow(dim + 1, 0, 1)
-        unit = axis.scattered
-        unit = unit if unit is None else unit[(None,) * more]
         home = None if axis.dim is None else axis.dim + more
-        home = None if home in spread else home
-        axes.append(replace(axis, ends=ends, dim=home, scattered=unit))
+        data = axis.data[(slice(None), *(None,) * more)]
+        for dim in spread:
+            data = data.narrow(dim + 1, 0, 1)
+        axis = replace(axis, data=data, dim=home)
+        axes.append(axis.gone() if home in spread else axis)
     return Hull(tuple(axes), shape)
 
 
-def _far_apart(unit: Tensor | None, dims: Iterable[int]) -> bool:
-    """Do elements along some dimensions lie all over an axis, as every n-th unit?"""
-    if unit is None:
-        return False
+def _in_step(
+    one: Hull, axes: Sequence[Axis], periods: Mapping[int, int]
+) -> Sequence[Axis]:
+    """Return the axes of a map with so many units written out along dimensions.
+
+    Where units of the map itself no longer run, all its elements are. Raises
+    TracingError where none run along these dimensions, and yet elements differ.
+    """
+    homes = {axis.dim for axis in axes}
+    for dim in one.homes.keys() - homes:
+        axes = [axis.written(dim, one.shape[dim]) for axis in axes]
+    for dim, period in periods.items():
+        if dim not in homes:
+            if any(a.data.shape[dim + 1] > 1 and not a.infinite for a in axes):
+                raise TracingError("takes positions and other things together")
+            axes = [replace(axis, data=most(axis.data, [dim + 1])) for axis in axes]
+        axes = [axis.written(dim, period) for axis in axes]
+    return axes
+
+
+def _far_apart(unit: Tensor, dims: Iterable[int]) -> bool:
+    """Tell whether elements along dimensions lie all over an axis, evenly."""
     known, axes = unit > -inf, [dim for dim in dims if unit.shape[dim] > 1]
     last, first = unit.amax(axes), unit.where(known, inf).amin(axes)
     steps = torch.cat([unit.diff(dim=dim).abs().flatten() for dim in axes])
@@ -551,20 +552,13 @@ def _far_apart(unit: Tensor | None, dims: Iterable[int]) -> bool:
     return bool((last - first + steps.min() > last.max() - first.min()).all())
 
 
-def _statistics(maps: Sequence[Hull]) -> frozenset[int]:
-    """Which are one value for all positions, and meet a map."""
-    runs = [any(axis.runs for axis in one.axes) for one in maps]
-    alone = {n for n, one in enumerate(maps) if one.everything and not runs[n]}
-    return frozenset(alone if any(runs) else ())
-
-
 def _leads(axis: Axis) -> tuple[bool, ...]:
-    """Of several maps, the one whose units are those of their union is the largest."""
+    """Return a key that is largest for the map whose units those of a union are."""
     return axis.sees, bool(axis.runs), bool(axis.runs) and not axis.infinite
 
 
 def _paced(terms: Sequence[Axis], *, met: bool) -> list[Axis]:
-    """One axis of maps that come together, each as its units run in the leading one.
+    """Return an axis of maps that come together, as units run in the leading one.
 
     Maps that are ``met`` are taken together element by element, others moved.
     """
@@ -592,20 +586,20 @@ def _paced(terms: Sequence[Axis], *, met: bool) -> list[Axis]:
 
 
 def _alike(one: Axis, other: Axis) -> bool:
-    """Do the units of two maps run along the same dimension, and not across it?"""
+    """Tell whether units of two maps run along the same dimension, not across it."""
     if not one.runs & other.runs:
         return False
     apart = torch.zeros(1)
-    if one.scattered is not None and other.scattered is not None:
-        apart = one.scattered - other.scattered
+    if one.dim is other.dim is None:
+        apart = one.data[2] - other.data[2]
         apart = apart[apart.isfinite()]
     if one.dim != other.dim or not bool((apart == apart[:1]).all()):
         raise TracingError("takes units together that run in different orders")
     return True
 
 
-def _askew(terms: Sequence[Axis]) -> bool:
-    """Do units of one axis look at different centres in maps that meet?"""
+def _misaligned(terms: Sequence[Axis]) -> bool:
+    """Tell whether units of one axis look at different centres in maps that meet."""
     bounded = [axis for axis in terms if all(_leads(axis))]
     units = torch.arange(lcm(*(axis.period for axis in bounded)) if bounded else 0)
     rows = [axis.looks(units) for axis in bounded]
@@ -615,20 +609,20 @@ def _askew(terms: Sequence[Axis]) -> bool:
 # --- how units run after a move -------------------------------------------------------
 
 
-Part = tuple[list[Tensor], Shape]  # of each axis −first, last and unit; and the shape
+Part = tuple[list[Tensor], Shape]  # the data of each axis, and the shape
 
 
 def _laid_out(
     columns: Sequence[Sequence[Axis]], maps: Sequence[Hull], run: Move
 ) -> tuple[bool, list[Part]]:
-    """What torch makes of maps written out, and whether it makes several of them."""
+    """Return whether torch makes several maps of those written out, and these."""
     found = []
     for terms in columns:
         rows = []
         written = [_written(*pair) for pair in zip(terms, maps, strict=True)]
-        for number in range(3):
-            pairs = zip(written, maps, strict=True)
-            done = run([data[number].expand(one.shape) for data, one in pairs], -inf)
+        for numbers in zip(*written, strict=True):
+            pairs = zip(numbers, maps, strict=True)
+            done = run([plane.expand(one.shape) for plane, one in pairs], -inf)
             rows.append(done if isinstance(done, list | tuple) else [done])
         parts = zip(*rows, strict=True)
         found.append([torch.stack([_unexpanded(p, row) for p in row]) for row in parts])
@@ -637,8 +631,16 @@ def _laid_out(
     return done is rows[-1], [*zip(data, shapes, strict=True)]
 
 
+def _written(axis: Axis, one: Hull) -> Tensor:
+    """Return the data of all elements of a map; what sees nothing is no unit's."""
+    for dim in one.homes:
+        axis = axis.written(dim, one.shape[dim])
+    ends, unit = axis.data[:2], axis.data[2]
+    return _stacked(ends, unit.where(ends[0] > -inf, -inf))
+
+
 def _begins_with(longer: Part, exact: Part) -> bool:
-    """Are these the same units, and perhaps more after them?"""
+    """Tell whether these are the same units, and perhaps more after them."""
     here = tuple(map(slice, exact[1]))
     return len(longer[1]) == len(here) and all(
         bool((more[2][here] == one[2]).all())
@@ -646,28 +648,8 @@ def _begins_with(longer: Part, exact: Part) -> bool:
     )
 
 
-def _written(axis: Axis, one: Hull) -> Tensor:
-    """−first, last and unit of all elements of a map."""
-    unit = torch.full([1] * len(one.shape), -inf).double()
-    for other in one.axes:
-        if other.dim is not None:
-            places = torch.arange(one.shape[other.dim])
-            axis = replace(axis, ends=axis.at(other.dim, places))
-    if axis.dim is not None:
-        line = torch.arange(one.shape[axis.dim]).double()
-        unit = _line(line, axis.dim, len(one.shape))
-    unit = unit if axis.scattered is None else axis.scattered
-    pairs = zip(axis.ends.shape[1:], unit.shape, strict=True)
-    sizes = [one if other == 1 else other for one, other in pairs]
-    ends, unit = axis.ends.expand(-1, *sizes), unit.expand(1, *sizes)
-    return torch.cat([ends, unit.where(ends[:1] > -inf, -inf)])  # nothing: nowhere
-
-
 class Track(NamedTuple):
-    """Along a dimension, ``advance`` units of an axis for so many ``elements``.
-
-    With 0 elements they do not run evenly.
-    """
+    """Says how units run: they advance by so many for so many ``elements``."""
 
     dim: int
     elements: int
@@ -675,7 +657,7 @@ class Track(NamedTuple):
 
 
 def _lone(terms: Sequence[Axis], maps: Sequence[Hull], shape: Shape) -> Track | None:
-    """Where a dimension of one unit is after a move: before the same sizes."""
+    """Return where a dimension of one unit is after a move: before the same sizes."""
     for axis, one in zip(terms, maps, strict=True):
         if axis.dim is not None and one.shape[axis.dim] == 1:
             back = axis.dim - len(one.shape)
@@ -685,96 +667,86 @@ def _lone(terms: Sequence[Axis], maps: Sequence[Hull], shape: Shape) -> Track | 
 
 
 def _spans(unit: Tensor) -> dict[int, float]:
-    """The dimensions along which units change, and how far they go along each."""
-    found = {}
-    for dim, size in enumerate(unit.shape):
-        if size > 1 and unit.numel():
-            last = unit.amax(dim)
-            gap = last - torch.where(unit > -inf, unit, inf).amin(dim)
-            if bool((gap[last > -inf] > 0).any()):
-                found[dim] = float(gap[last > -inf].max())
-    return found
+    """Return the dimensions along which units change, and how far they go."""
+    first = unit.where(unit > -inf, inf)
+    dims = [dim for dim, size in enumerate(unit.shape) if size > 1 and unit.numel()]
+    spans = {d: float((unit.amax(d) - first.amin(d)).max()) for d in dims}
+    return {dim: far for dim, far in spans.items() if far > 0}
 
 
-def _track(unit: Tensor | None) -> Track | None:
-    """How units run along a dimension, if they do so evenly.
+def _track(axis: Axis) -> Track | None:
+    """Return how units run along a dimension, if they do so evenly.
 
-    After a view that cuts an axis in pieces, they run along several: the units are
-    then those of the longest stride, and the others are channels of them.
+    They do if the unit ``count`` elements further on is always the same number of units
+    ahead. After a view that cuts an axis in pieces, units run along several dimensions:
+    they are then those of the longest stride, and the others are channels of them.
     """
-    spans = {} if unit is None else _spans(unit)
-    if unit is None or not spans:
-        return None
+    unit, spans = axis.data[2], _spans(axis.data[2])
     dim = max(spans, key=lambda one: spans[one])
     size = unit.shape[dim]
     row = most(unit, [d for d in range(unit.dim()) if d != dim]).flatten()
     row = row[row.isfinite().nonzero()[0, 0] :]  # what is constant before it aside
+    # all counts are tried at once at 32 elements of the row; few are left to be proved
     counts = torch.arange(1, max(2, len(row) // 2 + 1))
     starts = torch.linspace(0, len(row) - 1, 32).long()[:, None]
     rises = row[(starts + counts).clamp(max=len(row) - 1)] - row[starts]
     even = (rises == rises[:1]) | (starts + counts >= len(row)) | ~rises.isfinite()
-    for count in counts[even.all(0) & (rises[0] != 0)].tolist():  # few are left
+    for count in counts[even.all(0) & (rises[0] != 0)].tolist():
         rise = unit.narrow(dim, count, size - count) - unit.narrow(dim, 0, size - count)
         rise = rise[rise.isfinite()]
         if len(rise) and rise[0] != 0 and bool((rise == rise[0]).all()):
             return Track(dim, count, int(rise[0]))
-    return Track(dim, 0, 0)
+    return None
 
 
 def _settled(
     axes: list[Axis], tracks: Sequence[Track | None], shape: Shape
 ) -> list[Axis]:
-    """The axes of a map, each along one dimension where its units run evenly."""
+    """Return the axes of a map, each along one dimension if its units run evenly."""
     runs = [
         axis.runs | ({track.dim} if track else set())
         for axis, track in zip(axes, tracks, strict=True)
     ]
     for n, track in enumerate(tracks):
-        alone = track and all(
-            track.dim not in other for other in runs[:n] + runs[n + 1 :]
-        )
-        if track and track.elements and alone:
+        others = frozenset().union(*runs[:n], *runs[n + 1 :])
+        if track and track.dim not in others:
             axes = _folded(axes, n, track, shape[track.dim]) or axes
     return axes
 
 
 def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | None:
-    """The axes of a map, of which axis ``n`` is known by a period along its track.
+    """Return the axes of a map, where axis ``n`` has one period along its track.
 
-    Constants beside a map are like padding: the map goes on there. None where what the
-    elements see does not rise as their units do.
+    The dimension is cut into turns of one period. With the rise from turn to turn taken
+    off, they must all hold the same numbers, which are those of the period. Constants
+    beside a map are like padding: the map goes on there. None where what the elements
+    see does not rise as their units do.
     """
     own, (dim, count, advance) = axes[n], track
-    rate = own.rate * advance / count
     period = count * (own.period // gcd(own.period, advance))
     if period > size:
         return None
-    turns = -(-size // period)
-    rise = torch.arange(turns).double() * float(rate * period)
+    rate, turns = own.rate * advance / count, -(-size // period)
+    moved = int(rate * period)
+    steps = torch.tensor([[-moved], [moved], [advance * period // count]])
+    rise = (torch.arange(turns) * steps).double()
     result = []
     for axis in axes:
-        ends, alike = axis.ends, axis.ends.shape[dim + 1] == 1
-        if alike and axis is own and size > 1:
-            if not own.infinite:
-                return None
-            ends = ends.index_select(dim + 1, torch.zeros(period, dtype=torch.long))
-        elif not alike:
-            rest = [0] * 2 * (ends.dim() - dim - 2) + [0, turns * period - size]
-            sizes = [*ends.shape[: dim + 1], turns, period, *ends.shape[dim + 2 :]]
-            ends = F.pad(ends, rest, value=-inf).view(sizes)
+        data = axis.data
+        if data.shape[dim + 1] > 1:
+            rest = [0] * 2 * (data.dim() - dim - 2) + [0, turns * period - size]
+            sizes = [*data.shape[: dim + 1], turns, period, *data.shape[dim + 2 :]]
+            data = F.pad(data, rest, value=-inf).view(sizes)
             if axis is own:
-                ends = ends - _line(torch.stack([-rise, rise]), dim, ends.dim() - 1)
-            whole = most(ends, [dim + 1])
-            if not bool(((ends == whole) | (ends == -inf)).all()):
+                data = data - line(rise, dim, data.dim() - 1)
+            whole = most(data, [dim + 1])
+            if not bool(((data == whole) | (data == -inf)).all()):
                 return None
-            ends = whole.squeeze(dim + 1)
-        unit = axis.scattered  # its blanks aside, it is the same along this dimension
-        unit = unit if unit is None or axis is own else most(unit, [dim])
-        result.append(replace(axis, ends=ends, scattered=unit))
-    assert own.scattered is not None
-    looks = own.looks(own.scattered.where(own.scattered > -inf, nan))
-    row = looks.movedim(dim, -1).flatten(0, -2).nanmean(0).expand(size)
-    row = F.pad(row, (0, turns * period - size), value=nan).view(turns, period)
-    centres = (row - rise[:, None]).nanmean(0)
-    result[n] = Axis(result[n].ends, rate, period, dim, None, centres)
+            data = whole.squeeze(dim + 1)
+        result.append(replace(axis, data=data))
+    ends, unit = result[n].data[:2], result[n].data[2]
+    looks = own.looks(unit.where(unit > -inf, nan))
+    centres = looks.movedim(dim, -1).flatten(0, -2).nanmean(0)
+    unit = line(torch.arange(period).double(), dim, unit.dim())
+    result[n] = Axis(_stacked(ends, unit), rate, dim, centres)
     return result

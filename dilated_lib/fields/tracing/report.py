@@ -27,14 +27,8 @@ from dilated_lib.fields.tracing.export import (
     operation,
     shapes_of,
 )
-from dilated_lib.fields.tracing.reach import (
-    Axis,
-    Hull,
-    Hulls,
-    Sums,
-    most,
-)
-from dilated_lib.values import whole
+from dilated_lib.fields.tracing.reach import Axis, Hull, Hulls, Shape, Sums, line, most
+from dilated_lib.values import one_of, wholes
 
 Bools = NDArray[np.bool_]
 SWALLOWS = re.compile(
@@ -95,7 +89,7 @@ class Fields(tuple[ReceptiveField, ...]):
     paths: dict[bool, tuple[Sums, dict[fx.Node, Any]]]
 
     def __new__(cls, fields: Sequence[ReceptiveField], **details: Any) -> Self:
-        """The fields, and what else is known of them, by name."""
+        """Make a tuple of the fields, with what else is known of them by name."""
         answer = super().__new__(cls, fields)
         vars(answer).update(details, paths={})
         return answer
@@ -105,28 +99,26 @@ class Fields(tuple[ReceptiveField, ...]):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Units of the output along each axis; 1 where the axis is gone."""
+        """Count the output's units along each axis; 1 where the axis is gone."""
         hull = self.traced.hull
         return tuple(1 if a.dim is None else hull.shape[a.dim] for a in hull.axes)
 
     @property
     def aligned(self) -> bool:
-        """Do all maps that meet look at the same centres?"""
+        """Tell whether all maps that meet look at the same centres."""
         return all(layer.aligned for layer in self.layers)
 
     def region(self, *unit: int, idle: bool = False) -> Bools:
-        """Which positions of the input one unit depends on; shape of the input's axes.
+        """Find the positions of the input that one unit depends on.
 
-        Borders are taken as they are: a position in zero padding is none, one in
-        reflected, replicated or circular padding is the one that it repeats. ``idle``
-        adds positions that resizing reads with weight zero.
+        The result has the shape of the input's axes. Borders are taken as they are: a
+        position in zero padding is none, one in reflected, replicated or circular
+        padding is the one that it repeats. ``idle`` adds positions that resizing reads
+        with weight zero.
 
         Raises ValueError for a unit that the output does not have.
         """
-        if len(unit) != len(self) or not all(
-            0 <= one < length for one, length in zip(unit, self.lengths, strict=True)
-        ):
-            raise ValueError(f"unit must be within {self.lengths}, got {unit}")
+        _require_unit(unit, self.lengths)
         if idle not in self.paths:
             sums = Sums(idle=idle, aside=self.traced.aside)
             self.paths[idle] = sums, _followed(*self.traced[:3], sums)
@@ -135,20 +127,25 @@ class Fields(tuple[ReceptiveField, ...]):
         return _read(sums, end, belongs.reshape(end.shape))
 
     def elements(self, unit: tuple[int, ...]) -> Tensor:
-        """Which elements of ``traced.hull`` belong to a unit; true or not."""
+        """Tell which elements of ``traced.hull`` belong to a unit."""
         hull = self.traced.hull
         belongs = torch.ones(hull.shape, dtype=torch.bool)
         for axis, number in zip(hull.axes, unit, strict=True):
             if axis.dim is not None:
-                lines = torch.arange(hull.shape[axis.dim]) == number
-                belongs &= lines.view(
-                    [-1 if d == axis.dim else 1 for d in range(belongs.dim())]
-                )
+                own = torch.arange(hull.shape[axis.dim]) == number
+                belongs &= line(own, axis.dim, belongs.dim())
         return belongs
 
 
+def _require_unit(unit: Sequence[int], lengths: tuple[int, ...]) -> None:
+    if len(unit) != len(lengths) or not all(
+        0 <= one < length for one, length in zip(unit, lengths, strict=True)
+    ):
+        raise ValueError(f"unit must be within {lengths}, got {tuple(unit)}")
+
+
 def _read(sums: Sums, end: Any, elements: Tensor) -> Bools:
-    """The positions of the input that some elements of a map depend on."""
+    """Return the positions of the input that some elements of a map depend on."""
     with torch.enable_grad():
         whole = (end.value * elements).sum()
     (found,) = torch.autograd.grad(whole, sums.leaf, retain_graph=True)
@@ -173,7 +170,7 @@ def receptive_field(  # type: ignore[misc]
     coverage: bool = False,
     statistics: str = "read",
 ) -> Fields | tuple[Fields, ...]:
-    """What each unit of a network's output sees of its input, one field an axis.
+    """Compute what each unit of a network's output sees, as one field an axis.
 
     ``input_size`` is (C, …) without the batch: (3, H, W) for a picture. For a network
     with several inputs it is a list of such sizes, and the answer has the fields in
@@ -201,8 +198,7 @@ def receptive_field(  # type: ignore[misc]
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
-    if statistics not in ("read", "ignore"):
-        raise ValueError(f"statistics must be 'read' or 'ignore', got {statistics!r}")
+    one_of("statistics", statistics, ("read", "ignore"))
     sizes = _sizes(input_size)
     begin = time.perf_counter()
     try:
@@ -216,11 +212,8 @@ def receptive_field(  # type: ignore[misc]
     answers = [_analysed(graph, one, of, to, ignore, seconds) for one in starts]
     for answer in answers if coverage else ():
         vars(answer)["coverage"] = _covered(model, sizes, answer, of, to)
-    return (
-        answers[0]
-        if not isinstance(next(iter(input_size)), list | tuple)
-        else tuple(answers)
-    )
+    several = isinstance(next(iter(input_size)), list | tuple)
+    return tuple(answers) if several else answers[0]
 
 
 def region(
@@ -230,7 +223,7 @@ def region(
     *,
     to: str | None = None,
 ) -> Bools:
-    """Which positions of the input one unit of an output (N, C, …) depends on.
+    """Find the positions of the input that one unit of an output (N, C, …) reads.
 
     It is ``Fields.region`` for networks whose units have no field in common, such as
     those that resize with ``align_corners=True`` beside maps of whole strides. The
@@ -242,12 +235,9 @@ def region(
     array([0, 1, 0, 1, 0, 1, 0])
     """
     graph = export.trace(model, _sizes(input_size), rules.known, to)
-    (start,), end = graph.inputs, graph.output() if to is None else graph.find(to)
+    (start,), end = graph.inputs, graph.find(to)
     shape, sums = shapes_of(end)[0], Sums(idle=False, aside={})
-    if len(shape) != len(shapes_of(start)[0]) or not all(
-        0 <= one < length for one, length in zip(unit, shape[2:], strict=True)
-    ):
-        raise ValueError(f"unit must be within {shape[2:]}, got {tuple(unit)}")
+    _require_unit(unit, shape[2:] if len(shape) == len(shapes_of(start)[0]) else ())
     values = _followed(graph, start, end, sums)
     elements = torch.zeros(shape)
     place: Any = (slice(None), slice(None), *unit)
@@ -256,14 +246,12 @@ def region(
 
 
 def _sizes(input_size: Any) -> list[tuple[int, ...]]:
-    """One size for each input. A number of numpy is a number too."""
+    """Return one size for each input. A number of numpy is a number too."""
     try:
         given = list(input_size)
         several = all(isinstance(one, list | tuple) for one in given)
-        sizes = [
-            tuple(whole("a length", one, 1) for one in size)
-            for size in (given if several else [given])
-        ]
+        listed = given if several else [given]
+        sizes = [wholes("a size", one, 1, what="lengths") for one in listed]
         if sizes and all(len(size) >= 2 for size in sizes):
             return sizes
     except (TypeError, ValueError):
@@ -277,7 +265,7 @@ def _sizes(input_size: Any) -> list[tuple[int, ...]]:
 def _followed(
     graph: Graph, start: fx.Node, end: fx.Node, algebra: Any
 ) -> dict[fx.Node, Any]:
-    """What each node between two sees, or reads."""
+    """Return what each node between two sees, or reads."""
     try:
         with torch.enable_grad():
             return rules.follow(graph.nodes, algebra, start, end)
@@ -309,7 +297,7 @@ def _analysed(
         raise ValueError(f"{start.name} gives several maps, and so none to begin at")
     if len(shape) < 3:
         raise ValueError(f"{start.name} has shape {shape}, and so no axis to follow")
-    end = graph.output() if to is None else graph.find(to)
+    end = graph.find(to)
     hulls = Hulls(ignore=ignore)
     values = _followed(graph, start, end, hulls)
     if isinstance(values.get(end), list):
@@ -330,16 +318,14 @@ def _analysed(
         label(node)
         for node, one in values.items()
         for hull in rules.maps_in(one)
-        if any(bool((axis.ends == inf).any()) for axis in hull.axes)
+        if any(axis.unbounded for axis in hull.axes)
     )
     return Fields(
         fields,
         layers=tuple(_rows(live)),
         unbounded=next(endless, None),
         ignored=tuple(
-            dict.fromkeys(
-                label(node) for node, left in hulls.aside.items() if any(left)
-            )
+            dict.fromkeys(label(n) for n, left in hulls.aside.items() if any(left))
         ),
         coverage=None,
         seconds=(seconds, time.perf_counter() - begin),
@@ -348,17 +334,17 @@ def _analysed(
 
 
 def fields_of(hull: Hull) -> tuple[ReceptiveField, ...]:
-    """The field along each axis, for all channels together."""
+    """Return the field along each axis, for all channels together."""
     return tuple(map(_field, hull.axes))
 
 
 def _field(axis: Axis) -> ReceptiveField:
     rate = axis.rate if axis.runs else Fraction(0)
     if not axis.sees:
-        return ReceptiveField(_number(rate), (None,) * rate.denominator)
-    if bool((axis.ends == inf).any()):
-        return ReceptiveField(_number(rate), ((-inf, inf),) * rate.denominator)
-    if axis.scattered is not None and axis.runs:
+        return ReceptiveField(rate, (None,) * rate.denominator)
+    if axis.unbounded:
+        return ReceptiveField(rate, ((-inf, inf),) * rate.denominator)
+    if axis.dim is None and axis.runs:
         raise TracingError(
             "puts positions beside other things along one dimension, or out of order, "
             "so that its units are no longer those of a map; a larger input may help"
@@ -368,62 +354,58 @@ def _field(axis: Axis) -> ReceptiveField:
             "turns an axis round, so that its last unit is the first: region(…) gives "
             "what one of them reads"
         )
-    others = [n + 1 for n in range(axis.ends.dim() - 1) if n != axis.dim]
-    ends = most(axis.ends, others).view(2, -1).T.tolist()
+    others = [n + 1 for n in range(axis.data.dim() - 1) if n != axis.dim]
+    ends = most(axis.data[:2], others).view(2, -1).T.tolist()
     hulls = [None if last == -inf else (-int(n), int(last)) for n, last in ends]
-    return ReceptiveField(_number(rate), tuple(hulls))
+    return ReceptiveField(rate, tuple(hulls))
 
 
 def _as_map(hull: Hull) -> Hull:
-    """Tokens of a picture as a picture again, in which each axis has its dimension."""
+    """Return tokens as a picture again, in which each axis has its dimension."""
     mixed = [axis for axis in hull.axes if axis.dim is None and axis.runs]
     dims = {dim for axis in mixed for dim in axis.runs}
     if len(dims) != 1:
         return hull
     (dim,) = dims
-    units = [one.scattered for one in mixed if one.scattered is not None]
-    counts = [len(set(unit.flatten().tolist())) for unit in units]
-    more = [-1] if len(mixed) > 1 else []  # channels before the positions
+    counts = [len({*axis.data[2].flatten().tolist()}) for axis in mixed]
+    channels, left = divmod(hull.shape[dim], prod(counts))
+    if left or (channels > 1 and len(mixed) == 1):
+        return hull
     for order in permutations(counts):
-        shape = [*hull.shape[:dim], *more, *order, *hull.shape[dim + 1 :]]
-        if hull.shape[dim] % prod(order) == 0 and (
-            more or prod(order) == hull.shape[dim]
-        ):
-            found: Hull = Hulls().move([hull], partial(_reshaped, shape))
-            if all(axis.dim is not None for axis in found.axes if axis.runs):
-                return found
+        shape = (*hull.shape[:dim], channels, *order, *hull.shape[dim + 1 :])
+        found: Hull = Hulls().move([hull], partial(_reshaped, shape))
+        if all(axis.dim is not None for axis in found.axes if axis.runs):
+            return found
     return hull
 
 
-def _reshaped(shape: Sequence[int], planes: Sequence[Tensor], _: float) -> Tensor:
+def _reshaped(shape: Shape, planes: Sequence[Tensor], _: float) -> Tensor:
     return planes[0].reshape(shape)
 
 
-def _number(value: Fraction) -> int | Fraction:
-    return value.numerator if value.denominator == 1 else value
-
-
 def _rows(live: Mapping[fx.Node, Hull]) -> list[Layer]:
-    """A row for each node whose units read others than their own."""
+    """List a row for each node whose units read others than their own."""
     rows: list[Layer] = []
-    shown: dict[Hull, tuple[ReceptiveField, ...] | None] = {}
-    askew: dict[Hull, bool] = {}  # of those that were not shown
+    # of each map its fields, and whether it is misaligned and no row has told so
+    known: dict[Hull, tuple[tuple[ReceptiveField, ...] | None, bool]] = {}
     for node, hull in live.items():
-        inputs = {live[one] for one in node.all_input_nodes if one in live}
-        if hull in shown:
+        if hull in known:
             continue
-        below = {shown.get(one) for one in inputs}
+        inputs = dict.fromkeys(live[n] for n in node.all_input_nodes if n in live)
+        below = [known[one] for one in inputs]
+        misaligned = hull.misaligned or any(untold for _, untold in below)
+        before = [fields for fields, _ in below]
         try:
-            shown[hull] = fields = fields_of(hull)
+            fields = fields_of(hull)
         except TracingError:  # in a shape that is no map: as it was before
-            shown[hull] = next(iter(below), None)
-            askew[hull] = hull.askew or any(askew.get(one) for one in inputs)
+            known[hull] = before[0] if before else None, misaligned
             continue
-        own = len(inputs) > 1 or fields not in below
-        if inputs and own and node.target is not getitem:
+        known[hull] = fields, False
+        others = len(inputs) > 1 or fields not in before
+        if inputs and others and node.target is not getitem:
             module = (export.path_of(node) or [node.name])[-1]
-            aligned = not (hull.askew or any(askew.get(one) for one in inputs))
-            rows.append(Layer(module, operation(node), hull.shape, fields, aligned))
+            row = (module, operation(node), hull.shape, fields, not misaligned)
+            rows.append(Layer(*row))
     return rows
 
 
@@ -434,7 +416,7 @@ def _covered(
     of: str | None,
     to: str | None,
 ) -> Bools:
-    """The region of a unit like unit 0, on an input that is larger than its field."""
+    """Return the region of a unit like unit 0, on an input larger than its field."""
     if any(field.size == inf for field in answer):
         raise ValueError("the field is unbounded: a layer reads a whole axis")
     lengths = shapes_of(answer.traced.start)[0][2:]

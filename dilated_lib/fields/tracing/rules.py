@@ -50,7 +50,7 @@ class Call:
 
     @property
     def shape(self) -> Shape:
-        """The shape of the result, or of the first."""
+        """Return the shape of the result, or of the first."""
         return self.shapes[0]
 
     def __getitem__(self, argument: str) -> Any:
@@ -58,46 +58,51 @@ class Call:
         return self.args[argument]
 
     def map(self, argument: str = "self") -> Map:
-        """An argument that must depend on the input for the rule to hold."""
+        """Return an argument that must depend on the input for the rule to hold."""
         if not is_map(self[argument]):
             raise TracingError(f"takes its {argument} from a constant, and others not")
         return self[argument]
 
     @property
     def maps(self) -> list[Map]:
-        """All arguments that depend on the input, those in lists too."""
+        """List all arguments that depend on the input, those in lists too."""
         return [one for name in self.args for one in maps_in(self[name])]
 
     def union(self, *maps: Map, shape: Shape = (), all_count: bool = False) -> Map:
-        """Maps taken together element by element."""
+        """Take maps together element by element."""
         return self.algebra.union(maps, shape or self.shape, all_count=all_count)
 
-    def over(self, one: Map, layers: Mapping[int, Along]) -> Map:
-        """A layer along each of some dimensions."""
-        for dim, layer in layers.items():
+    def over(self, one: Map, layers: Sequence[Along]) -> Map:
+        """Apply a layer along each of the last dimensions."""
+        for dim, layer in enumerate(layers, len(self.shape) - len(layers)):
             one = self.algebra.gather(one, dim, layer, self.shape[dim])
         return one
 
     def move(self, one: Map, run: Callable[[Tensor], Tensor]) -> Map:
-        """The same elements in other places."""
+        """Put the same elements in other places."""
         return self.algebra.move([one], lambda planes, _: run(planes[0]))
 
 
 def is_map(value: Any) -> bool:
-    """Does a value depend on the input?"""
+    """Tell whether a value depends on the input."""
     return isinstance(value, reach.Hull | reach.Sum)
 
 
 def maps_in(value: Any) -> list[Map]:
-    """The maps in an argument or a result, which may be a list."""
+    """List the maps in an argument or a result, which may be a list."""
     return [one for one in pytree.tree_leaves(value, is_leaf=is_map) if is_map(one)]
 
 
 # --- windows and resampling -----------------------------------------------------------
 
 
+def shift(by: int, border: str = "blank", *, step: int = 1) -> Along:
+    """Return a layer whose units read from position ``by`` on, every ``step``-th."""
+    return Along(Sampling(step, ((by,),)), border)
+
+
 def convolution(call: Call) -> Map:
-    """Each channel from those of its group, each unit from its window."""
+    """Read the channels of each one's group, and the window of each unit."""
     found, one, groups = convolution_windows(call), call.map("input"), call["groups"]
     dim = len(call.shape) - len(found) - 1
     out, size = call.shape[dim], one.shape[dim] // groups
@@ -105,13 +110,13 @@ def convolution(call: Call) -> Map:
         one = call.algebra.reduce(one, [dim])
     elif not groups == out == one.shape[dim]:
         table = Sampling(size, (tuple(range(size)),) * (out // groups))
-        one = call.over(one, {dim: Along(table)})
-    one = call.over(one, {n: along(w) for n, w in enumerate(found, dim + 1)})
+        one = call.algebra.gather(one, dim, Along(table), out)
+    one = call.over(one, [*map(along, found)])
     return call.union(one) if groups == 1 else one
 
 
 def convolution_windows(call: Call) -> list[Window]:
-    """A convolution's window along each axis, transposed or not."""
+    """Return a convolution's window along each axis, transposed or not."""
     taps = call.args["weight"].shape[2:]  # the layer's own, and not from the input
     transposed = call.args.get("transposed", "transpose" in call.operation)
     return windows(
@@ -126,14 +131,12 @@ def convolution_windows(call: Call) -> list[Window]:
 
 
 def pool(call: Call) -> Map:
-    """Each unit from its window."""
-    found = pool_windows(call)
-    first = len(call.shape) - len(found)
-    return call.over(call.map(), {n: along(w) for n, w in enumerate(found, first)})
+    """Read the window of each unit."""
+    return call.over(call.map(), [*map(along, pool_windows(call))])
 
 
 def pool_windows(call: Call, rank: int = 0) -> list[Window]:
-    """The window of a pooling, or of what folds, along each axis."""
+    """Return the window of a pooling, or of what folds, along each axis."""
     taps, given = call["kernel_size"], call.args.get  # an average has no dilation
     pads, dilation = given("padding") or 0, given("dilation") or 1
     stride, rank = given("stride") or taps, rank or _rank(call)
@@ -145,14 +148,11 @@ def _rank(call: Call) -> int:
 
 
 def _adaptive_pool(call: Call) -> Map:
-    one = call.map()
-    for dim in range(len(one.shape) - _rank(call), len(one.shape)):
-        if call.shape[dim] == 1:
-            one = call.algebra.reduce(one, [dim])
-        else:
-            table = Along(adaptive(one.shape[dim], call.shape[dim]))
-            one = call.over(one, {dim: table})
-    return one
+    one, rank = call.map(), _rank(call)
+    whole = [dim for dim in range(-rank, 0) if call.shape[dim] == 1]
+    one = call.algebra.reduce(one, whole) if whole else one
+    sizes = zip(one.shape[-rank:], call.shape[-rank:], strict=True)
+    return call.over(one, [Along(adaptive(*pair)) for pair in sizes])
 
 
 def _resize(call: Call) -> Map:
@@ -164,16 +164,16 @@ def _resize(call: Call) -> Map:
         call.args.get(f"scales_{axis}", call.args.get("scales"))
         for axis in "dhw"[-rank:]
     ]
-    for dim, scale in enumerate(scales, 2):
-        sizes = one.shape[dim], call.shape[dim]
-        table = resampled(*sizes, kind, scale, bool(corners), smooth)
+    tables = []
+    for size, out, scale in zip(one.shape[2:], call.shape[2:], scales, strict=True):
+        table = resampled(size, out, kind, scale, bool(corners), smooth)
         if table is None:
             raise TracingError(
-                f"resizes {sizes[0]} to {sizes[1]} by {scale} with {kind}, and torch's "
+                f"resizes {size} to {out} by {scale} with {kind}, and torch's "
                 "rounding there is not that of exact arithmetic"
             )
-        one = call.over(one, {dim: table})
-    return one
+        tables.append(table)
+    return call.over(one, tables)
 
 
 def _pad(call: Call) -> Map:
@@ -182,9 +182,7 @@ def _pad(call: Call) -> Map:
     border = modes.get(call.args.get("mode", call.operation)[:4], "blank")
     if border == "circular" and min(pads) < 0:
         raise TracingError("crops, and repeats what is left in circles")
-    tables = [Along(Sampling(1, ((-before,),)), border) for before in pads[::2]]
-    last = len(call.shape) - 1
-    return call.over(call.map(), {last - n: table for n, table in enumerate(tables)})
+    return call.over(call.map(), [shift(-n, border) for n in pads[-2::-2]])
 
 
 def _roll(call: Call) -> Map:
@@ -192,15 +190,15 @@ def _roll(call: Call) -> Map:
     if not call["dims"]:
         raise TracingError("rolls all dimensions as one: name those to roll")
     for by, dim in zip(call["shifts"], call["dims"], strict=True):
-        one = call.over(one, {dim: Along(Sampling(1, ((-by,),)), "circular")})
+        one = call.algebra.gather(one, dim, shift(-by, "circular"), call.shape[dim])
     return one
 
 
 def _slice(call: Call) -> Map:
-    one, dim, step = call.map(), call["dim"] % len(call.shape), call["step"]
-    size, start = one.shape[dim], call["start"] or 0
-    first = max(start + size, 0) if start < 0 else start
-    return call.over(one, {dim: Along(Sampling(step, ((first,),)))})
+    one, dim, start = call.map(), call["dim"], call["start"] or 0
+    first = max(start + one.shape[dim], 0) if start < 0 else start
+    layer = shift(first, step=call["step"])
+    return call.algebra.gather(one, dim, layer, call.shape[dim])
 
 
 def _fold(call: Call) -> Map:
@@ -210,26 +208,25 @@ def _fold(call: Call) -> Map:
     shape = (call.shape[0], -1, *taps, *counts)
     one = call.move(call.map(), lambda p: p.reshape(shape))
     for window, length in zip(found, sizes, strict=True):
-        parts = []  # unit j of tap t stands at j · stride + t · dilation − padding
+        parts, spread = [], along(Window(1, window.stride, transposed=True))
         for tap in range(window.kernel_size):
-            shift = window.pads[0] - tap * window.dilation
-            places = [divmod(n + shift, window.stride) for n in range(window.stride)]
-            table = Sampling(1, tuple((n,) if not rest else () for n, rest in places))
             part = call.move(one, lambda p, t=tap: p.select(2, t))  # type: ignore[misc]
-            parts.append(call.algebra.gather(part, 3, Along(table), length))
+            size = window.stride * part.shape[3]
+            part = call.algebra.gather(part, 3, spread, size)
+            start = shift(window.pads[0] - tap * window.dilation)
+            parts.append(call.algebra.gather(part, 3, start, length))
         one = call.union(*parts, shape=parts[0].shape)
     return one
 
 
 def _cat(call: Call) -> Map | None:
-    """Side by side as channels; None where it is units that come side by side."""
+    """Put channels side by side; None where it is units that come side by side."""
     dim, parts, before = call["dim"] % len(call.shape), [], 0
     if call.algebra.positions(call.maps, dim):
         return None
     for one in call["tensors"]:
         if is_map(one) and prod(one.shape):
-            table = Sampling(1, ((-before,),))
-            parts.append(call.algebra.gather(one, dim, Along(table), call.shape[dim]))
+            parts.append(call.algebra.gather(one, dim, shift(-before), call.shape[dim]))
         if prod(one.shape):  # torch leaves empty ones out
             before += one.shape[dim]
     return call.union(*parts)
@@ -239,21 +236,16 @@ def _cat(call: Call) -> Map | None:
 
 
 def _reduce(call: Call) -> Map:
+    """Read whole dimensions, which are then left out, or of whatever length."""
     one, dims = call.maps[0], call.args.get("dim")
     dims = [dims] if isinstance(dims, int) else dims or range(len(one.shape))
     dims = [dim % len(one.shape) for dim in dims]
     whole, kept = call.algebra.reduce(one, dims), len(call.shape) == len(one.shape)
-    return whole if kept else call.move(whole, lambda p: p.squeeze(dims))
-
-
-def _of_all(call: Call) -> Map:
-    one, dims = call.maps[0], call["dim"]
-    whole = call.algebra.reduce(one, [dims] if isinstance(dims, int) else dims)
-    return call.union(whole)
+    return call.union(whole) if kept else call.move(whole, lambda p: p.squeeze(dims))
 
 
 def _with_all(call: Call, one: Map, dims: Sequence[int]) -> Map:
-    """Every element from itself and from all others along some dimensions."""
+    """Read each element itself and all others along some dimensions."""
     return call.union(one, call.algebra.reduce(one, dims), shape=one.shape)
 
 
@@ -289,7 +281,7 @@ def _recurrent(call: Call) -> list[Map]:
 
 
 def _matmul(call: Call) -> Map:
-    """Rows times columns: an element of the product takes a whole row and column."""
+    """Read a whole row and a whole column for each element of a product."""
     scales = ("beta", "alpha", "out_dtype")
     *added, left, right = (call[name] for name in call.args if name not in scales)
     row, column = len(left.shape) == 1, len(right.shape) == 1
@@ -331,7 +323,7 @@ def _embedding(call: Call) -> Map:
 
 
 def pointwise(call: Call) -> Map:
-    """Every element from the elements at its place."""
+    """Read for each element those at its place."""
     return call.union(*call.maps)
 
 
@@ -352,8 +344,8 @@ RULES: dict[str, Rule] = {
     "slice": _slice,
     "col2im": _fold,
     "mean|sum|amax|amin|prod|var|std|logsumexp|norm|linalg_vector_norm|max|min|argmax|"
-    "argmin|median|all|any|nansum|var_mean|std_mean": _reduce,
-    "sort|argsort|topk|kthvalue|mode|_fft_(r2c|c2c|c2r)": _of_all,
+    "argmin|median|all|any|nansum|var_mean|std_mean|sort|argsort|topk|kthvalue|mode|"
+    "_fft_(r2c|c2c|c2r)": _reduce,
     "cumsum|cumprod|logcumsumexp|cummax|cummin": (
         lambda call: call.algebra.scan(call.map(), call["dim"])
     ),
@@ -393,7 +385,7 @@ WHY = {
 
 @cache
 def rule_of(target: Any) -> Rule | None:
-    """The rule of an operation that mixes elements."""
+    """Return the rule of an operation that mixes elements."""
     name = name_of(target)
     if torch.Tag.pointwise in target.tags and "prelu" not in name:
         return pointwise
@@ -401,7 +393,7 @@ def rule_of(target: Any) -> Rule | None:
 
 
 def known(target: OpOverload) -> bool:
-    """Is it known what an operation reads, or why that cannot be known?"""
+    """Tell whether it is known what an operation reads, or why that cannot be."""
     name = name_of(target)
     told = CONSTANT.fullmatch(name) or MOVES.fullmatch(name) or _why(name)
     return bool(rule_of(target) or told)
@@ -417,14 +409,11 @@ def _why(name: str) -> str | None:
 def follow(
     nodes: Sequence[fx.Node], algebra: Any, start: fx.Node, end: fx.Node
 ) -> dict[fx.Node, Any]:
-    """Every value on a way from ``start`` to ``end``: a map, or a list of maps."""
-    ahead, needed = {start}, {end}
-    for node in nodes:
-        if node.op == "call_function" and not ahead.isdisjoint(node.all_input_nodes):
-            ahead.add(node)
+    """Return every value on a way from ``start`` to ``end``: a map, or maps."""
+    needed = {end}
     for node in reversed(nodes):
         if node in needed and node is not start:
-            needed.update(one for one in node.all_input_nodes if one in ahead)
+            needed.update(node.all_input_nodes)
     values: dict[fx.Node, Any] = {start: algebra.input(shapes_of(start)[0])}
     for node in nodes:
         if node in needed and not values.keys().isdisjoint(node.all_input_nodes):
@@ -438,7 +427,7 @@ def follow(
 
 
 def apply(node: fx.Node, values: Mapping[fx.Node, Any], algebra: Any) -> Any:
-    """What a node makes of the values before it; None if nothing of them is left."""
+    """Return what a node makes of the values before it; None if nothing is left."""
 
     def value_of(argument: fx.Node) -> Any:
         return values[argument] if argument in values else constant(argument)
@@ -485,7 +474,8 @@ def _moved(target: OpOverload, call: Call) -> Any:
     shape, name, args = call.shape, call.operation, call.args
     if "view" in name or name == "_reshape_alias":
         return call.move(call.maps[0], lambda p: p.reshape(shape))
-    for place in pytree.tree_leaves([args.get(key) for key in PLACES], is_leaf=is_map):
+    places = {key: args[key] for key in PLACES if key in args}
+    for place in pytree.tree_leaves(places, is_leaf=is_map):
         if is_map(place):
             raise TracingError("takes places that the input decides")
         if isinstance(place, Tensor) and (type(place) is not Tensor or place.is_meta):
@@ -498,32 +488,22 @@ def _moved(target: OpOverload, call: Call) -> Any:
 
         def plane(value: Any) -> Any:
             if isinstance(value, Tensor):
-                alike = torch.full((1,) * value.dim(), blank).double()
-                return (
-                    alike.expand(value.shape) if prod(value.shape) else torch.empty(0)
-                )
+                return torch.tensor(blank).double().expand(value.shape)
             return next(present) if is_map(value) else value
 
-        given = {
-            key: value
-            if key in PLACES
-            else pytree.tree_map(plane, value, is_leaf=is_map)
-            for key, value in args.items()
-        }
-        return target(**given)
+        return target(**{**pytree.tree_map(plane, args, is_leaf=is_map), **places})
 
     return call.algebra.move(call.maps, run)
 
 
 def constant(node: fx.Node) -> Any:
-    """The value of a node that does not depend on the input, or one of its shape.
+    """Return the value of a node without the input, or a tensor of its shape.
 
     Lists of places are computed, if they need no weight.
     """
     shown = node.meta.get("val")
-    if not isinstance(shown, Tensor) or shown.is_floating_point():
-        return shown
-    if type(shown) is Tensor or not isinstance(node.target, OpOverload):
+    whole = isinstance(shown, Tensor) and not shown.is_floating_point()
+    if type(shown) is Tensor or not (whole and isinstance(node.target, OpOverload)):
         return shown
     args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), constant)
     leaves = pytree.tree_leaves((args, kwargs))

@@ -114,7 +114,7 @@ def _by_nan(
 def _real(
     model: nn.Module, answer: Fields, input_size: Sequence[int], to: str | None
 ) -> Callable[[Bools, tuple[int, ...]], bool]:
-    """A function that runs the network with NaN at some positions of the input."""
+    """Return a function that runs the network with NaN at positions of the input."""
     weights = [*model.parameters(), *model.buffers()]
     if any(weight.is_meta for weight in weights):
         raise ValueError("a network on the meta device has no weights to run with")
@@ -145,7 +145,7 @@ def _real(
 
 
 def _run(network: nn.Module, x: Tensor, to: str | None) -> Tensor:
-    """The output ``to`` of a network, or of a module in it."""
+    """Return the output ``to`` of a network, or that of a module in it."""
     caught: list[Any] = []
     hooks = []
     if to in dict(network.named_modules()):
