@@ -132,7 +132,8 @@ def table(chapter: str) -> str:
         cells = zip(others, widths[1:], strict=True)
         right = "".join(f"  {cell:>{width}}" for cell, width in cells)
         lines.append(f"{first:{widths[0]}}{right}")
-    return "\n".join([*lines, f"trained: {runs} runs, five seeds per setting of the CPU"])
+    below = f"trained: {runs} runs, five seeds per setting of the CPU"
+    return "\n".join([*lines, below])
 
 
 def _bound(config: dict[str, Any]) -> str:
