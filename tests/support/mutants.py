@@ -1,0 +1,92 @@
+"""Small changes of a Python file that break it, as mutmut makes them.
+
+mutmut takes another operator or number, leaves out an argument, puts False for True,
+and so on. Not all of its changes can alter a result. These do not count: changes in
+annotations, decorators, imports, ``__all__``, sentences, errors and warnings, in the
+case of letters, and in checks of the library on itself (``assert``,
+``zip(strict=True)``).
+"""
+
+import ast
+import difflib
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
+from mutmut.mutation.mutators import mutation_operators
+
+
+class Counted(ast.NodeTransformer):
+    """What is left of a file without the parts in which a change does not count."""
+
+    def visit(self, node):
+        match node:
+            case ast.Raise() | ast.Assert() | ast.Import() | ast.ImportFrom():
+                return ast.Pass()
+            case ast.Assign(targets=[ast.Name("__all__")]):
+                return ast.Pass()
+            case ast.Call(func=ast.Attribute(ast.Name("warnings"))):
+                return ast.Constant(None)
+            case ast.Constant(str(text)):
+                return ast.Constant("" if " " in text.strip() else text.casefold())
+            case ast.keyword("strict"):
+                return None
+        return self.generic_visit(node)
+
+
+def meaning(code):
+    """Equal for two versions of a file where their difference does not count."""
+    return ast.dump(Counted().visit(ast.parse(code)))
+
+
+class Changes(cst.CSTVisitor):
+    """All that mutmut would change: a node, another for it, lines of the statement."""
+
+    METADATA_DEPENDENCIES = (PositionProvider,)
+
+    def __init__(self):
+        self.found, self.statement = [], None
+
+    def on_visit(self, node):
+        if isinstance(node, cst.Annotation | cst.Decorator):
+            return False
+        if isinstance(node, cst.SimpleStatementLine):
+            self.statement = node
+        span = self.get_metadata(PositionProvider, self.statement or node)
+        lines = range(span.start.line, span.end.line + 1)
+        for kind, operator in mutation_operators:
+            if isinstance(node, kind):
+                self.found += [(node, new, lines) for new in operator(node)]
+        return True
+
+    def on_leave(self, node):
+        if node is self.statement:
+            self.statement = None
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A broken file: its code, the lines of the broken statement, and what changed."""
+
+    code: str
+    lines: range
+    change: str
+
+
+def mutants(code: str, *, seed: int) -> Iterator[Mutant]:
+    """Make every mutant of a file, in random order."""
+    wrapper, changes = MetadataWrapper(cst.parse_module(code)), Changes()
+    wrapper.visit(changes)
+    random.Random(seed).shuffle(changes.found)
+    known = {meaning(code)}
+    for node, new, lines in changes.found:
+        broken = wrapper.module.deep_replace(node, new).code
+        with suppress(SyntaxError):
+            if (found := meaning(broken)) not in known:
+                known.add(found)
+                rows = difflib.unified_diff(code.split("\n"), broken.split("\n"), n=0)
+                change = [row for row in [*rows][2:] if not row.startswith("@@")]
+                yield Mutant(broken, lines, "\n".join(change))

@@ -1,0 +1,91 @@
+"""What `make mutants` counts, and what it says of sharp tests and of blunt ones."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from mutants import mutants
+
+SUPPORT = Path(__file__).parent / "support"
+COUNTED = """
+def area(width: int, height: int) -> int:
+    if width * height == 0:
+        raise ValueError(f"{width + 1} by {height}, which is nothing")
+    return sum(a * b for a, b in zip([width], [height], strict=True))
+"""
+
+
+def test_only_a_change_that_can_alter_a_result_is_made():
+    changes = {mutant.change for mutant in mutants(COUNTED, seed=0)}
+    lines = {change.split("\n")[0].strip("- ") for change in changes}
+    assert lines == {
+        "if width * height == 0:",
+        "return sum(a * b for a, b in zip([width], [height], strict=True))",
+    }
+    assert changes >= {
+        "-    if width * height == 0:\n+    if width * height == 1:",
+        "-    if width * height == 0:\n+    if width * height != 0:",
+        "-    if width * height == 0:\n+    if width / height == 0:",
+    }
+    assert not [change for change in changes if "strict=False" in change]
+
+
+def test_the_order_is_the_seed_s():
+    first, again, other = ([*mutants(COUNTED, seed=seed)] for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert {mutant.code for mutant in first} == {mutant.code for mutant in other}
+
+
+def repository(folder, files):
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for name in ("mutants.py", "break_library.py"):
+        shutil.copy(SUPPORT / name, folder / "tests" / "support")
+
+
+def test_what_no_test_notices_is_shown_unless_it_is_explained(tmp_path):
+    double = "def double(number):\n    return number * 2\n"
+    files = {
+        "dilated_lib/__init__.py": "",
+        "dilated_lib/room/sharp.py": double,
+        "dilated_lib/room/blunt.py": double,
+        "dilated_lib/room/known.py": double,
+        "tests/room/test_room.py": """
+            from dilated_lib.room import blunt, known, sharp
+
+            def test_double():
+                assert sharp.double(3) == 6
+                assert blunt.double(0) == known.double(0) == 0
+        """.replace("\n            ", "\n"),
+        "tests/support/equivalent_mutants.toml": """
+            [[mutant]]
+            file = "room/known.py"
+            change = '''
+            -    return number * 2
+            +    return number / 2'''
+            why = "it is shown as an example"
+        """.replace("\n            ", "\n"),
+    }
+    repository(tmp_path, files)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "tests/support/break_library.py", "--seed", "7"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    said = done.stdout[done.stdout.index("room/blunt") :]
+    blunt, known = said.split("room/known.py: ")
+    known, sharp = known.split("room/sharp.py: ")
+    assert blunt.startswith("room/blunt.py: 0% of 2 noticed\n")
+    for change in ("number / 2", "number * 3"):
+        assert f"-    return number * 2\n+    return {change}\n" in blunt
+    assert known.split() == [
+        *("0%", "of", "1", "noticed"),
+        *("-", "return", "number", "*", "2", "+", "return", "number", "*", "3"),
+    ]
+    assert sharp == "100% of 2 noticed\n"
+    assert (tmp_path / "dilated_lib/room/blunt.py").read_text() == double
