@@ -35,7 +35,10 @@ EXPLAINED = Path(__file__).with_name("equivalent_mutants.toml")
 NEEDED = 0.95
 MEMORY = 12 << 30  # a size that is broken must not take the whole machine
 # where a room's tests import these, they are imported once for all mutants
-HEAVY = ("hypothesis", "lightning", "matplotlib.pyplot", "scipy.stats", "torchmetrics")
+HEAVY = (
+    *("hypothesis", "lightning", "matplotlib.pyplot", "scipy.stats"),
+    *("torch", "torchmetrics", "torchvision", "tyro"),
+)
 NO_RESULT = {
     "__init__.py": "it hands on names",
     "__main__.py": "it names the commands",

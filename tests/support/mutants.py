@@ -2,9 +2,9 @@
 
 mutmut takes another operator or number, leaves out an argument, puts False for True,
 and so on. Not all of its changes can alter a result. These do not count: changes in
-annotations, decorators, imports, ``__all__``, sentences, errors and warnings, in the
-case of letters, and in checks of the library on itself (``assert``,
-``zip(strict=True)``).
+types, decorators, imports, ``__all__``, sentences, errors and warnings, in what errors
+call a value (``whole("stride", 2, 1)``), in the case of letters, and in checks of the
+library on itself (``assert``, ``zip(strict=True)``).
 """
 
 import ast
@@ -18,6 +18,9 @@ import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.mutators import mutation_operators
 
+TYPES = ("Callable", "Mapping", "NDArray", "dict", "list", "tuple")
+CHECKS = ("one_of", "pair", "positive", "whole", "wholes")  # of `dilated_lib.values`
+
 
 class Counted(ast.NodeTransformer):
     """What is left of a file without the parts in which a change does not count."""
@@ -28,11 +31,15 @@ class Counted(ast.NodeTransformer):
                 return ast.Pass()
             case ast.Assign(targets=[ast.Name("__all__")]):
                 return ast.Pass()
-            case ast.Call(func=ast.Attribute(ast.Name("warnings"))):
+            case ast.Assign(value=ast.Subscript(ast.Name(kind))) if kind in TYPES:
+                return ast.Pass()
+            case ast.Call(func=ast.Attribute(ast.Name("warnings" | "logging"))):
                 return ast.Constant(None)
+            case ast.Call(ast.Name(name), [ast.Constant(), *rest]) if name in CHECKS:
+                node.args = rest
             case ast.Constant(str(text)):
                 return ast.Constant("" if " " in text.strip() else text.casefold())
-            case ast.keyword("strict"):
+            case ast.keyword("strict" | "what" | "sides"):
                 return None
         return self.generic_visit(node)
 
