@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from mutants import mutants
@@ -36,6 +37,16 @@ def test_the_order_is_the_seed_s():
     assert first == again
     assert first != other
     assert {mutant.code for mutant in first} == {mutant.code for mutant in other}
+
+
+def test_what_is_explained_is_still_there():
+    explained = tomllib.loads((SUPPORT / "equivalent_mutants.toml").read_text())
+    for one in explained["mutant"]:
+        code = (SUPPORT.parents[1] / "dilated_lib" / one["file"]).read_text()
+        lines = [r[1:] for r in one["change"].split("\n") if r.startswith("-")]
+        found = code.count("\n".join(lines) + "\n")
+        assert found == 1, f"{one['file']} has it {found} times: {lines}"
+        assert one["why"]
 
 
 def repository(folder, files):

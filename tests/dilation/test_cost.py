@@ -80,6 +80,7 @@ def test_times_are_told_apart():
         turns=2,
     )
     assert list(found) == ["short", "long"]
+    assert all(one == round(one, 4) for one in vars(found["long"]).values())
     assert found["short"].median_ms >= 2
     assert found["long"].median_ms > 2 * found["short"].median_ms
     assert found["short"].spread_ms < found["short"].median_ms

@@ -1,9 +1,9 @@
 """Break the library in small ways, one at a time, and see whether its tests notice.
 
 ``make mutants`` runs this. Of each file some mutants are drawn (``mutants.py`` makes
-them), and each meets those tests of the file's room and those examples in the file that
-run what is broken. At least 95 of 100 must be noticed; a test that takes far too long
-has noticed. ``equivalent_mutants.toml`` explains the mutants that compute
+them), and each meets the tests and examples of its room that run what is broken, or all
+of them if that runs on import. At least 95 of 100 must be noticed; a test that takes
+far too long has noticed. ``equivalent_mutants.toml`` explains the mutants that compute
 the same as the library does; these are not drawn.
 """
 
@@ -39,6 +39,7 @@ HEAVY = (
     *("hypothesis", "lightning", "matplotlib.pyplot", "scipy.stats"),
     *("torch", "torchmetrics", "torchvision", "tyro"),
 )
+EVERY = ""  # what coverage calls all that runs before the first test, on import
 NO_RESULT = {
     "__init__.py": "it hands on names",
     "__main__.py": "it names the commands",
@@ -74,31 +75,32 @@ class Tracer:
 
 
 class Choice:
-    """The tests that run what is broken, quick ones first, each with a time limit.
+    """The tests that run what is broken, quick ones first, each with a time limit."""
 
-    These are all tests for what runs on import, or in other processes alone.
-    """
-
-    def __init__(self, seconds, tests):
-        self.seconds, self.tests = seconds, tests
+    def __init__(self, seconds, running):
+        self.seconds, self.running = seconds, running
         self.taken, self.longest = defaultdict(float), defaultdict(float)
         for test, taken in seconds.items():
-            path = test.split("::")[0]
+            path = path_of(test)
             self.longest[path] = max(self.longest[path], taken)
-            self.taken[path] += taken * self.runs(test)
+            self.taken[path] += taken * self.has(test)
 
-    def runs(self, test):
-        return not self.tests or bool({"", test, test.split("::")[0]} & self.tests)
+    def has(self, test):
+        return not self.running.isdisjoint({EVERY, test, path_of(test)})
 
     def place(self, item):  # a file stays together: its tests share what they set up
-        path = item.nodeid.split("::")[0]
+        path = path_of(item.nodeid)
         return self.taken[path], path, self.seconds.get(item.nodeid, 0)
 
     def pytest_collection_modifyitems(self, items):
-        items[:] = sorted((i for i in items if self.runs(i.nodeid)), key=self.place)
+        items[:] = sorted((i for i in items if self.has(i.nodeid)), key=self.place)
 
     def pytest_runtest_logstart(self, nodeid):
-        signal.alarm(10 + 5 * round(self.longest[nodeid.split("::")[0]]))
+        signal.alarm(10 + 5 * round(self.longest[path_of(nodeid)]))
+
+
+def path_of(test):
+    return test.split("::")[0]
 
 
 def in_child(work, *arguments):
@@ -149,24 +151,26 @@ def trace(paths, folder):
 def check(room, files, folder, *, draw, seed):
     """Break the files of a room: each with the number drawn, and those not noticed."""
     tests = f"tests/{room}" if (HOME / room).is_dir() else f"tests/test_{room}"
-    if code := in_child(trace, [tests, f"{HOME.name}/{room}"], folder):
+    paths = [tests, f"{HOME.name}/{room}"]
+    if code := in_child(trace, paths, folder):
         sys.exit(f"{tests} must pass before anything is broken, got exit code {code}")
-    heavy, seconds, running = pickle.loads((folder / "traced").read_bytes())
+    heavy, seconds, lines = pickle.loads((folder / "traced").read_bytes())
     for name in heavy:
         import_module(name)
     every = tomllib.loads(EXPLAINED.read_text())["mutant"]
     for file in files:
         broken = folder / HOME.name / file
-        runs, code = running.get(str(broken), {}), broken.read_text()
+        runs, code = lines.get(str(broken), {}), broken.read_text()
         explained = {one["change"] for one in every if one["file"] == file}
         counted = (m for m in mutants(code, seed=seed) if m.change not in explained)
         number, unnoticed = 0, []
         for mutant in islice(counted, draw):
             broken.write_text(mutant.code)
             number += 1
-            some = {test for line in mutant.lines for test in runs.get(line, ())}
-            paths, choice = [tests, f"{HOME.name}/{file}"], Choice(seconds, some)
-            if in_child(run_silently, paths, choice) == 0:
+            running = {test for line in mutant.lines for test in runs.get(line, ())}
+            running = running or {EVERY}  # as far as is known, only other processes do
+            some = paths if EVERY in running else {path_of(test) for test in running}
+            if in_child(run_silently, some, Choice(seconds, running)) == 0:
                 unnoticed.append(mutant)
         broken.write_text(code)
         yield file, number, unnoticed
