@@ -3,8 +3,8 @@
 mutmut takes another operator or number, leaves out an argument, puts False for True,
 and so on. Not all of its changes can alter a result. These do not count: changes in
 types, decorators, imports, ``__all__``, sentences, errors and warnings, in what errors
-call a value (``whole("stride", 2, 1)``), in the case of letters, and in checks of the
-library on itself (``assert``, ``zip(strict=True)``).
+call a value (``whole("stride", 2, 1)``), in the case of letters, in ``inplace``, and
+in checks of the library on itself (``assert``, ``zip(strict=True)``).
 """
 
 import ast
@@ -39,7 +39,7 @@ class Counted(ast.NodeTransformer):
                 node.args = rest
             case ast.Constant(str(text)):
                 return ast.Constant("" if " " in text.strip() else text.casefold())
-            case ast.keyword("strict" | "what" | "sides"):
+            case ast.keyword("inplace" | "sides" | "strict" | "what"):
                 return None
         return self.generic_visit(node)
 
