@@ -75,6 +75,12 @@ def test_means_are_the_released_ones_in_bgr(name, mean):
     assert built(name, fc_channels=1).mean == mean
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_file_for_the_front_end_reaches_it(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*front\.pth"):
+        built(name, weights=tmp_path / "front.pth", fc_channels=1)
+
+
 def small(name, seed=0):
     """A network with narrow fc6 and fc7 whose logits differ from class to class."""
     torch.manual_seed(seed)
