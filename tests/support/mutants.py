@@ -1,10 +1,13 @@
 """Small changes of a Python file that break it, as mutmut makes them.
 
 mutmut takes another operator or number, leaves out an argument, puts False for True,
-and so on. Not all of its changes can alter a result. These do not count: changes in
-types, decorators, imports, ``__all__``, sentences, errors and warnings, in what errors
-call a value (``whole("stride", 2, 1)``), in the case of letters, in ``inplace``, and
-in checks of the library on itself (``assert``, ``zip(strict=True)``).
+and so on. Not all of its changes can alter a result. These do not count:
+
+- types, decorators, imports and ``__all__``
+- text: sentences, errors, warnings, progress bars, what errors call a value (as in
+  ``whole("stride", 2, 1)``), and the case of letters
+- checks of the library on itself: ``assert``, ``zip(strict=True)``
+- ``inplace``, and None where False was
 """
 
 import ast
@@ -35,8 +38,12 @@ class Counted(ast.NodeTransformer):
                 return ast.Pass()
             case ast.Call(func=ast.Attribute(ast.Name("warnings" | "logging"))):
                 return ast.Constant(None)
+            case ast.Call(ast.Name("tqdm"), [counted, *_]):
+                return self.visit(counted)
             case ast.Call(ast.Name(name), [ast.Constant(), *rest]) if name in CHECKS:
                 node.args = rest
+            case ast.Constant(False):
+                return ast.Constant(None)
             case ast.Constant(str(text)):
                 return ast.Constant("" if " " in text.strip() else text.casefold())
             case ast.keyword("inplace" | "sides" | "strict" | "what"):
