@@ -1,14 +1,17 @@
 """What `make mutants` counts, and what it says of sharp tests and of blunt ones."""
 
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+from break_library import NO_RESULT
 from mutants import mutants
 
 SUPPORT = Path(__file__).parent / "support"
+WEEKLY = SUPPORT.parents[1] / ".github" / "workflows" / "weekly.yml"
 COUNTED = """
 def area(width: int, height: int) -> int:
     if width * height == 0:
@@ -47,6 +50,19 @@ def test_what_is_explained_is_still_there():
         found = code.count("\n".join(lines) + "\n")
         assert found == 1, f"{one['file']} has it {found} times: {lines}"
         assert one["why"]
+
+
+def test_the_weekly_run_breaks_every_file_once():
+    rooms = [
+        room
+        for job in re.findall(r'"mutants ROOM=(.*?)"', WEEKLY.read_text())
+        for room in job.strip("'").split()
+    ]
+    home = SUPPORT.parents[1] / "dilated_lib"
+    for path in home.rglob("*.py"):
+        file = path.relative_to(home).as_posix()
+        if file not in NO_RESULT:
+            assert sum(file.startswith(room) for room in rooms) == 1, file
 
 
 def repository(folder, files):
