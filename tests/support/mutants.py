@@ -18,10 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import libcst as cst
+import libcst.matchers as m
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.mutators import mutation_operators
 
-TYPES = ("Callable", "Mapping", "NDArray", "dict", "list", "tuple")
+TYPES = "Callable", "Mapping", "NDArray", "dict", "list", "tuple"
+A_TYPE = m.Assign(value=m.Subscript(m.OneOf(*(m.Name(name) for name in TYPES))))
 CHECKS = ("one_of", "pair", "positive", "whole", "wholes")  # of `dilated_lib.values`
 
 
@@ -33,8 +35,6 @@ class Counted(ast.NodeTransformer):
             case ast.Raise() | ast.Assert() | ast.Import() | ast.ImportFrom():
                 return ast.Pass()
             case ast.Assign(targets=[ast.Name("__all__")]):
-                return ast.Pass()
-            case ast.Assign(value=ast.Subscript(ast.Name(kind))) if kind in TYPES:
                 return ast.Pass()
             case ast.Call(func=ast.Attribute(ast.Name("warnings" | "logging"))):
                 return ast.Constant(None)
@@ -65,7 +65,7 @@ class Changes(cst.CSTVisitor):
         self.found, self.statement = [], None
 
     def on_visit(self, node):
-        if isinstance(node, cst.Annotation | cst.Decorator):
+        if isinstance(node, cst.Annotation | cst.Decorator) or m.matches(node, A_TYPE):
             return False
         if isinstance(node, cst.SimpleStatementLine):
             self.statement = node
