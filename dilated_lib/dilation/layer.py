@@ -81,7 +81,6 @@ class DilatedConv2d(nn.Conv2d):
             and max(self.kernel_size) > 1
             and self.stride == (1, 1)
             and self.padding_mode == "zeros"
-            and not isinstance(pads, str)
             and pads == (pads[0], pads[0])
             and pads[0] % d == 0
         )

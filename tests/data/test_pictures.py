@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dilated_lib.data.pictures import read_picture
@@ -30,6 +31,31 @@ def test_colours_come_as_they_are(tmp_path):
     assert np.array_equal(read_picture(saved(tmp_path, picture)), RGB)
     assert np.array_equal(read_picture(picture), RGB)
     assert np.array_equal(read_picture(str(tmp_path / "picture.png")), RGB)
+
+
+def test_arrays_and_tensors_of_bytes_are_pictures():
+    assert np.array_equal(read_picture(RGB), RGB)
+    assert np.array_equal(as_grey(read_picture(GREY)), GREY)
+    tensor = torch.tensor(RGB).permute(2, 0, 1)
+    assert np.array_equal(read_picture(tensor), RGB)
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (3,), (4, 5), (4, 5, 3), (1, 4, 5), (1, 3, 4, 5)]
+)
+def test_a_tensor_of_another_shape_is_refused(shape):
+    with pytest.raises(
+        ValueError, match=r"a tensor must be \(3, H, W\), got \("
+    ) as told:
+        read_picture(torch.zeros(shape, dtype=torch.uint8))
+    assert str(told.value).endswith(f"got {shape}")
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 4, 5), (4, 5, 4), (1, 4, 5, 3)])
+def test_an_array_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"an array must be \(H, W, 3\), got") as told:
+        read_picture(np.zeros(shape, np.uint8))
+    assert str(told.value).endswith(f"got {shape}")
 
 
 def test_grey_becomes_three_equal_channels(tmp_path):

@@ -55,6 +55,24 @@ def test_what_has_no_cost_is_refused():
         cost(nn.Conv2d(1, 1, 3, dilation=4), (8, 9))
 
 
+def test_sizes_and_counts_that_cannot_be_are_refused():
+    conv = nn.Conv2d(1, 1, 1, device="meta")
+    for size in ((0, 1), (1, 0), (1,), (1, 1, 1), 1):
+        with pytest.raises((TypeError, ValueError), match="size"):
+            cost(conv, size)
+    for size in ((0, 1, 1), (1, 1), (1, 1, 1, 1)):
+        with pytest.raises(ValueError, match="size"):
+            activations(conv, size)
+    for wrong in ({"batch": 0}, {"number": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            cost(conv, (1, 1), **wrong)
+    for wrong in ({"seconds": 0}, {"turns": 1}):
+        with pytest.raises(ValueError, match="must be"):
+            measure({}, **wrong)
+    assert cost(conv, (1, 1), batch=1, number=1) == Cost(operations=2, bytes=3)
+    assert activations(conv, (1, 1, 1)) == 1
+
+
 def test_times_are_told_apart():
     found = measure(
         {"short": lambda: time.sleep(0.002), "long": lambda: time.sleep(0.006)},
@@ -62,6 +80,7 @@ def test_times_are_told_apart():
         turns=2,
     )
     assert list(found) == ["short", "long"]
+    assert all(one == round(one, 4) for one in vars(found["long"]).values())
     assert found["short"].median_ms >= 2
     assert found["long"].median_ms > 2 * found["short"].median_ms
     assert found["short"].spread_ms < found["short"].median_ms

@@ -182,8 +182,9 @@ def test_by_autocast_what_is_filled_is_in_half(monkeypatch):
     assert seen == [torch.bfloat16] * 3
 
 
-def test_groups_are_torchs(on_gpu):
-    layer = DilatedConv2d(4, 8, 3, groups=4, dilation=16).double()
+@pytest.mark.parametrize("groups", [2, 4])
+def test_groups_are_torchs(on_gpu, groups):
+    layer = DilatedConv2d(4, 8, 3, groups=groups, dilation=16).double()
     assert layer(drawn(2, 4, 40, 40)).shape == (2, 8, 8, 8)
     assert on_gpu == [(4, 8, 16)]
 

@@ -344,6 +344,11 @@ def test_what_a_pooling_has_for_both_axes_is_a_pair_afterwards():
     assert [layer.stride for layer in network] == [(1, 1), (1, 1)]
 
 
+def numbered(x):
+    """Maps, and others of their size that hold the number of each column."""
+    return x, torch.arange(x.shape[3]).float().expand(x.shape)
+
+
 AFTER = "give the part of the network before it, or a larger output_stride"
 
 
@@ -366,6 +371,9 @@ AFTER = "give the part of the network before it, or a larger output_stride"
         (Then(lambda x: x.roll(1, 2)), f"0 .roll.*{AFTER}"),
         (Then(lambda x: x.softmax(3)), f"0 .softmax.*{AFTER}"),
         (Then(lambda x: x + torch.arange(x.shape[3])), f"0 .add.*{AFTER}"),
+        (Then(lambda x: torch.cat(numbered(x), 1)), f"0 .cat.*{AFTER}"),
+        (Then(lambda x: torch.concatenate(numbered(x), 1)), f"0 .conc.*{AFTER}"),
+        (Then(lambda x: torch.stack(numbered(x)).amax(0)), f"0 .stack.*{AFTER}"),
         (Then(lambda x: F.pixel_shuffle(x, 2)), f"0 .pixel_shuffle.*{AFTER}"),
         (Then(lambda x: F.group_norm(x, 1)), f"0 .group_norm.*{AFTER}"),
         (Then(lambda x: F.interpolate(x, scale_factor=2)), f"0 .upsample.*{AFTER}"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchvision import models
 
 import dilated_lib as dl
@@ -215,7 +216,17 @@ def test_channels_last_are_found_where_every_unit_sees_everything():
 def test_where_every_unit_sees_everything_channels_come_first():
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Softmax(3))
     everything = nn.Sequential(network, nn.Conv2d(4, 4, 6, padding=(5, 5)))
-    assert dl.effective_receptive_field(everything, noise(1, 1, 6, 6).float()).all()
+    x = noise(1, 1, 6, 6).float()
+    assert dl.effective_receptive_field(everything, x, unit=(10, 10)).any()
+
+
+def test_channels_that_see_more_than_others_come_first():
+    class Joined(nn.Module):
+        def forward(self, x):
+            return torch.cat([x, F.avg_pool1d(x, 3, 1, padding=1)], 1)
+
+    seen = dl.effective_receptive_field(Joined(), noise(1, 1, 9), unit=(7,))
+    assert np.flatnonzero(seen).tolist() == [6, 7, 8]
 
 
 def test_an_input_without_any_gradient_is_told():

@@ -371,6 +371,26 @@ class OnlyOne(nn.Module):
         return self.conv(x)
 
 
+def test_one_cell_is_the_least_and_one_pixel_the_smallest_start():
+    sizes = InputSizes(dl.ReceptiveField(8, ((0, 379),)))
+    assert (sizes.size(1), sizes.cells(380)) == (380, 1)
+    with pytest.raises(ValueError, match=r"0 cells.*such as 380 \(1 cells\) or 388"):
+        sizes.size(0)
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x):
+            return x + self.conv(x)
+
+    assert [one.size(1) for one in dl.input_sizes(Residual(), at=(1, 1))] == [1, 1]
+    for wrong in ({"at": (0, 1)}, {"at": (1,)}, {"channels": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            dl.input_sizes(Residual(), **wrong)
+
+
 def test_a_network_of_one_size_has_no_others():
     with pytest.raises(ValueError, match="takes 32 pixels, and no larger size"):
         dl.input_sizes(OnlyOne(), at=(30, 40))

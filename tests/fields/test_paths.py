@@ -89,6 +89,7 @@ def test_a_unit_of_a_transposed_layer_has_paths_of_its_own():
     assert dl.coverage(up, unit=1).tolist() == [2, 1]
     assert dl.coverage(up, unit=2).tolist() == [1, 2]
     gap = [Window(1, 2, transposed=True)]
+    assert dl.coverage(gap).tolist() == [1]  # of unit 0
     with pytest.raises(ValueError, match="unit 1 sees no input"):
         dl.coverage(gap, unit=1)
 

@@ -176,6 +176,30 @@ def test_an_architecture_that_is_none_is_named(change, message, tmp_path):
     assert message in told
 
 
+@pytest.mark.parametrize(
+    ("name", "taken", "refused"),
+    [
+        ("mean", [0, 0.5, 255], [0, 0.5, 255.5]),
+        ("mean", [0, 1, 2], [-0.5, 1, 2]),
+        ("scale", 1e-3, 0.0009),
+        ("scale", 1e3, 1000.5),
+        ("dilations", [2**15], [2**15 + 1]),
+        ("palette", {"x": [0, 255, 0]}, {"x": [0, 256, 0]}),
+        ("palette", {"x": [0, 0, 0]}, {"x": [-1, 0, 0]}),
+    ],
+)
+def test_a_file_may_say_all_that_can_be_and_no_more(name, taken, refused, tmp_path):
+    path = tmp_path / "net.safetensors"
+    network, architecture = made({"x": (1, 2, 3)}, dilations=(1,))
+    save_network(network, architecture, path)
+    whole = described(path)
+    told = [json.dumps(whole | {name: value}) for value in (taken, refused)]
+    dl.save(network, path, metadata={"dilated_lib": told[0]})
+    assert open_network(path)[0].input_size == (900, 900)
+    dl.save(network, path, metadata={"dilated_lib": told[1]})
+    assert said(path).startswith("net.safetensors is no network of this library")
+
+
 def described(path):
     """What a network's file says of it, in JSON."""
     with safe_open(path, "pt") as file:

@@ -1,5 +1,6 @@
 """The released networks, layer by layer, against their definitions."""
 
+import random
 from collections import OrderedDict
 from itertools import pairwise
 
@@ -15,10 +16,45 @@ from torch import nn
 from torch.nn import functional as F
 
 import dilated_lib as dl
-from dilated_lib.networks.dilated import bilinear_deconvolution
+from dilated_lib.networks.dilated import _least, bilinear_deconvolution
 from dilated_lib.networks.weights import Loaded, file_state
 
 KINDS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def random_layer(draw):
+    kernel, stride = draw.randint(1, 4), draw.randint(1, 4)
+    if draw.random() < 0.5:
+        return nn.MaxPool2d(
+            kernel,
+            stride,
+            padding=draw.randint(0, kernel // 2),
+            ceil_mode=draw.random() < 0.7,
+        )
+    return nn.Conv2d(
+        *(1, 1, kernel, stride),
+        padding=draw.randint(0, 3),
+        dilation=draw.randint(1, 2),
+        padding_mode=draw.choice(["zeros", "reflect"]),
+    )
+
+
+def works(network, size):
+    try:
+        network(torch.zeros(1, 1, size, 99))
+    except (RuntimeError, AssertionError):  # no output, or a map too small to reflect
+        return False
+    return True
+
+
+def test_the_least_size_is_the_first_that_works():
+    draw = random.Random(0)
+    for _ in range(150):
+        network = nn.Sequential(
+            *(random_layer(draw) for _ in range(draw.randint(1, 3)))
+        )
+        sizes = (size for size in range(1, 99) if works(network, size))
+        assert _least(network, 0) == next(sizes), network
 
 
 def built(name, device="meta", **options):
@@ -37,6 +73,12 @@ def built(name, device="meta", **options):
 )
 def test_means_are_the_released_ones_in_bgr(name, mean):
     assert built(name, fc_channels=1).mean == mean
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_file_for_the_front_end_reaches_it(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*front\.pth"):
+        built(name, weights=tmp_path / "front.pth", fc_channels=1)
 
 
 def small(name, seed=0):

@@ -96,6 +96,32 @@ def test_a_file_that_changes_after_its_first_use_is_refused(cache, monkeypatch):
         published_weights(weights.url)
 
 
+def test_a_file_is_fetched_once_and_quietly(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    torch.save({"one": torch.ones(2)}, tmp_path / "net.pth")
+    digest = hashlib.sha256((tmp_path / "net.pth").read_bytes()).hexdigest()
+    there, wrong = (tmp_path / f"net-{d}.pth" for d in (digest[:8], "0" * 8))
+    for file in (there, wrong):
+        file.write_bytes((tmp_path / "net.pth").read_bytes())
+    for _ in range(2):
+        assert published_weights(there.as_uri())["one"].tolist() == [1, 1]
+        there.unlink(missing_ok=True)
+    with pytest.raises(OSError, match="cannot be fetched: invalid hash"):
+        published_weights(wrong.as_uri())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_cache_that_cannot_be_written_is_read(cache, monkeypatch):
+    def readonly(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr("dilated_lib.networks.imagenet.written_whole", readonly)
+    weights = VGG16_Weights.IMAGENET1K_FEATURES
+    file = plant(cache, weights, {"one": torch.ones(2)}, monkeypatch)
+    assert published_weights(weights.url)["one"].tolist() == [1, 1]
+    assert [*cache.iterdir()] == [file]
+
+
 def test_a_file_that_cannot_be_fetched_is_one_sentence(cache):
     with pytest.raises(OSError, match=r"net-01234567\.pth cannot be fetched: offline"):
         published_weights("https://download.pytorch.org/models/net-01234567.pth")

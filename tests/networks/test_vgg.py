@@ -225,12 +225,32 @@ def test_the_last_layer_is_drawn_so_small_that_a_new_network_guesses():
     assert 0.0009 < final.weight.std() < 0.0011 and not final.bias.any()
 
 
+def test_a_new_network_keeps_the_power_of_what_it_reads():
+    """Pixels have a spread of about 64; a ReLU halves what each layer doubles."""
+    torch.manual_seed(0)
+    front = dl.front_end(2, fc_channels=64)
+    for name, spread in (("conv1_1", 64), ("conv1_2", 1), ("conv5_1", 1), ("fc6", 1)):
+        layer = getattr(front, name)
+        size = layer.dilation[0] * (layer.kernel_size[0] - 1) + 9
+        out = layer(spread * torch.randn(1, layer.in_channels, size, size))
+        assert 1.8 < out.square().mean() < 2.2, name
+
+
+def test_poolings_and_dropout_have_their_released_names():
+    names = dl.front_end(2, width=1, fc_channels=1)._modules
+    assert [name for name in names if not name.startswith(("conv", "relu", "fc"))] == [
+        *("pool1", "pool2", "pool3", "drop6", "drop7", "final")
+    ]
+
+
 def test_a_file_without_the_layers_is_refused(vgg, tmp_path):
     torchvision, _ = states(vgg.float())
     path = tmp_path / "vgg.safetensors"
     del torchvision["5.bias"]
     save_file(torchvision, path)
-    with pytest.raises(ValueError, match=r"vgg.safetensors.*conv2_1.bias.*nothing"):
+    with pytest.raises(
+        ValueError, match=r"vgg.safetensors.*conv2_1.bias.*found nothing$"
+    ):
         dl.front_end(4, path, fc_channels=8)
     save_file(torchvision | {"5.bias": torch.zeros(64)}, path)
     with pytest.raises(ValueError, match=r"shape \(128,\), found \(64,\)"):
@@ -273,6 +293,8 @@ def test_the_paper_is_the_default():
     ("options", "message"),
     [
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"num_classes": 2, "fc_channels": 0}, "fc_channels must be at least 1, got 0"),
+        ({"num_classes": 2, "width": 0}, "width must be at least 1, got 0"),
         ({"num_classes": 2, "channel_order": "BGR"}, "one of bgr, rgb; got 'BGR'"),
         (
             {"num_classes": 2, "weights": "imagenet", "batch_norm": True}

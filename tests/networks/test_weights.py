@@ -180,6 +180,15 @@ def test_a_fixed_deconvolution_may_be_missing(tmp_path):
     assert torch.equal(read.upsample.weight, kept)
 
 
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_of_many_names_the_first_four_are_told(more, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_file({f"extra{n}": torch.zeros(1) for n in range(4 + more)}, path)
+    end = f" and {more} more" if more else ""
+    with pytest.raises(ValueError, match=f"left over: (extra., ){{3}}extra.{end}$"):
+        dl.load(nn.Identity(), path)
+
+
 def test_a_frozen_network_still_needs_its_weights(tmp_path):
     path = tmp_path / "net.safetensors"
     save_file({}, path)

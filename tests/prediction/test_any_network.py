@@ -98,6 +98,12 @@ def test_the_picture_is_enlarged_for_any_network_too(scale, size):
     torch.testing.assert_close(seen[0], wanted, rtol=0, atol=2e-3)
 
 
+def test_a_picture_shrinks_to_one_pixel_and_no_further():
+    seen = []
+    dl.predict(PHOTO, lambda x: seen.append(x.shape[2:]) or x, scale=0.001)
+    assert seen == [(1, 1)]
+
+
 @pytest.mark.parametrize("smooth", [True, False])
 @pytest.mark.parametrize("size", [(74, 20), (13, 53), (38, 200), (1, 1)])
 def test_a_part_of_a_resized_image_is_torchs(size, smooth):

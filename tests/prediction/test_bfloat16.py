@@ -25,6 +25,8 @@ def test_the_quick_network_predicts_the_same(monkeypatch, photo, has):
     before = {name: one.clone() for name, one in network.state_dict().items()}
     ready = dl.quick(network)
     assert not ready.training
+    last = torch.channels_last
+    assert ready.front.conv1_1.weight.is_contiguous(memory_format=last)
     shares = [dl.predict(photo, one) for one in (network, ready)]
     close = 0.05 if has else 1e-5
     assert shares[1].probabilities.dtype == torch.float32

@@ -77,6 +77,7 @@ def test_a_run_leaves_a_network_and_a_record(tiny):
     done = Record(**json.loads((tiny / "record.json").read_text())[0])
     assert done.experiment == "shapes/tiny" and done.config["cells"] == [3, 4]
     assert len(done.metrics["loss"]) == 6
+    assert done.seconds > 0 and done.device.startswith("CPU (")
     assert set(done.metrics) == {"val", "val_flip", "loss", "waited"}
     network, architecture = dl.open_network(tiny / "network.safetensors")
     assert architecture.width == 4 and network.scale == 1

@@ -1,0 +1,211 @@
+"""Break the library in small ways, one at a time, and see whether its tests notice.
+
+``make mutants`` runs this. Of each file some mutants are drawn (``mutants.py`` makes
+them), and each meets the tests and examples of its room that run what is broken, or all
+of them if that runs on import. At least 95 of 100 must be noticed; a test that takes
+far too long has noticed. ``equivalent_mutants.toml`` explains the mutants that compute
+the same as the library does; these are not drawn.
+"""
+
+import argparse
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+import traceback
+from collections import defaultdict
+from contextlib import suppress
+from importlib import import_module
+from itertools import groupby, islice
+from pathlib import Path
+
+import coverage
+import pytest
+from mutants import mutants
+
+ROOT = Path(__file__).parents[2]
+HOME = ROOT / "dilated_lib"
+EXPLAINED = Path(__file__).with_name("equivalent_mutants.toml")
+NEEDED = 0.95
+MEMORY = 12 << 30  # a size that is broken must not take the whole machine
+# where a room's tests import these, they are imported once for all mutants
+HEAVY = (
+    *("hypothesis", "lightning", "matplotlib.pyplot", "scipy.stats"),
+    *("torch", "torchmetrics", "torchvision", "tyro"),
+)
+EVERY = ""  # what coverage calls all that runs before the first test, on import
+NO_RESULT = {
+    "__init__.py": "it hands on names",
+    "__main__.py": "it names the commands",
+    "plot/_style.py": "how figures look",
+}
+
+
+class Tracer:
+    """Which lines each test runs, and how long it takes.
+
+    What a fixture runs for all tests of a file counts for each of them.
+    """
+
+    def __init__(self, folder):
+        inside = f"{folder}/{HOME.name}/*"
+        self.coverage = coverage.Coverage(data_file=None, include=[inside])
+        self.seconds = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        self.coverage.switch_context(item.nodeid)
+        began = time.monotonic()
+        result = yield
+        self.seconds[item.nodeid] = time.monotonic() - began
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, request):
+        self.coverage.switch_context(request.node.nodeid)  # a test, or a whole file
+        result = yield
+        self.coverage.switch_context(request._pyfuncitem.nodeid)
+        return result
+
+
+class Choice:
+    """The tests that run what is broken, quick ones first, each with a time limit."""
+
+    def __init__(self, seconds, running):
+        self.seconds, self.running = seconds, running
+        self.taken, self.longest = defaultdict(float), defaultdict(float)
+        for test, taken in seconds.items():
+            path = path_of(test)
+            self.longest[path] = max(self.longest[path], taken)
+            self.taken[path] += taken * self.has(test)
+
+    def has(self, test):
+        return not self.running.isdisjoint({EVERY, test, path_of(test)})
+
+    def place(self, item):  # a file stays together: its tests share what they set up
+        path = path_of(item.nodeid)
+        return self.taken[path], path, self.seconds.get(item.nodeid, 0)
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = sorted((i for i in items if self.has(i.nodeid)), key=self.place)
+
+    def pytest_runtest_logstart(self, nodeid):
+        signal.alarm(10 + 5 * round(self.longest[path_of(nodeid)]))
+
+
+def path_of(test):
+    return test.split("::")[0]
+
+
+def in_child(work, *arguments):
+    """Work in another process: its exit code, or minus the signal that it died of."""
+    sys.stdout.flush()
+    if not (child := os.fork()):
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+            code = work(*arguments)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    finally:
+        with suppress(ProcessLookupError):  # and what it has begun ends with it
+            os.killpg(child, signal.SIGKILL)
+
+
+def run(paths, plugin):
+    return pytest.main(["-x", "-q", *paths], plugins=[plugin])
+
+
+def run_silently(paths, plugin):
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    # no mutant may leave its byte code to the next
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    return run(paths, plugin)
+
+
+def trace(paths, folder):
+    """Run the tests on the whole library and write down what each of them runs."""
+    tracer = Tracer(folder)
+    with tracer.coverage.collect():
+        code = run(paths, tracer)
+    data = tracer.coverage.get_data()
+    lines = {path: data.contexts_by_lineno(path) for path in data.measured_files()}
+    heavy = [name for name in HEAVY if name in sys.modules]
+    (folder / "traced").write_bytes(pickle.dumps((heavy, tracer.seconds, lines)))
+    return code
+
+
+def check(room, files, folder, *, draw, seed):
+    """Break the files of a room: each with the number drawn, and those not noticed."""
+    tests = f"tests/{room}" if (HOME / room).is_dir() else f"tests/test_{room}"
+    paths = [tests, f"{HOME.name}/{room}"]
+    if code := in_child(trace, paths, folder):
+        sys.exit(f"{tests} must pass before anything is broken, got exit code {code}")
+    heavy, seconds, lines = pickle.loads((folder / "traced").read_bytes())
+    for name in heavy:
+        import_module(name)
+    every = tomllib.loads(EXPLAINED.read_text())["mutant"]
+    for file in files:
+        broken = folder / HOME.name / file
+        runs, code = lines.get(str(broken), {}), broken.read_text()
+        explained = {one["change"] for one in every if one["file"] == file}
+        counted = (m for m in mutants(code, seed=seed) if m.change not in explained)
+        number, unnoticed = 0, []
+        for mutant in islice(counted, draw):
+            broken.write_text(mutant.code)
+            number += 1
+            running = {test for line in mutant.lines for test in runs.get(line, ())}
+            running = running or {EVERY}  # as far as is known, only other processes do
+            some = paths if EVERY in running else {path_of(test) for test in running}
+            if in_child(run_silently, some, Choice(seconds, running)) == 0:
+                unnoticed.append(mutant)
+        broken.write_text(code)
+        yield file, number, unnoticed
+
+
+def main():
+    """Check the rooms or files that are asked for, or all; exit 1 for a low share."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("asked", nargs="*", metavar="room|file", default=[""])
+    parser.add_argument("--draw", type=int, default=100, help="mutants of each file")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    options = parser.parse_args()
+    every = sorted(path.relative_to(HOME).as_posix() for path in HOME.rglob("*.py"))
+    files = [file for file in every if file.startswith(tuple(options.asked))]
+    files = [file for file in files if file not in NO_RESULT]
+    print(f"seed {options.seed}")
+    low = False
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / ROOT.name
+        apart = shutil.ignore_patterns(".*", "_build", "notebooks", "runs")
+        shutil.copytree(ROOT, folder, ignore=apart)
+        os.chdir(folder)
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # no test here needs one
+        sys.path[0] = os.environ["PYTHONPATH"] = str(folder)
+        for room, some in groupby(files, lambda file: file.split("/")[0]):
+            options_of = {"draw": options.draw, "seed": options.seed}
+            for file, number, unnoticed in check(room, some, folder, **options_of):
+                if number:
+                    share = 1 - len(unnoticed) / number
+                    low |= share < NEEDED
+                    print(f"{file}: {share:.0%} of {number} noticed", flush=True)
+                for mutant in unnoticed:
+                    print(f"\n{mutant.change}\n", flush=True)
+    sys.exit(low)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""What a run begins with: the loss of guessing, and the weights of a checkpoint."""
+
+from dataclasses import replace
+from math import log
+
+import pytest
+import torch
+from torch import nn
+
+from dilated_lib.training.checkpoints import restore_weights
+from dilated_lib.training.config import Config
+from dilated_lib.training.first_batch import guessing_loss
+
+
+@pytest.mark.parametrize(("stage", "parts"), [("context", 1), ("joint", 1.25)])
+def test_guessing_costs_more_where_the_front_end_learns_too(stage, parts):
+    config = Config().changed(stage=stage, context="basic")
+    config = replace(config, recipe=replace(config.recipe, auxiliary=0.25))
+    assert guessing_loss(config, 7) == pytest.approx(parts * log(7))
+
+
+def test_weights_of_a_checkpoint_have_the_network_s_names(tmp_path):
+    network = nn.Sequential(nn.Linear(2, 3))
+    weights = {name: torch.ones_like(one) for name, one in network.state_dict().items()}
+    restore_weights(network, weights, tmp_path)
+    assert all(one.eq(1).all() for one in network.state_dict().values())
+    with pytest.raises(
+        ValueError, match=r"not hold the weights .*\"other\"\)?.*delete it"
+    ):
+        restore_weights(network, weights | {"other": torch.ones(1)}, tmp_path)
