@@ -39,5 +39,10 @@ def one_sentence(*, goes_on: bool = False) -> Iterator[None]:
 
 def _end(code: int, sentence: str) -> NoReturn:
     _LOG.debug("What happened:", exc_info=True)
-    print(sentence, file=sys.stderr)
+    # a file's own words may break the line, or tell the terminal what to do
+    plain = (
+        one if one.isprintable() else one.encode("unicode_escape").decode()
+        for one in sentence
+    )
+    print("".join(plain), file=sys.stderr)
     raise SystemExit(code) from None
