@@ -56,6 +56,10 @@ class Record:
     checkout, with a "+" behind it where files were changed), and the versions of Python
     and torch.
 
+    ``data`` has the SHA-256 of what a training read: of the classes, the names of the
+    pictures, the label maps, and the file of weights that it started from. Records of
+    other experiments, and those of older runs, have none.
+
     >>> done = {"config": {"steps": 100}, "metrics": {"miou": 61.5}}
     >>> Record(experiment="mine", seed=0, seconds=2.5, device="CPU", **done).metrics
     {'miou': 61.5}
@@ -67,6 +71,7 @@ class Record:
     metrics: dict[str, Any]
     seconds: float
     device: str
+    data: dict[str, str] = field(default_factory=dict)
     command: str = field(default_factory=_command)
     commit: str = field(default_factory=_commit)
     versions: dict[str, str] = field(default_factory=_versions)

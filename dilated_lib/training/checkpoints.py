@@ -165,7 +165,7 @@ def identity(config: Config, data: DataSet) -> dict[str, Any]:
     """Return what must not change while a run goes on.
 
     That is its configuration, as JSON has it, and digests of the classes, the names of
-    the pictures, and the files of the label maps.
+    the pictures, the files of the label maps, and the file of weights at its start.
     """
     names, maps = {}, {}
     for split in ("train", "val", *(["test"] if config.test else [])):
@@ -183,6 +183,10 @@ def identity(config: Config, data: DataSet) -> dict[str, Any]:
         name: hashlib.sha256(json.dumps(value).encode()).hexdigest()
         for name, value in known.items()
     }
+    if isinstance(config.start, Path) and config.start.is_file():
+        with config.start.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digests["starting weights"] = digest
     plain = json.loads(json.dumps(asdict(config), default=str))
     return {"config": plain, "data": digests}
 
@@ -204,7 +208,7 @@ def resumed(
         )
     _require_same(state["config"], config, out)
     before, now = state.get("data", {}), identity["data"]
-    if other := [name for name in before if before[name] != now[name]]:
+    if other := [name for name in before if before[name] != now.get(name)]:
         raise ValueError(
             f"the {other[0]} of {config.data} are not those with which the run in "
             f"{out} began; restore them, or choose another folder"
