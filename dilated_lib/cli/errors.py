@@ -1,6 +1,7 @@
 """Errors as one sentence."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ def one_sentence(*, goes_on: bool = False) -> Iterator[None]:
             or "can't allocate memory" in words
         ):
             raise
+        if wanted := re.search(r"tried to allocate (\d+) bytes", words):
+            words = f"{int(wanted[1]) / 1e9:.1f} GB more are needed at once"
         _end(2, f"there is not enough memory: {words.splitlines()[0]}")
 
 
