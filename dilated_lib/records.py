@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import torch
 
@@ -56,6 +56,10 @@ class Record:
     checkout, with a "+" behind it where files were changed), and the versions of Python
     and torch.
 
+    ``data`` has the SHA-256 of what a training read: of the classes, the names of the
+    pictures, the label maps, and the file of weights that it started from. Records of
+    other experiments, and those of older runs, have none.
+
     >>> done = {"config": {"steps": 100}, "metrics": {"miou": 61.5}}
     >>> Record(experiment="mine", seed=0, seconds=2.5, device="CPU", **done).metrics
     {'miou': 61.5}
@@ -67,6 +71,7 @@ class Record:
     metrics: dict[str, Any]
     seconds: float
     device: str
+    data: dict[str, str] = field(default_factory=dict)
     command: str = field(default_factory=_command)
     commit: str = field(default_factory=_commit)
     versions: dict[str, str] = field(default_factory=_versions)
@@ -128,6 +133,9 @@ def read(name: str) -> list[Record]:
 def read_file(path: Path) -> list[Record]:
     """Return the records of a file. Raises ValueError, with its name, if it is broken.
 
+    Every field is there and of its kind; what a configuration and metrics hold is for
+    those to check who read them.
+
     >>> read_file(results() / "traps.json")[0].experiment
     'traps/none'
     """
@@ -135,6 +143,15 @@ def read_file(path: Path) -> list[Record]:
         rows = json.loads(path.read_text())
         if not isinstance(rows, list):
             raise TypeError(f"it holds a {type(rows).__name__}")
-        return [Record(**row) for row in rows]
-    except (ValueError, TypeError) as error:  # the first: no JSON, or no text
+        return [_checked(Record(**row)) for row in rows]
+    except (ValueError, TypeError, RecursionError) as error:  # no JSON, or no text
         raise ValueError(f"{path} is no list of records: {error}") from error
+
+
+def _checked(record: Record) -> Record:
+    """Raise TypeError for a field of another kind, such as metrics that are a list."""
+    for name, hint in get_type_hints(Record).items():
+        value, wanted = getattr(record, name), get_origin(hint) or hint
+        if type(value) is not wanted and (wanted, type(value)) != (float, int):
+            raise TypeError(f"{name} must be a {wanted.__name__}, got {value!r}")
+    return record

@@ -1,6 +1,7 @@
 """Errors as one sentence."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,10 +35,17 @@ def one_sentence(*, goes_on: bool = False) -> Iterator[None]:
             or "can't allocate memory" in words
         ):
             raise
+        if wanted := re.search(r"tried to allocate (\d+) bytes", words):
+            words = f"{int(wanted[1]) / 1e9:.1f} GB more are needed at once"
         _end(2, f"there is not enough memory: {words.splitlines()[0]}")
 
 
 def _end(code: int, sentence: str) -> NoReturn:
     _LOG.debug("What happened:", exc_info=True)
-    print(sentence, file=sys.stderr)
+    # a file's own words may break the line, or tell the terminal what to do
+    plain = (
+        one if one.isprintable() else one.encode("unicode_escape").decode()
+        for one in sentence
+    )
+    print("".join(plain), file=sys.stderr)
     raise SystemExit(code) from None

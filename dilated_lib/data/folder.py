@@ -121,6 +121,11 @@ def _class(number: int, line: str, listing: Path) -> tuple[str, Colour]:
     words = line.split()
     if not words:
         raise ValueError(f"line {number + 1} of {listing} is empty")
+    if odd := [one for one in "".join(words) if not one.isprintable()]:
+        raise ValueError(
+            f"line {number + 1} of {listing} has a character that nobody can see, "
+            f"{odd[0]!r}"
+        )
     coloured = len(words) > 3 and all(word.isdecimal() for word in words[-3:])
     rest = words[1:-3] if coloured else words[1:]
     odd = [one for one in rest if one[0] == "#" or not one.strip("0123456789+-.,")]

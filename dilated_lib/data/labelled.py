@@ -10,14 +10,13 @@ from unicodedata import normalize
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from tqdm import tqdm
 
 from dilated_lib.data.palettes import Colour
-from dilated_lib.data.pictures import FORMATS, read_picture
+from dilated_lib.data.pictures import opened, read_picture
 
 __all__ = ["VOID", "DataSet", "LabelledPictures", "Sample", "class_counts"]
 
@@ -38,6 +37,7 @@ class LabelledPictures(Dataset[Sample]):
     file that cannot be read; FileNotFoundError for one that is not there.
 
     >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
     >>> with TemporaryDirectory() as folder:
     ...     pair = Path(folder) / "picture.png", Path(folder) / "labels.png"
     ...     Image.new("RGB", (4, 3), "white").save(pair[0])
@@ -58,7 +58,7 @@ class LabelledPictures(Dataset[Sample]):
         if len(classes) > VOID:
             raise ValueError(f"there may be {VOID} classes, got {len(classes)}")
         known = {number: number for number in (*range(len(classes)), VOID)}
-        self._table = np.full(256, -1)
+        self._table = np.full(256, -1, np.int16)
         for found, label in (known if ids is None else ids).items():
             if found not in range(256) or label not in known:
                 raise ValueError(
@@ -119,7 +119,7 @@ def _read_ids(file: Path) -> NDArray[np.uint8]:
     try:
         if file.suffix == ".mat":
             return _matrix(file)
-        with Image.open(file, formats=FORMATS) as picture:
+        with opened(file) as picture:
             kind = f"{picture.format} {picture.mode}"
             if picture.format == "PNG":
                 # as stored: Pillow stretches grey of 2 and 4 bits, which changes ids

@@ -1,16 +1,18 @@
 """Pictures of any kind as RGB arrays."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
-__all__ = ["FORMATS", "Picture", "read_picture"]
+__all__ = ["Picture", "opened", "read_picture"]
 
 # Pillow knows more, and for some of them it starts another program
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+_FREE, _RATIO = 2**24, 2**14  # pixels that any file may have, and more for each byte
 
 Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
@@ -44,7 +46,7 @@ def read_picture(picture: Picture) -> NDArray[np.uint8]:
         else:
             if Path(picture).exists() and not Path(picture).is_file():
                 raise ValueError("it is no file, but a folder, a pipe or a device")
-            with Image.open(picture, formats=FORMATS) as file:
+            with opened(Path(picture)) as file:
                 file.load()
                 picture, kind = file, file.format
             ImageOps.exif_transpose(picture, in_place=True)  # large ones are not copied
@@ -71,6 +73,22 @@ def read_picture(picture: Picture) -> NDArray[np.uint8]:
     except Exception as error:  # decoders raise all kinds
         raise ValueError(f"{name} cannot be read as a picture: {error}") from error
     return pixels
+
+
+def opened(file: Path) -> ImageFile.ImageFile:
+    """Open a file of a picture, whose pixels are not read yet.
+
+    The content tells the format, which is one of seven, and not the name. Memory for
+    the pixels is taken before the first is read, so a size that is only claimed is
+    refused: no format packs a photograph or a label map so tightly. Raises ValueError
+    for such a file, and whatever Pillow's decoders raise.
+    """
+    picture = Image.open(file, formats=_FORMATS)
+    pixels, content = math.prod(picture.size), file.stat().st_size
+    if pixels > max(_FREE, _RATIO * content):
+        picture.close()
+        raise ValueError(f"{content} bytes cannot hold the {pixels} pixels it claims")
+    return picture
 
 
 def _from_array(picture: NDArray[np.uint8] | Tensor) -> Image.Image:

@@ -1,6 +1,12 @@
-"""Bilinear resizing, of a part of an image at a time."""
+"""Bilinear resizing, of a part of an image at a time.
+
+torch resizes an image as a whole. Of a part that is cut out it would take the border
+for that of the image, and it would not know where between two pixels the part's first
+one lies. So the weights of a part are computed here.
+"""
 
 from collections.abc import Callable
+from functools import partial
 from math import ceil, floor
 
 import torch
@@ -41,16 +47,21 @@ def resized(
     """
     height, width = images.shape[2:]
 
-    def read(first: int, end: int) -> Tensor:
-        return images[:, :, first:end].float()
+    def read_rows(first: int, end: int, inside: slice = slice(None)) -> Tensor:
+        return images[:, :, first:end, inside].float()
 
     def read_columns(first: int, end: int) -> Tensor:
-        return found[..., first:end].mT
+        read = partial(read_rows, inside=slice(first, end))
+        found = resized_rows(read, height, size[0], rows or (0, size[0]), smooth=smooth)
+        return found.mT
 
-    found = resized_rows(read, height, size[0], rows or (0, size[0]), smooth=smooth)
     if columns:
         return resized_rows(read_columns, width, size[1], columns, smooth=smooth).mT
-    whole = found.shape[2], size[1]  # torch is quicker where no column is left out
+    # torch is quicker along an axis of which nothing is left out
+    if not rows:
+        return F.interpolate(images.float(), size, mode="bilinear", antialias=smooth)
+    found = resized_rows(read_rows, height, size[0], rows, smooth=smooth)
+    whole = found.shape[2], size[1]
     return F.interpolate(found, whole, mode="bilinear", antialias=smooth)
 
 
@@ -85,22 +96,10 @@ def resized_rows(
         return read(*part)
     ratio = length / size
     reach = max(ratio, 1.0) if smooth else 1.0
-    first, last = part[0], part[1] - 1
-    begin = max(0, ceil((first + 0.5) * ratio - 0.5 - reach))
-    end = min(length, floor((last + 0.5) * ratio - 0.5 + reach) + 1)
     centre = (torch.arange(*part, dtype=torch.float64) + 0.5) * ratio - 0.5
-    nearest = (centre - reach).ceil().long()
+    begin = max(0, ceil(centre[0] - reach))
+    end = min(length, floor(centre[-1] + reach) + 1)
     old = read(begin, end)
-    total, weights, taken = torch.zeros_like(centre), [], []
-    for tap in range(ceil(2 * reach) + 1):
-        row = nearest + tap
-        weight = (1 - (row - centre).abs() / reach).clamp(0)
-        weight *= (row >= 0) & (row < length)
-        total += weight
-        weights.append(weight)
-        taken.append((row - begin).clamp(0, end - begin - 1))
-    result = torch.zeros_like(old[:, :, :1])
-    for weight, row in zip(weights, taken, strict=True):
-        share = (weight / total).to(old)[:, None]
-        result = result + share * old.index_select(2, row.to(old.device))
-    return result
+    away = (torch.arange(begin, end) - centre[:, None]).abs()
+    weights = (1 - away / reach).clamp(0)
+    return (weights / weights.sum(1, keepdim=True)).to(old) @ old

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -10,14 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from dilated_lib.data.palettes import voc_colour
 from dilated_lib.data.pictures import Picture, read_picture
 from dilated_lib.evaluation_mode import evaluating
+from dilated_lib.fields.arithmetic import compose
+from dilated_lib.fields.input_sizes import InputSizes
 from dilated_lib.networks.architecture import small_network
+from dilated_lib.networks.context import ContextModule
 from dilated_lib.networks.dilated import (
     DilatedNetwork,
     Upsampling,
@@ -37,6 +41,7 @@ from dilated_lib.whole_files import written_whole
 __all__ = ["Segmentation", "predict", "probabilities", "upsampled"]
 
 _BAND = 2**18  # pixels whose probabilities are computed at a time
+_CELLS = 96  # rows and columns of cells that the context module computes at a time
 Context = Literal["whole", "tiles"]
 Rows = Callable[[int, int], Tensor]  # class probabilities of some rows of pixels
 # images (N, 3, H, W), RGB, 0 to 255 → logits (N, C, h, w)
@@ -113,9 +118,9 @@ def predict(
     """Segment a picture of any size: compute its label map and class probabilities.
 
     Labels alone, without the probabilities, take at most 15 MB for each megapixel of
-    the picture, reading it included. That holds for a network with the basic context
-    module, up to 21 classes and ``scale=1``; to it comes the memory of one tile. The
-    probabilities of 21 classes would take 84 MB more.
+    the picture, reading it included. That holds for both context modules, up to 21
+    classes and ``scale=1.5``; to it comes the memory of one tile. The probabilities of
+    21 classes would take 84 MB more.
 
     Raises ValueError for an unreadable picture, and as :func:`probabilities` does.
 
@@ -186,10 +191,11 @@ def probabilities(
     A :class:`~dilated_lib.networks.dilated.DilatedNetwork` sees the images enlarged by
     ``scale`` and continued by reflection, as far as its margin needs. The front end
     runs on one tile after another, which is exact. Its logits are put together, and the
-    context module runs once on all of them. Then some rows of pixels after another are
-    interpolated. So memory grows with the image for its logits and the result only; the
-    largest map of a tile of 900 × 900 pixels takes 207 MB. The network runs where its
-    weights are, and its layers run in their precision.
+    context module runs on all of them: at once, or for a large image in tiles that
+    bring what it sees around them, which is exact as well. Then some rows of pixels
+    after another are interpolated. So memory grows with the image for its logits and
+    the result only; the largest map of a tile of 900 × 900 pixels takes 207 MB. The
+    network runs where its weights are, and its layers run in their precision.
 
     A front end that pads inside needs no margin. An image is continued to whole cells
     only, and is one tile if it is no larger than one. Otherwise each tile reads the
@@ -398,7 +404,29 @@ def _logits(
             [torch.cat([one(down, across) for across in columns], 3) for down in rows],
             2,
         )
-    return network.context(logits).float() if context == "whole" else logits
+    return _with_context(network.context, logits) if context == "whole" else logits
+
+
+def _with_context(module: nn.Module, logits: Tensor) -> Tensor:
+    """Run a context module on the logits of all cells (N, C, h, w).
+
+    The large module has 32 times as many channels inside, so many cells are taken in
+    tiles. Each brings the real cells around its own, as far as the module sees; what
+    the module computes for those is dropped, and the result is that of one piece.
+    """
+    if not isinstance(module, ContextModule) or module.padding == "none":
+        whole: Tensor = module(logits)
+        return whole.float()
+    axis = InputSizes(compose(module.windows))
+    side = _CELLS + 2 * max(axis.field.halo)
+    rows, columns = (padded_cuts(axis, length, side, 1) for length in logits.shape[2:])
+    result = torch.empty_like(logits, dtype=torch.float32)
+    for (down, own_rows), (across, own_columns) in product(rows, columns):
+        tile = logits[:, :, down[0] : down[-1] + 1, across[0] : across[-1] + 1]
+        own = module(tile)[:, :, own_rows, own_columns]
+        top, left = down[own_rows][0], across[own_columns][0]
+        result[:, :, top:, left:][:, :, : own.shape[2], : own.shape[3]] = own
+    return result
 
 
 def _deconvolved(network: DilatedNetwork, logits: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ from dilated_lib.whole_files import written_whole
 
 __all__ = ["finished", "latest", "one_run_at_a_time", "resumed", "write_checkpoint"]
 
-_DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile)
 _NAME = re.compile(r"step-(\d{8})\.pt")
 _KEYS = {
     *("config", "counts", "step", "seconds", "waited", "losses"),
@@ -75,7 +73,7 @@ def latest(folder: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(
             files[-1], map_location="cpu", weights_only=True
         )
-    except (*_DAMAGED, OSError) as error:
+    except Exception as error:  # of damaged files torch's unpickler raises all kinds
         before = f"{files[-2].name}" if len(files) > 1 else "the beginning"
         raise ValueError(
             f"{files[-1]} is damaged or truncated; delete it to go on from {before}"
@@ -167,7 +165,7 @@ def identity(config: Config, data: DataSet) -> dict[str, Any]:
     """Return what must not change while a run goes on.
 
     That is its configuration, as JSON has it, and digests of the classes, the names of
-    the pictures, and the files of the label maps.
+    the pictures, the files of the label maps, and the file of weights at its start.
     """
     names, maps = {}, {}
     for split in ("train", "val", *(["test"] if config.test else [])):
@@ -185,6 +183,10 @@ def identity(config: Config, data: DataSet) -> dict[str, Any]:
         name: hashlib.sha256(json.dumps(value).encode()).hexdigest()
         for name, value in known.items()
     }
+    if isinstance(config.start, Path) and config.start.is_file():
+        with config.start.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digests["starting weights"] = digest
     plain = json.loads(json.dumps(asdict(config), default=str))
     return {"config": plain, "data": digests}
 
@@ -206,7 +208,7 @@ def resumed(
         )
     _require_same(state["config"], config, out)
     before, now = state.get("data", {}), identity["data"]
-    if other := [name for name in before if before[name] != now[name]]:
+    if other := [name for name in before if before[name] != now.get(name)]:
         raise ValueError(
             f"the {other[0]} of {config.data} are not those with which the run in "
             f"{out} began; restore them, or choose another folder"
@@ -218,9 +220,11 @@ def _require_same(found: dict[str, Any], config: Config, folder: Path) -> None:
     """Raise ValueError for the configuration of another run, and say what differs."""
     # the architecture is compared field by field, and the others change no number
     ignored = ("architecture", "workers", "checkpoint_every")
-    before, now = (
-        vars(run) | vars(run.architecture) for run in (read_config(found), config)
-    )
+    try:
+        known = read_config(found)
+    except ValueError as error:
+        raise ValueError(f"{folder} holds a run, but {error}") from error
+    before, now = (vars(run) | vars(run.architecture) for run in (known, config))
     if other := [
         name for name in now if name not in ignored and before[name] != now[name]
     ]:

@@ -69,10 +69,10 @@ class Recipe:
     def __post_init__(self) -> None:
         _check_choices(self)
         object.__setattr__(self, "zoom", tuple(self.zoom))  # JSON has lists
-        if not 0 < self.zoom[0] <= self.zoom[1] < inf:
+        if len(self.zoom) != 2 or not 0 < self.zoom[0] <= self.zoom[1] < inf:
             raise ValueError(
                 "zoom must be a least and a largest scale above 0, got "
-                f"{self.zoom[0]} and {self.zoom[1]}"
+                + (" and ".join(map(str, self.zoom)) or "nothing")
             )
         for name, value in vars(self).items():
             most = 1 if name in _FRACTIONS else inf

@@ -308,6 +308,7 @@ def _finish(run: Run, experiment: str) -> Record | None:
             metrics=metrics,
             seconds=round(run.seconds, 1),
             device=device_name(run.fabric.device),
+            data=run.identity["data"],
         )
         write(run.out / "record.json", [record])
         checkpoints.remove_checkpoints(run.out / "checkpoints")

@@ -185,6 +185,26 @@ def test_too_little_memory_is_one_sentence(error, capsys):
         rf("alexnet")
 
 
+def test_a_files_own_words_neither_break_the_line_nor_reach_the_terminal(capsys):
+    inside = "dilated_lib.cli.receptive_fields.receptive_field"
+    told = "é \x1b[31mred\n\udc80 \u200b"
+    with patch(inside, side_effect=ValueError(told)), pytest.raises(SystemExit):
+        rf("alexnet")
+    assert capsys.readouterr().err == "é \\x1b[31mred\\n\\udc80 \\u200b\n"
+
+
+def test_memory_that_cannot_be_had_is_told_in_gigabytes(capsys):
+    inside = "dilated_lib.cli.receptive_fields.receptive_field"
+
+    def vast(*_, **__):
+        torch.empty(10**15, dtype=torch.float32)
+
+    with patch(inside, vast), pytest.raises(SystemExit) as stop:
+        rf("alexnet")
+    told = "there is not enough memory: 4000000.0 GB more are needed at once\n"
+    assert stop.value.code == 2 and capsys.readouterr().err == told
+
+
 def test_a_network_without_layers_has_an_empty_table(capsys):
     lines = table(capsys, "torch.nn:Identity")
     assert lines[0].split() == ["layer", "units", "size", "stride", "padding"]
