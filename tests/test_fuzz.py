@@ -302,7 +302,7 @@ def foreign(path):
 
 
 def wasteful(path):
-    np.ones(2**26, np.uint8)
+    np.ones(2**29, np.uint8)
 
 
 def endless(path):

@@ -96,10 +96,10 @@ def resized_rows(
         return read(*part)
     ratio = length / size
     reach = max(ratio, 1.0) if smooth else 1.0
-    centre = (torch.arange(*part, dtype=torch.float64) + 0.5) * ratio - 0.5
-    begin = max(0, ceil(centre[0] - reach))
-    end = min(length, floor(centre[-1] + reach) + 1)
+    begin = max(0, ceil((part[0] + 0.5) * ratio - 0.5 - reach))
+    end = min(length, floor((part[1] - 0.5) * ratio - 0.5 + reach) + 1)
     old = read(begin, end)
+    centre = (torch.arange(*part, dtype=torch.float64) + 0.5) * ratio - 0.5
     away = (torch.arange(begin, end) - centre[:, None]).abs()
     weights = (1 - away / reach).clamp(0)
     return (weights / weights.sum(1, keepdim=True)).to(old) @ old
