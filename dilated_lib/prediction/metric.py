@@ -89,8 +89,8 @@ def evaluate(
                 f"a picture of {tuple(labels.shape)} pixels must have as many "
                 f"probabilities, got {tuple(shares.shape[2:])}"
             )
-        if flip:
-            shares = (shares + probabilities(images.flip(3)).flip(3)) / 2
+        if flip:  # the sum is largest where the mean is
+            shares = shares + probabilities(images.flip(3)).flip(3)
         if not shares.isfinite().all():
             raise ValueError("probabilities must be finite, got NaN or infinity")
         metric.update(shares.argmax(1), labels[None].to(device))

@@ -25,7 +25,7 @@ def test_the_outline_alone_has_the_colour_of_the_class():
         assert (outline == SHAPES.colours[index % 7]).all()
         assert (picture[:, distances > 0] == 0.5).all()
         assert (picture[:, distances < 0] == 0).all()
-        assert torch.equal(label > 0, distances >= 0)
+        assert torch.equal(label > 0, distances >= 0) and distances.min() == -1
 
 
 def test_twins_differ_in_the_outline_and_nowhere_else():
@@ -53,6 +53,7 @@ def test_a_scene_depends_on_its_seed_and_number_only():
     for index in (69, 0, 35):
         assert torch.equal(other[index][0], SHAPES[index][0])
     assert not torch.equal(Shapes(1, seed=4).distances(0), SHAPES.distances(0))
+    assert torch.equal(Shapes(1).distances(0), Shapes(1, seed=0).distances(0))
     assert len({tuple(SHAPES.distances(n).flatten().tolist()) for n in range(40)}) > 35
 
 

@@ -75,6 +75,18 @@ def test_a_function_gets_rgb_from_0_to_255_and_no_gradients():
     assert (found.labels == PHOTO.argmax(2)).all()
 
 
+def test_a_module_may_have_no_parameters():
+    found = dl.predict(PHOTO, nn.Identity())
+    assert (found.labels == PHOTO.argmax(2)).all()
+
+
+def test_logits_of_more_pixels_than_the_picture_are_interpolated_without_a_mean():
+    logits = torch.randn(1, 3, 37 * 3, 53 * 3, generator=torch.manual_seed(0))
+    wanted = F.interpolate(logits, (37, 53), mode="bilinear").softmax(1)[0]
+    found = dl.predict(PHOTO, lambda _: logits).probabilities
+    torch.testing.assert_close(found, wanted)
+
+
 def test_torchvisions_segmentation_networks_give_their_logits_by_name():
     network = strided()
     named = dl.predict(PHOTO, lambda x: {"out": network.eval()(x), "aux": None})

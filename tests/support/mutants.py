@@ -7,7 +7,7 @@ and so on. Not all of its changes can alter a result. These do not count:
 - text: sentences, errors, warnings, progress bars, what errors call a value (as in
   ``whole("stride", 2, 1)``), and the case of letters
 - checks of the library on itself: ``assert``, ``zip(strict=True)``
-- ``inplace``, and None where False was
+- ``inplace``, ``persistent_workers``, and None where False was
 """
 
 import ast
@@ -24,6 +24,7 @@ from mutmut.mutation.mutators import mutation_operators
 
 TYPES = "Callable", "Mapping", "NDArray", "dict", "list", "tuple"
 A_TYPE = m.Assign(value=m.Subscript(m.OneOf(*(m.Name(name) for name in TYPES))))
+UNCOUNTED = ("inplace", "persistent_workers", "sides", "strict", "what")  # arguments
 CHECKS = ("one_of", "pair", "positive", "whole", "wholes")  # of `dilated_lib.values`
 
 
@@ -46,7 +47,7 @@ class Counted(ast.NodeTransformer):
                 return ast.Constant(None)
             case ast.Constant(str(text)):
                 return ast.Constant("" if " " in text.strip() else text.casefold())
-            case ast.keyword("inplace" | "sides" | "strict" | "what"):
+            case ast.keyword(name) if name in UNCOUNTED:
                 return None
         return self.generic_visit(node)
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+import dilated_lib as dl
 from dilated_lib.training.checkpoints import restore_weights
 from dilated_lib.training.config import Config
 from dilated_lib.training.first_batch import guessing_loss
+from dilated_lib.training.setup import build_network
 
 
 @pytest.mark.parametrize(("stage", "parts"), [("context", 1), ("joint", 1.25)])
@@ -17,6 +19,16 @@ def test_guessing_costs_more_where_the_front_end_learns_too(stage, parts):
     config = Config().changed(stage=stage, context="basic")
     config = replace(config, recipe=replace(config.recipe, auxiliary=0.25))
     assert guessing_loss(config, 7) == pytest.approx(parts * log(7))
+
+
+def test_a_baseline_starts_from_scratch_or_imagenet(tmp_path):
+    config, data = Config().changed(network="fcn_resnet50"), dl.open_data("shapes")
+    with torch.device("meta"):
+        network, trained = build_network(config, data)
+    assert network.num_classes == 4 and trained == set()
+    file = tmp_path / "front.safetensors"
+    with pytest.raises(ValueError, match=r"from imagenet or from scratch, got .*front"):
+        build_network(config.changed(start=file), data)
 
 
 def test_weights_of_a_checkpoint_have_the_network_s_names(tmp_path):
