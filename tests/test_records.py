@@ -1,8 +1,10 @@
 """Records: of which source they are."""
 
+import platform
 import subprocess
 
 import pytest
+import torch
 
 from dilated_lib import records
 
@@ -42,3 +44,16 @@ def test_the_commit_is_a_hash_beside_a_tag_and_says_where_files_changed(
     (tmp_path / "theirs.py").write_text("x")
     records._commit.cache_clear()
     assert records._commit() == installed("rev-parse", "HEAD").strip() + "+"
+
+
+def test_what_is_read_is_written_as_it_was(tmp_path):
+    file = tmp_path / "not" / "there" / "traps.json"
+    records.write(file, records.read("traps"))
+    assert file.read_bytes() == (records.results() / "traps.json").read_bytes()
+
+
+def test_a_cpu_is_named_by_its_vectors_and_threads():
+    kind, vectors, threads = records.device_name(torch.device("cpu")).split(", ")
+    assert kind == f"CPU ({platform.machine()}"
+    assert vectors == torch.backends.cpu.get_cpu_capability()
+    assert threads == f"threads: {torch.get_num_threads()})"

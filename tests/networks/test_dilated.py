@@ -76,6 +76,14 @@ def test_means_are_the_released_ones_in_bgr(name, mean):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_cityscapes_alone_upsamples_by_itself(name):
+    network = built(name, fc_channels=1)
+    own = name == "dilation10_cityscapes"
+    assert network.upsampling == ("deconvolution" if own else "released")
+    assert (network.upsample is not None) == own
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_file_for_the_front_end_reaches_it(name, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*front\.pth"):
         built(name, weights=tmp_path / "front.pth", fc_channels=1)
