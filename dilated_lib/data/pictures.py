@@ -82,6 +82,13 @@ def opened(file: Path) -> ImageFile.ImageFile:
     the pixels is taken before the first is read, so a size that is only claimed is
     refused: no format packs a photograph or a label map so tightly. Raises ValueError
     for such a file, and whatever Pillow's decoders raise.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     Image.new("L", (4, 3)).save(Path(folder) / "photo.jpg", "PNG")
+    ...     with opened(Path(folder) / "photo.jpg") as picture:
+    ...         picture.format, picture.size
+    ('PNG', (4, 3))
     """
     picture = Image.open(file, formats=_FORMATS)
     pixels, content = math.prod(picture.size), file.stat().st_size
