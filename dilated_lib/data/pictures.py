@@ -85,10 +85,10 @@ def opened(file: Path) -> ImageFile.ImageFile:
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     Image.new("L", (4, 3)).save(file := Path(folder) / "grey.png")
-    ...     with opened(file) as picture:
-    ...         print(picture.format, picture.size)
-    PNG (4, 3)
+    ...     Image.new("L", (4, 3)).save(Path(folder) / "photo.jpg", "PNG")
+    ...     with opened(Path(folder) / "photo.jpg") as picture:
+    ...         picture.format, picture.size
+    ('PNG', (4, 3))
     """
     picture = Image.open(file, formats=_FORMATS)
     pixels, content = math.prod(picture.size), file.stat().st_size
