@@ -99,7 +99,11 @@ def write(path: Path, records: Iterable[Record]) -> None:
     ...     json.loads((Path(folder) / "mine.json").read_text())[0]["experiment"]
     'traps/none'
     """
-    text = json.dumps([asdict(record) for record in records], indent=1)
+    said = [asdict(record) for record in records]
+    for one in said:
+        if not one["data"]:  # so that a record which is read is written as it was
+            del one["data"]
+    text = json.dumps(said, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as new:
         new.write_text(text + "\n")
