@@ -83,6 +83,8 @@ def real_starts(
     counts the cells without a logit above 0, in which the identity loses everything. A
     training whose record is in the file is not repeated.
 
+    Raises as :class:`~dilated_lib.experiments.stored_logits.FrontEnd` does.
+
     Args:
         front: The trained network whose front end it is.
         data: A data set with the network's classes.

@@ -103,7 +103,7 @@ class FrontEnd:
     >>> from dilated_lib.records import results
     >>> FrontEnd(results() / "small.safetensors", "shapes")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: ...
+    ValueError: the network's classes are building, ...; those of shapes are ground, ...
     """
 
     def __init__(self, file: Path, data: str) -> None:

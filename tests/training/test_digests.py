@@ -4,7 +4,6 @@ import hashlib
 import json
 
 import pytest
-import torch
 from training_runs import TINY
 
 import dilated_lib as dl
@@ -14,12 +13,6 @@ from dilated_lib.training.checkpoints import latest
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*num_workers.*", "ignore:.*is_cuda_available.*"
 )
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def test_the_record_has_the_digests_of_the_checkpoints(tmp_path):

@@ -48,13 +48,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    """Deterministic algorithms, which a run switches on, are for that run."""
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def weights(out):
     return read_weights(out / "network.safetensors")
 
