@@ -99,11 +99,16 @@ class Architecture:
 
 
 def save_network(
-    network: DilatedNetwork, architecture: Architecture, path: str | Path
+    network: DilatedNetwork,
+    architecture: Architecture,
+    path: str | Path,
+    *,
+    int8: bool = False,
 ) -> None:
     """Write a network as safetensors: its weights, and all that it takes to build it.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. ``int8`` makes it a quarter as large, see
+    :func:`~dilated_lib.networks.weights.save`.
 
     Raises ValueError for an architecture that is not the network's, and as
     :func:`~dilated_lib.networks.weights.save`.
@@ -139,7 +144,7 @@ def save_network(
         **asdict(architecture),
         "upsampling": network.upsampling,
     }
-    save(network, path, metadata={_KEY: json.dumps(described)})
+    save(network, path, metadata={_KEY: json.dumps(described)}, int8=int8)
 
 
 def _pads(part: nn.Module) -> list[tuple[object, str]]:

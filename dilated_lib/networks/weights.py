@@ -19,6 +19,8 @@ from dilated_lib.whole_files import written_whole
 
 __all__ = ["Loaded", "converted", "file_state", "fits", "load", "read_weights", "save"]
 
+_SCALE = ".scale"  # behind the name of a tensor in int8, the name of its scales
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -31,7 +33,8 @@ class Loaded:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a file, by name, onto the CPU.
 
-    A ``.safetensors`` file has them under its own names. A ``.pt`` or ``.pth`` file has
+    A ``.safetensors`` file has them under its own names; what :func:`save` has written
+    in int8 is float32 again. A ``.pt`` or ``.pth`` file has
     a state dict that torch saved; it is read with ``weights_only=True``, so that no
     code in it runs. The blobs of a ``.caffemodel`` are called LAYER.weight and
     LAYER.bias.
@@ -48,7 +51,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     readers: dict[str, Callable[[Path], Any]] = {
-        ".safetensors": load_file,
+        ".safetensors": _safetensors,
         ".caffemodel": read_caffemodel,
         ".pt": _state_dict,
         ".pth": _state_dict,
@@ -74,17 +77,52 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    state = load_file(path)
+    for name in [*state]:
+        whole = state[name]
+        if whole.dtype == torch.int8 and name + _SCALE in state:
+            scale = state.pop(name + _SCALE)
+            if scale.shape != whole.shape[:1]:
+                raise ValueError(
+                    f"{name} has shape {tuple(whole.shape)}, and scales for "
+                    f"{tuple(scale.shape)}"
+                )
+            state[name] = (whole.flatten(1) * scale[:, None]).view_as(whole)
+    return state
+
+
+def _in_int8(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Round each weight to a multiple of 1/127 of the largest of its output channel."""
+    rounded = dict(state)
+    for name, weight in state.items():
+        if weight.dim() > 1:
+            rows = weight.flatten(1).float()
+            scale = rows.abs().amax(1).clamp(min=1e-30) / 127  # no division by zero
+            steps = (rows / scale[:, None]).round().to(torch.int8)
+            rounded[name], rounded[name + _SCALE] = steps.view_as(weight), scale
+    return rounded
+
+
 def _state_dict(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def save(
-    network: nn.Module, path: str | Path, *, metadata: dict[str, str] | None = None
+    network: nn.Module,
+    path: str | Path,
+    *,
+    metadata: dict[str, str] | None = None,
+    int8: bool = False,
 ) -> None:
     """Write a network's weights as safetensors; the file appears whole or not at all.
 
-    ``metadata`` is text that the file carries along. Raises ValueError for another
-    suffix, FileNotFoundError for a folder that is not there.
+    ``metadata`` is text that the file carries along. With ``int8`` a weight takes one
+    byte: it is rounded to a multiple of 1/127 of the largest of its output channel,
+    which is off by at most half of that. Biases and statistics stay as they are.
+
+    Raises ValueError for another suffix, FileNotFoundError for a folder that is not
+    there.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -98,6 +136,8 @@ def save(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
     state = {name: one.contiguous() for name, one in file_state(network).items()}
+    if int8:
+        state = {name: one.contiguous() for name, one in _in_int8(state).items()}
     try:
         with written_whole(path) as new:
             save_file(state, new, metadata)

@@ -362,6 +362,17 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path, monkeypat
         save_network(network, architecture, tmp_path / "net.pt")
 
 
+def test_a_network_in_int8_opens_as_any_other(tmp_path):
+    network, architecture = made()
+    for name, options in {"whole": {}, "int8": {"int8": True}}.items():
+        save_network(network, architecture, tmp_path / f"{name}.safetensors", **options)
+    whole, small = (
+        open_network(tmp_path / f"{name}.safetensors")[0] for name in ("whole", "int8")
+    )
+    one, other = whole.front.final.weight, small.front.final.weight
+    assert 0 < (one - other).abs().max() <= one.abs().max() / 250
+
+
 def test_the_network_that_comes_along_is_for_streets_and_the_callers_own():
     network = files.small_network()
     other = files.small_network()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from caffe_files import write
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import dilated_lib as dl
@@ -48,6 +48,39 @@ def test_a_networks_weights_keep_their_precision(tmp_path):
     dl.load(read, path)
     assert read[0].weight.dtype == torch.float32
     assert torch.equal(read[0].weight, network().half()[0].weight.float())
+
+
+def test_in_int8_a_weight_is_off_by_half_a_step_at_most(tmp_path):
+    path = tmp_path / "net.safetensors"
+    made, read = network(), network(seed=1)
+    with torch.no_grad():
+        made[0].weight[0] = 0.0  # a channel without a largest weight
+        made[0].weight[1] *= 100.0  # and one whose steps are coarse
+    dl.save(made, path, int8=True)
+    dl.load(read, path)
+    for before, after in zip(made.parameters(), read.parameters(), strict=True):
+        if before.dim() == 1:
+            assert torch.equal(before, after)
+            continue
+        step = before.detach().flatten(1).abs().amax(1) / 127
+        off = (before - after).detach().flatten(1).abs().amax(1)
+        assert torch.all(off <= 0.501 * step)
+        assert off.max() > 0.2 * step.max()  # so it was rounded
+
+
+def test_a_network_in_int8_takes_a_byte_a_weight(tmp_path):
+    path, convolution = tmp_path / "net.safetensors", nn.Conv2d(64, 64, 3)
+    dl.save(convolution, path, int8=True)
+    assert path.stat().st_size < 1.05 * convolution.weight.numel()
+
+
+def test_scales_of_another_number_of_channels_are_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    dl.save(nn.Conv2d(2, 3, 1), path, int8=True)
+    state = load_file(path)
+    save_file(state | {"weight.scale": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=r"weight has shape \(3, 2, 1, 1\), and .*2"):
+        dl.load(nn.Conv2d(2, 3, 1), path)
 
 
 def test_saving_fails_without_a_trace(tmp_path, monkeypatch):
