@@ -16,7 +16,7 @@ from torch import nn
 from dilated_lib.data.palettes import Colour
 from dilated_lib.networks.context import ContextModule
 from dilated_lib.networks.dilated import DilatedNetwork, Upsampling
-from dilated_lib.networks.vgg import Padding, front_end
+from dilated_lib.networks.vgg import LastStage, Padding, front_end
 from dilated_lib.networks.weights import file_state, load, save
 from dilated_lib.records import results
 from dilated_lib.values import one_of, positive, whole, wholes
@@ -40,6 +40,7 @@ class Architecture:
         width: The channels of conv1; VGG-16 has 64.
         fc_channels: The channels of fc6 and fc7; the paper has 4096.
         batch_norm: Normalise behind each convolution of a front end from scratch.
+        last_stage: The stage of VGG-16 that fc6 follows.
         context: The context module by its name in Table 1; each layer pads zeros.
         dilations: The dilation of each 3 x 3 layer of the context module.
         scale: The factor by which pictures are enlarged before the network sees them.
@@ -54,6 +55,7 @@ class Architecture:
     width: int = 64
     fc_channels: int = 4096
     batch_norm: bool = False
+    last_stage: LastStage = "conv5"
     context: _Context = "none"
     dilations: tuple[int, ...] = (1, 1, 2, 4, 8, 16, 1)
     scale: float = 1.0
@@ -61,6 +63,7 @@ class Architecture:
     def __post_init__(self) -> None:
         one_of("padding", self.padding, get_args(Padding))
         one_of("context", self.context, get_args(_Context))
+        one_of("last_stage", self.last_stage, get_args(LastStage))
         for name in ("width", "fc_channels"):
             object.__setattr__(self, name, whole(name, getattr(self, name), 1))
         layers = "one number for each layer"
@@ -82,6 +85,7 @@ class Architecture:
             fc_channels=self.fc_channels,
             width=self.width,
             batch_norm=self.batch_norm,
+            last_stage=self.last_stage,
         )
         context = None
         if self.context != "none":

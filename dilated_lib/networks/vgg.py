@@ -17,6 +17,7 @@ __all__ = ["Padding", "fill", "front_end", "fully_convolutional"]
 
 Padding = Literal["none", "zeros", "reflect"]
 ChannelOrder = Literal["bgr", "rgb"]
+LastStage = Literal["conv4", "conv5"]
 
 # convolutions of each stage, and their channels
 _STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -25,6 +26,7 @@ _CONVOLUTIONS = [
     for stage, (count, _) in enumerate(_STAGES, 1)
     for number in range(1, count + 1)
 ]
+_KINDS = ("weight", "bias")
 
 
 def front_end(
@@ -36,6 +38,7 @@ def front_end(
     fc_channels: int = 4096,
     width: int = 64,
     batch_norm: bool = False,
+    last_stage: LastStage = "conv5",
 ) -> nn.Sequential:
     """Build the paper's front end, which takes images to logits of their cells.
 
@@ -58,8 +61,8 @@ def front_end(
     and ``final`` from N(0, 0.001²), as in the released training: a new network's loss
     is ln C.
 
-    Three variants are not the paper's: ``fc_channels``, ``width`` and ``batch_norm``.
-    The last two are for training from scratch, and take no weights.
+    Four variants are not the paper's: ``fc_channels``, ``last_stage``, ``width`` and
+    ``batch_norm``. The last two are for training from scratch, and take no weights.
 
     Raises TypeError or ValueError for impossible arguments, ValueError for a file
     without these layers, and otherwise as
@@ -77,6 +80,8 @@ def front_end(
             place of 120.
         width: The channels of conv1; conv2 has twice as many, and so on.
         batch_norm: Whether to normalise after each convolution but the last.
+        last_stage: What fc6 follows. With "conv4" there is no conv5: half of the 13
+            convolutions' parameters go, and 96 pixels of the receptive field.
 
     >>> narrow = front_end(21, fc_channels=8, width=4)
     >>> narrow(torch.zeros(1, 3, 372 + 8 * 2, 372 + 8 * 3)).shape
@@ -86,7 +91,10 @@ def front_end(
     fc_channels, width = whole("fc_channels", fc_channels, 1), whole("width", width, 1)
     one_of("channel_order", channel_order, get_args(ChannelOrder))
     one_of("padding", padding, get_args(Padding))
-    layers = OrderedDict(_layers(num_classes, fc_channels, width, batch_norm, padding))
+    one_of("last_stage", last_stage, get_args(LastStage))
+    layers = OrderedDict(
+        _layers(num_classes, fc_channels, width, batch_norm, padding, last_stage)
+    )
     network = nn.Sequential(layers)
     for name, layer in layers.items():
         if isinstance(layer, nn.Conv2d):
@@ -135,7 +143,12 @@ def fill(
 
 
 def _layers(
-    num_classes: int, fc_channels: int, width: int, batch_norm: bool, padding: Padding
+    num_classes: int,
+    fc_channels: int,
+    width: int,
+    batch_norm: bool,
+    padding: Padding,
+    last_stage: LastStage,
 ) -> Iterator[tuple[str, nn.Module]]:
     """List the front end's layers by their released names, as in ``front_end``.
 
@@ -150,6 +163,7 @@ def _layers(
         width: Those of conv1.
         batch_norm: Whether each convolution but the last is normalised.
         padding: What continues the map around each convolution.
+        last_stage: The stage of VGG-16 that fc6 follows.
     """
 
     def convolution(
@@ -174,7 +188,7 @@ def _layers(
         yield f"relu{number}", nn.ReLU(inplace=True)
 
     inputs = 3
-    for stage, (count, channels) in enumerate(_STAGES, 1):
+    for stage, (count, channels) in enumerate(_STAGES[: int(last_stage[-1])], 1):
         outputs = channels * width // 64
         for number in range(1, count + 1):
             dilation = 2 if stage == 5 else 1
@@ -216,20 +230,22 @@ def _fill(
     """
     found = {_caffe_name(name): tensor for name, tensor in found.items()}
     state = network.state_dict()
-    wanted = [f"{name}.{kind}" for name in _CONVOLUTIONS for kind in ("weight", "bias")]
+    convolutions = [f"{one}.{kind}" for one in _CONVOLUTIONS for kind in _KINDS]
+    wanted = [name for name in convolutions if name in state]
     for name in wanted:
         if name not in found or not fits(found[name], state[name]):
             shape = tuple(found[name].shape) if name in found else "nothing"
             raise ValueError(
-                f"{source} must hold the 13 convolutions of VGG-16: {name} must have "
+                f"{source} must hold the convolutions of VGG-16: {name} must have "
                 f"shape {tuple(state[name].shape)}, found {shape}"
             )
     for layer in ("fc6", "fc7"):
-        pair = [f"{layer}.weight", f"{layer}.bias"]
+        pair = [f"{layer}.{kind}" for kind in _KINDS]
         if all(name in found and fits(found[name], state[name]) for name in pair):
             wanted += pair
     others = ("conv", "final", "fc-final", "ct_", "ctx_")
-    over = [name for name in found if name.startswith(others) and name not in wanted]
+    own = {*wanted, *convolutions}
+    over = [name for name in found if name.startswith(others) and name not in own]
     if over:
         raise ValueError(
             f"{source} is not VGG-16's, it also holds {over[0]}; for a whole network "

@@ -26,6 +26,7 @@ ALL = [
     SMALL | {"context": "none", "padding": "zeros"},
     SMALL | {"context": "large", "dilations": (1, 2), "width": 2},
     SMALL | {"batch_norm": True, "dilations": (1, 1, 2, 4, 8, 1), "scale": 1.5},
+    SMALL | {"last_stage": "conv4", "padding": "reflect"},
 ]
 
 
@@ -275,7 +276,7 @@ def test_a_file_that_does_not_mention_padding_has_none(tmp_path):
 
 
 def test_a_file_of_before_tells_the_same_when_it_is_saved_again(tmp_path):
-    """But for ``padding``, which the small network's file does not mention."""
+    """But for fields that are newer than the small network's file."""
     network, architecture = open_network(results() / "small.safetensors")
     save_network(network, architecture, tmp_path / "again.safetensors")
     described = []
@@ -283,7 +284,7 @@ def test_a_file_of_before_tells_the_same_when_it_is_saved_again(tmp_path):
         with safe_open(path, "pt") as file:
             described.append(json.loads(file.metadata()["dilated_lib"]))
     before, after = described
-    assert after.pop("padding") == "none"
+    assert (after.pop("padding"), after.pop("last_stage")) == ("none", "conv5")
     assert [*after.items()] == [*before.items()]  # in the same order
     again, _ = open_network(tmp_path / "again.safetensors")
     image = 255 * torch.rand(1, 3, 380, 388)

@@ -219,6 +219,25 @@ def test_fc6_and_fc7_come_along_where_they_have_the_width(vgg, layout, tmp_path)
     assert other.fc7.weight.std() < 1 and other.fc7.bias.eq(0).all()
 
 
+def test_without_conv5_fc6_follows_conv4(vgg, tmp_path):
+    torchvision, _ = states(vgg.float())
+    torch.save(torchvision, tmp_path / "vgg.pth")
+    options = {"fc_channels": 8, "padding": "zeros", "last_stage": "conv4"}
+    front = dl.front_end(4, tmp_path / "vgg.pth", **options).eval()
+    assert not any(name.startswith("conv5") for name in front._modules)
+    # ten convolutions of VGG-16, fc6, fc7, final
+    whole = sum(p.numel() for layer in vgg.features[:23] for p in layer.parameters())
+    fc = 512 * 49 * 8 + 8 + 8 * 8 + 8 + 8 * 4 + 4
+    assert sum(p.numel() for p in front.parameters()) == whole + fc
+    assert torch.equal(front.conv4_3.weight, vgg.features[21].weight)
+    # 92 of conv4_3, and 6 steps of 4 cells of 8 pixels
+    (size, stride), _ = (
+        (f.size, f.stride) for f in dl.receptive_field(front, (3, 96, 96))
+    )
+    assert (size, stride) == (92 + 6 * 4 * 8, 8)
+    assert front(image(64, 72)).shape == (1, 4, 8, 9)
+
+
 def test_the_last_layer_is_drawn_so_small_that_a_new_network_guesses():
     torch.manual_seed(0)
     final = dl.front_end(21, width=1, fc_channels=64).final
