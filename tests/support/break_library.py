@@ -8,6 +8,7 @@ the same as the library does; these are not drawn.
 """
 
 import argparse
+import gc
 import os
 import pickle
 import random
@@ -34,11 +35,6 @@ HOME = ROOT / "dilated_lib"
 EXPLAINED = Path(__file__).with_name("equivalent_mutants.toml")
 NEEDED = 0.95
 MEMORY = 12 << 30  # a size that is broken must not take the whole machine
-# where a room's tests import these, they are imported once for all mutants
-HEAVY = (
-    *("hypothesis", "lightning", "matplotlib.pyplot", "scipy.stats"),
-    *("torch", "torchmetrics", "torchvision", "tyro"),
-)
 EVERY = ""  # what coverage calls all that runs before the first test, on import
 NO_RESULT = {
     "__init__.py": "it hands on names",
@@ -143,9 +139,15 @@ def trace(paths, folder):
         code = run(paths, tracer)
     data = tracer.coverage.get_data()
     lines = {path: data.contexts_by_lineno(path) for path in data.measured_files()}
-    heavy = [name for name in HEAVY if name in sys.modules]
-    (folder / "traced").write_bytes(pickle.dumps((heavy, tracer.seconds, lines)))
+    found = (folder / "traced").write_bytes
+    found(pickle.dumps((others(folder), tracer.seconds, lines)))
     return code
+
+
+def others(folder):
+    """Name the modules that are loaded and lie elsewhere, in the order of loading."""
+    loaded = {name: getattr(one, "__file__", 0) for name, one in sys.modules.items()}
+    return [name for name, file in loaded.items() if file and str(folder) not in file]
 
 
 def check(room, files, folder, *, draw, seed):
@@ -154,9 +156,11 @@ def check(room, files, folder, *, draw, seed):
     paths = [tests, f"{HOME.name}/{room}"]
     if code := in_child(trace, paths, folder):
         sys.exit(f"{tests} must pass before anything is broken, got exit code {code}")
-    heavy, seconds, lines = pickle.loads((folder / "traced").read_bytes())
-    for name in heavy:
-        import_module(name)
+    loaded, seconds, lines = pickle.loads((folder / "traced").read_bytes())
+    for name in loaded:  # once for all mutants; what needs another one first fails
+        with suppress(Exception):
+            import_module(name)
+    gc.freeze()  # what is shared stays shared: no child looks through it
     every = tomllib.loads(EXPLAINED.read_text())["mutant"]
     for file in files:
         broken = folder / HOME.name / file
