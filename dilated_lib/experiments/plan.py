@@ -26,10 +26,11 @@ __all__ = [
     "state",
 ]
 
-# each with its question; the first two are for a CPU, the others for a GPU
+# each with its question; the first three are for a CPU, the others for a GPU
 TIERS = {
     "padded": "How good is a front end that pads zeros, trained on two CPU cores?",
     "animals": "And one that knows six animals, from 850 photographs?",
+    "photos": "The network that names the animals in photographs.",
     "imagenet": "What does a context module add behind a front end from ImageNet?",
     "together": "Is it better to train front end and module together from the start?",
     "joint": "Does joint training help more than training the front end on as long?",
@@ -74,6 +75,9 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
     for seed in _SEEDS:
         run = replace(_ANIMALS, start=weights, seed=seed)
         yield Planned("voc_animals/imagenet/padded front", "animals", run)
+    yield Planned(
+        "voc_animals/photos", "photos", _PHOTOS, "voc_animals/imagenet/padded front"
+    )
     for seed in _SEEDS:
         yield from _street(seed, "imagenet", weights)
     for seed in _SEEDS:
@@ -212,6 +216,13 @@ _ANIMALS = replace(
     recipe=replace(_PADDED.recipe, learning_rate=2.5e-4, zoom=(0.6, 1.3)),
     steps=2000,
     cells=(38, 38),
+)
+_PHOTOS = replace(
+    _ANIMALS,
+    stage="joint",
+    architecture=replace(_ANIMALS.architecture, context="basic"),
+    recipe=replace(_ANIMALS.recipe, trained_rate=0.3),
+    steps=5000,
 )
 _SMALL = Config(
     data="camvid",
