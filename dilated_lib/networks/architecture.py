@@ -16,6 +16,7 @@ from torch import nn
 from dilated_lib.data.palettes import Colour
 from dilated_lib.networks.context import ContextModule
 from dilated_lib.networks.dilated import DilatedNetwork, Upsampling
+from dilated_lib.networks.pooled import Pooled, pooled_front_end
 from dilated_lib.networks.vgg import Padding, front_end
 from dilated_lib.networks.weights import file_state, load, save
 from dilated_lib.records import results
@@ -35,6 +36,8 @@ class Architecture:
     TypeError for values that cannot be.
 
     Args:
+        front: The paper's front end, or one that keeps VGG-16's five poolings, by its
+            name in :func:`~dilated_lib.networks.pooled.pooled_front_end`.
         padding: What the front end's convolutions pad. With zeros or reflection inside,
             a crop needs no margin, and a step takes a quarter of the time.
         width: The channels of conv1; VGG-16 has 64.
@@ -50,6 +53,7 @@ class Architecture:
     Conv2d(8, 2, kernel_size=(1, 1), stride=(1, 1))
     """
 
+    front: Literal["paper"] | Pooled = "paper"
     padding: Padding = "none"
     width: int = 64
     fc_channels: int = 4096
@@ -59,6 +63,7 @@ class Architecture:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        one_of("front", self.front, ("paper", *get_args(Pooled)))
         one_of("padding", self.padding, get_args(Padding))
         one_of("context", self.context, get_args(_Context))
         for name in ("width", "fc_channels"):
@@ -67,6 +72,11 @@ class Architecture:
         dilations = wholes("dilations", self.dilations, 1, what=layers)
         object.__setattr__(self, "dilations", dilations)
         object.__setattr__(self, "scale", positive("scale", self.scale))
+        if self.front != "paper" and (self.padding != "zeros" or self.batch_norm):
+            raise ValueError(
+                f"front {self.front} has zeros as padding and no batch norm, got "
+                f"padding {self.padding} and batch_norm={self.batch_norm}"
+            )
 
     def build(
         self, palette: Mapping[str, Colour], mean: tuple[float, float, float]
@@ -76,13 +86,19 @@ class Architecture:
         ``palette`` has a colour (RGB) for the name of each class, and ``mean`` is that
         of the training pictures (B, G, R).
         """
-        front = front_end(
-            len(palette),
-            padding=self.padding,
-            fc_channels=self.fc_channels,
-            width=self.width,
-            batch_norm=self.batch_norm,
-        )
+        classes, fc_channels = len(palette), self.fc_channels
+        if self.front == "paper":
+            front = front_end(
+                classes,
+                padding=self.padding,
+                fc_channels=fc_channels,
+                width=self.width,
+                batch_norm=self.batch_norm,
+            )
+        else:
+            front = pooled_front_end(
+                self.front, classes, fc_channels=fc_channels, width=self.width
+            )
         context = None
         if self.context != "none":
             context = ContextModule(
@@ -151,8 +167,8 @@ def _pads(part: nn.Module) -> list[tuple[object, str]]:
 def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:
     """Open a file of :func:`save_network`: the network in evaluation, on the CPU.
 
-    It computes in float32. A file that does not mention ``padding`` is older than front
-    ends that pad, and has one without it.
+    It computes in float32. A file that does not mention ``padding`` or ``front`` is
+    older than the others, and has the paper's front end, which pads nothing.
 
     Raises FileNotFoundError, or ValueError for another file and a damaged one.
 
