@@ -39,10 +39,10 @@ def pooled_front_end(
       poolings to 3 × 3, which puts the middle of each cell elsewhere.)
     - "fcn32s" computes logits at stride 32. A fixed bilinear deconvolution makes them
       cells of 8 pixels; from there to pixels, all front ends take the same way.
-    - "fcn8s" takes two deconvolutions there, which start bilinear and learn, each class
-      for itself. To their results it adds logits that 1 × 1 layers, score_pool4 and
-      score_pool3, make of pool4 and pool3. Both layers start at zero, and read their
-      maps times 0.01 and 0.0001, so that all parts can learn at once.
+    - "fcn8s" goes there by two deconvolutions, which start bilinear and learn, each
+      class for itself. To their results it adds logits that 1 × 1 layers, score_pool4
+      and score_pool3, make of pool4 and pool3. These layers start at zero, and read
+      their maps times 0.01 and 0.0001, so that all parts can learn at once.
 
     The FCNs of Long et al. add 100 zeros around the image, because fc6 pads none. Here
     every convolution pads half of what its kernel spans, as in the other front ends,
@@ -51,9 +51,9 @@ def pooled_front_end(
 
     Raises TypeError or ValueError for impossible arguments.
 
-    Source: Long, Shelhamer and Darrell, CVPR 2015, section 4, and for the two factors
-    voc-fcn8s-atonce of Shelhamer, Long and Darrell, PAMI 2017; Chen et al., ICLR 2015,
-    section 3 (largefov). Long et al. call ``final`` score_fr.
+    Source: Long, Shelhamer and Darrell, CVPR 2015, section 4, who call ``final``
+    score_fr; for the two factors, voc-fcn8s-atonce in shelhamer/fcn.berkeleyvision.org;
+    Chen et al., ICLR 2015, section 3 (largefov).
 
     Args:
         kind: Which of the four.
@@ -70,8 +70,8 @@ def pooled_front_end(
     paper = front_end(
         num_classes, padding="zeros", fc_channels=fc_channels, width=width
     )
-    if kind == "dense" or kind == "largefov":
-        return nn.Sequential(_dense(paper, kind == "largefov"))
+    if kind in ("dense", "largefov"):
+        return nn.Sequential(_dense(paper, large_field=kind == "largefov"))
     layers = _with_poolings(
         paper,
         pool4=nn.MaxPool2d(2, 2, ceil_mode=True),
@@ -105,7 +105,7 @@ def _with_poolings(paper: nn.Sequential, **poolings: nn.Module) -> _Layers:
     return layers
 
 
-def _dense(paper: nn.Sequential, large_field: bool) -> _Layers:
+def _dense(paper: nn.Sequential, *, large_field: bool) -> _Layers:
     """List the layers of the dense classifier, or of DeepLab's LargeFOV."""
     layers = _with_poolings(
         paper, pool4=nn.MaxPool2d(2, 1), pool5=nn.MaxPool2d(2, 1, dilation=2)
