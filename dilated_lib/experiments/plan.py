@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from dilated_lib.dilation.cost import measure
 from dilated_lib.experiments.throughput import operations, training_step
 from dilated_lib.networks.architecture import Architecture, open_network, save_network
+from dilated_lib.networks.pooled import Pooled
 from dilated_lib.prediction.bfloat16 import has_bfloat16
 from dilated_lib.records import Record, read_file, write
 from dilated_lib.training.config import MODERN, PAPER, Config
@@ -31,6 +32,7 @@ TIERS = {
     "padded": "How good is a front end that pads zeros, trained on two CPU cores?",
     "animals": "And one that knows six animals, from 850 photographs?",
     "photos": "The network that names the animals in photographs.",
+    "fronts": "Does simplifying the front end help, on the same photographs?",
     "imagenet": "What does a context module add behind a front end from ImageNet?",
     "together": "Is it better to train front end and module together from the start?",
     "joint": "Does joint training help more than training the front end on as long?",
@@ -79,6 +81,8 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
         "voc_animals/photos", "photos", _PHOTOS, "voc_animals/imagenet/padded front"
     )
     for seed in _SEEDS:
+        yield from _fronts(replace(_ANIMALS, start=weights, seed=seed))
+    for seed in _SEEDS:
         yield from _street(seed, "imagenet", weights)
     for seed in _SEEDS:
         for variant in ("basic", "large"):
@@ -115,6 +119,13 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
     for seed in _SEEDS:
         yield from _voc(seed, weights)
     yield Planned("camvid/small", "small", _SMALL)
+
+
+def _fronts(run: Config) -> Iterator[Planned]:
+    """Train other front ends in the same way, the one that takes longest at the end."""
+    others = {name: run.changed(front=name) for name in get_args(Pooled)}
+    for name, config in (others | {"no padding": run.changed(padding="none")}).items():
+        yield Planned(f"evidence/front/{run.data}/{name}", "fronts", config)
 
 
 def _front(seed: int) -> Config:
@@ -407,18 +418,25 @@ def _folder(runs: Path, name: str, seed: int) -> Path:
 
 
 def _gather(runs: Path, out: Path) -> None:
-    """Write the records of all runs, a file for each data set; others there stay."""
+    """Write the records of all runs, a file for each data set; others there stay.
+
+    A file's name is the first word of its experiments. Others may have several records
+    with one seed, of modules behind several front ends.
+    """
     found: dict[str, list[Record]] = {}
     for file in sorted(runs.rglob("record.json")):
         for record in read_file(file):
             found.setdefault(record.experiment.split("/")[0], []).append(record)
     for name, records in found.items():
         file = out / f"{name}.json"
-        runs_of = {(one.experiment, one.seed): one for one in records}
+        runs_of = {_key(one) for one in records}
         before = read_file(file) if file.is_file() else []
-        kept = {(one.experiment, one.seed): one for one in before}
-        both = kept | runs_of
-        write(file, [both[key] for key in sorted(both)])
+        kept = [one for one in before if _key(one) not in runs_of]
+        write(file, sorted(kept + records, key=_key))
+
+
+def _key(record: Record) -> tuple[str, int]:
+    return record.experiment, record.seed
 
 
 def _rehearsal(config: Config) -> Config:

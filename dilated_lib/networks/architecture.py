@@ -16,7 +16,8 @@ from torch import nn
 from dilated_lib.data.palettes import Colour
 from dilated_lib.networks.context import ContextModule
 from dilated_lib.networks.dilated import DilatedNetwork, Upsampling
-from dilated_lib.networks.vgg import LastStage, Padding, front_end
+from dilated_lib.networks.pooled import Pooled, pooled_front_end
+from dilated_lib.networks.vgg import Padding, front_end
 from dilated_lib.networks.weights import file_state, load, save
 from dilated_lib.records import results
 from dilated_lib.values import one_of, positive, whole, wholes
@@ -25,6 +26,7 @@ __all__ = ["Architecture", "open_network", "save_network", "small_network"]
 
 _KEY = "dilated_lib"  # in the file's metadata
 _Context = Literal["none", "basic", "large"]
+_Paper = Literal["paper", "conv4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +37,14 @@ class Architecture:
     TypeError for values that cannot be.
 
     Args:
+        front: The paper's front end; the same without conv5, so that fc6 follows
+            "conv4"; or one that keeps VGG-16's five poolings, by its name in
+            :func:`~dilated_lib.networks.pooled.pooled_front_end`.
         padding: What the front end's convolutions pad. With zeros or reflection inside,
             a crop needs no margin, and a step takes a quarter of the time.
         width: The channels of conv1; VGG-16 has 64.
         fc_channels: The channels of fc6 and fc7; the paper has 4096.
         batch_norm: Normalise behind each convolution of a front end from scratch.
-        last_stage: The stage of VGG-16 that fc6 follows.
         context: The context module by its name in Table 1; each layer pads zeros.
         dilations: The dilation of each 3 x 3 layer of the context module.
         scale: The factor by which pictures are enlarged before the network sees them.
@@ -51,25 +55,31 @@ class Architecture:
     Conv2d(8, 2, kernel_size=(1, 1), stride=(1, 1))
     """
 
+    front: _Paper | Pooled = "paper"
     padding: Padding = "none"
     width: int = 64
     fc_channels: int = 4096
     batch_norm: bool = False
-    last_stage: LastStage = "conv5"
     context: _Context = "none"
     dilations: tuple[int, ...] = (1, 1, 2, 4, 8, 16, 1)
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        papers = get_args(_Paper)
+        one_of("front", self.front, (*papers, *get_args(Pooled)))
         one_of("padding", self.padding, get_args(Padding))
         one_of("context", self.context, get_args(_Context))
-        one_of("last_stage", self.last_stage, get_args(LastStage))
         for name in ("width", "fc_channels"):
             object.__setattr__(self, name, whole(name, getattr(self, name), 1))
         layers = "one number for each layer"
         dilations = wholes("dilations", self.dilations, 1, what=layers)
         object.__setattr__(self, "dilations", dilations)
         object.__setattr__(self, "scale", positive("scale", self.scale))
+        if self.front not in papers and (self.padding != "zeros" or self.batch_norm):
+            raise ValueError(
+                f"front {self.front} has zeros as padding and no batch norm, got "
+                f"padding {self.padding} and batch_norm={self.batch_norm}"
+            )
 
     def build(
         self, palette: Mapping[str, Colour], mean: tuple[float, float, float]
@@ -79,14 +89,20 @@ class Architecture:
         ``palette`` has a colour (RGB) for the name of each class, and ``mean`` is that
         of the training pictures (B, G, R).
         """
-        front = front_end(
-            len(palette),
-            padding=self.padding,
-            fc_channels=self.fc_channels,
-            width=self.width,
-            batch_norm=self.batch_norm,
-            last_stage=self.last_stage,
-        )
+        classes, fc_channels = len(palette), self.fc_channels
+        if self.front == "paper" or self.front == "conv4":
+            front = front_end(
+                classes,
+                padding=self.padding,
+                fc_channels=fc_channels,
+                width=self.width,
+                batch_norm=self.batch_norm,
+                last_stage="conv5" if self.front == "paper" else "conv4",
+            )
+        else:
+            front = pooled_front_end(
+                self.front, classes, fc_channels=fc_channels, width=self.width
+            )
         context = None
         if self.context != "none":
             context = ContextModule(
@@ -160,8 +176,8 @@ def _pads(part: nn.Module) -> list[tuple[object, str]]:
 def open_network(path: str | Path) -> tuple[DilatedNetwork, Architecture]:
     """Open a file of :func:`save_network`: the network in evaluation, on the CPU.
 
-    It computes in float32. A file that does not mention ``padding`` is older than front
-    ends that pad, and has one without it.
+    It computes in float32. A file that does not mention ``padding`` or ``front`` is
+    older than the others, and has the paper's front end, which pads nothing.
 
     Raises FileNotFoundError, or ValueError for another file and a damaged one.
 

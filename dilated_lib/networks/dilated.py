@@ -131,7 +131,7 @@ class DilatedNetwork(nn.Module):
     @property
     def stride(self) -> int:
         """Return the pixels from one cell of the front end to the next."""
-        return self.sizes[0].step
+        return int(self.sizes[0].stride)
 
     @property
     def margin(self) -> int:

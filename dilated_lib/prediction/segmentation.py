@@ -323,7 +323,7 @@ def _rows(
         logits = _logits(network, read, rows, columns, context, upsampling, progress)
         check_finite(logits, network)
     grown = context == "tiles" and upsampling == "deconvolution"
-    stride = 1 if grown else network.sizes[0].step
+    stride = 1 if grown else network.stride
 
     @torch.no_grad()
     def enlarged_rows(first: int, end: int) -> Tensor:
@@ -345,7 +345,7 @@ def _rows(
 
 def _check_geometry(network: DilatedNetwork) -> bool:
     """Raise ValueError for a front end that cannot be cut; return whether it pads."""
-    stride, other = (axis.step for axis in network.sizes)
+    stride, other = (axis.stride for axis in network.sizes)
     step = network.upsample.stride[0] if network.upsample else stride
     if {stride, other, step} != {stride} or min(a.margin for a in network.sizes) < 0:
         raise ValueError(
@@ -431,9 +431,7 @@ def _with_context(module: nn.Module, logits: Tensor) -> Tensor:
 
 def _deconvolved(network: DilatedNetwork, logits: Tensor) -> Tensor:
     """Go from cells to pixels by the network's deconvolution, or by the usual one."""
-    layer = network.upsample or bilinear_deconvolution(
-        logits.shape[1], network.sizes[0].step
-    )
+    layer = network.upsample or bilinear_deconvolution(logits.shape[1], network.stride)
     assert not isinstance(layer.padding, str)
     return F.conv_transpose2d(
         logits,

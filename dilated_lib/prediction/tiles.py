@@ -36,28 +36,29 @@ def padded_cuts(axis: InputSizes, length: int, side: int, least: int) -> list[Cu
     """Cut an axis into tiles for a front end that pads, with real pixels around them.
 
     A cell sees ``field.halo`` pixels beyond its own, so it sees nothing beyond a cut
-    that is as many pixels away, and nothing of the padding there.
+    that is as many pixels away, and nothing of the padding there. Cuts are whole steps
+    apart, since the cells inside a step differ where maps were upsampled.
     """
-    stride = axis.step
-    cells = -(-max(length, least) // stride)
-    whole = np.pad(np.arange(length), (0, stride * cells - length), mode="reflect")
-    halo = -(-max(axis.field.halo) // stride)
-    most = side // stride
-    if cells <= most:
+    step, each = axis.step, axis.each
+    steps = -(-max(length, least) // step)
+    whole = np.pad(np.arange(length), (0, step * steps - length), mode="reflect")
+    halo = -(-max(axis.field.halo) // step)
+    most = side // step
+    if steps <= most:
         return [(whole, slice(None))]
     own = most - 2 * halo
     if own < 1:
         raise ValueError(
-            f"a tile must have at least {stride * (2 * halo + 1)} pixels a side, one "
+            f"a tile must have at least {step * (2 * halo + 1)} pixels a side, one "
             f"cell and what it sees around it; got {side}"
         )
-    parts = -(-cells // own)
-    ends = [cells * part // parts for part in range(parts + 1)]
+    parts = -(-steps // own)
+    ends = [steps * part // parts for part in range(parts + 1)]
     cuts = []
     for first, end in pairwise(ends):
         begin = max(0, first - halo)
-        pixels = whole[stride * begin : stride * (end + halo)]
-        cuts.append((pixels, slice(first - begin, end - begin)))
+        pixels = whole[step * begin : step * (end + halo)]
+        cuts.append((pixels, slice(each * (first - begin), each * (end - begin))))
     return cuts
 
 

@@ -207,6 +207,19 @@ def test_colour_changes_the_picture_and_not_the_labels():
         assert not torch.equal(after, before) and after.shape == before.shape
 
 
+def test_a_margin_changes_nothing_inside_it_and_no_draw():
+    """So front ends with and without it learn from the same window, colours drawn."""
+    pair = sample(40, 50)
+    for seed in range(9):
+        for change, colour in ((EVERYTHING | {"colour": 0.0}, 0.0), (EVERYTHING, 0.3)):
+            wide, labels = drawn(augmentation(**change), pair, seed)
+            state = torch.get_rng_state()
+            none, same = drawn(augmentation(**change | {"margin": 0}), pair, seed)
+            assert torch.equal(labels, same)
+            assert torch.equal(state, torch.get_rng_state())
+            assert colour or torch.equal(wide[:, 9:-9, 9:-9], none)
+
+
 def test_hue_turns_by_a_fifth_of_the_other_changes():
     red = torch.tensor([200, 40, 40], dtype=torch.uint8).view(3, 1, 1)
     pair = tv_tensors.Image(red.expand(3, 8, 8)), tv_tensors.Mask(torch.zeros(8, 8))

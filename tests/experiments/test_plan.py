@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -56,6 +57,51 @@ def test_tiers_for_a_cpu_have_front_ends_that_differ_in_their_seed_alone(tier, p
     assert first.steps * first.batch * 64 * rows * columns >= pilot
 
 
+def test_front_ends_are_compared_that_differ_in_nothing_else():
+    """Pictures, crops and their order follow from the rest of the configuration."""
+    animals = {
+        one.config.seed: one.config for one in planned() if one.tier == "animals"
+    }
+    fronts = [one for one in planned() if one.tier == "fronts"]
+    name = "evidence/front/voc_animals/"
+    for one in fronts:
+        config, kind = one.config, one.name.removeprefix(name)
+        changes = {"padding": "none"} if kind == "no padding" else {"front": kind}
+        assert config != animals[config.seed]
+        assert config == animals[config.seed].changed(**changes)
+    names = {(one.name.removeprefix(name), one.config.seed) for one in fronts}
+    kinds = ("no padding", "dense", "largefov", "fcn8s", "fcn32s")
+    assert names == {*product(kinds, (0, 1, 2))} and len(fronts) == 15
+
+
+def test_all_front_ends_that_are_compared_can_be_trained(tmp_path, monkeypatch):
+    def on_shapes(weights="imagenet"):
+        for one in planned(weights):
+            if one.tier == "fronts" and one.config.seed == 0:
+                yield replace(one, config=replace(one.config, data="shapes"))
+
+    monkeypatch.setattr("dilated_lib.experiments.plan.planned", on_shapes)
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    behind = dl.records.read("evidence")[0]  # one seed, and several front ends
+    modules = [replace(behind, config={"front": digest}) for digest in ("ab", "cd")]
+    dl.records.write(out / "evidence.json", modules)
+    records = execute("fronts", runs=runs, out=out, rehearse=True)
+    assert len(records) == 5 and all(len(one.metrics["loss"]) == 2 for one in records)
+    assert execute("fronts", runs=runs, out=out, rehearse=True) == records
+    gathered = dl.records.read_file(out / "evidence.json")
+    assert gathered[:2] == modules
+    assert [one.experiment for one in gathered[2:]] == sorted(
+        one.experiment for one in records
+    )
+    for one in records:
+        kind = one.experiment.rpartition("/")[2]
+        folder = runs / one.experiment.replace(" ", "") / "seed-0"
+        _, architecture = dl.open_network(folder / "network.safetensors")
+        padding = "none" if kind == "no padding" else "zeros"
+        assert architecture.padding == padding
+        assert architecture.front == ("paper" if padding == "none" else kind)
+
+
 def small_plan(weights="imagenet"):
     front = TINY.changed(steps=2, recipe=replace(TINY.recipe, dropout=0.0))
     head = front.changed(stage="context", context="basic")
@@ -93,9 +139,7 @@ def test_a_plan_stops_in_time_and_goes_on(tmp_path, monkeypatch):
 
 
 def test_an_unknown_tier_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"one of padded, animals, imagenet, .* got 'x'"
-    ):
+    with pytest.raises(ValueError, match=r"one of padded, animals, fronts, .* got 'x'"):
         execute("x", runs=tmp_path, out=tmp_path)
 
 

@@ -24,9 +24,12 @@ SMALL = {"width": 1, "fc_channels": 5, "context": "basic"}
 ALL = [
     SMALL,
     SMALL | {"context": "none", "padding": "zeros"},
+    SMALL | {"context": "none", "padding": "zeros", "front": "fcn32s"},
+    SMALL | {"padding": "zeros", "front": "fcn8s"},
+    SMALL | {"padding": "zeros", "front": "largefov"},
     SMALL | {"context": "large", "dilations": (1, 2), "width": 2},
     SMALL | {"batch_norm": True, "dilations": (1, 1, 2, 4, 8, 1), "scale": 1.5},
-    SMALL | {"last_stage": "conv4", "padding": "reflect"},
+    SMALL | {"front": "conv4", "padding": "reflect"},
 ]
 
 
@@ -158,6 +161,15 @@ def test_weights_that_do_not_say_of_which_network_are_refused(metadata, tmp_path
         ({"fc_channels": 8.0}, "fc_channels must be a whole number, got 8.0"),
         ({"batch_norm": "no"}, "batch_norm must be true or false, got 'no'"),
         ({"padding": "some"}, "padding must be one of none, zeros, reflect; got"),
+        (
+            {"front": "unet"},
+            "front must be one of paper, conv4, dense, fcn8s, fcn32s, large",
+        ),
+        ({"front": "dense"}, "padding none and batch_norm=False"),
+        (
+            {"front": "fcn8s", "padding": "zeros", "batch_norm": True},
+            "front fcn8s has zeros as padding and no batch norm, got padding zeros and",
+        ),
         ({"scale": 1e-9}, "scale must be a number from 0.001 to 1000, got 1e-09"),
         ({"scale": float("inf")}, "scale must be a number above 0, got inf"),
         ({"upsampling": "best"}, "upsampling must be one of released, "),
@@ -276,7 +288,7 @@ def test_a_file_that_does_not_mention_padding_has_none(tmp_path):
 
 
 def test_a_file_of_before_tells_the_same_when_it_is_saved_again(tmp_path):
-    """But for fields that are newer than the small network's file."""
+    """But for what the small network's file does not mention yet."""
     network, architecture = open_network(results() / "small.safetensors")
     save_network(network, architecture, tmp_path / "again.safetensors")
     described = []
@@ -284,7 +296,7 @@ def test_a_file_of_before_tells_the_same_when_it_is_saved_again(tmp_path):
         with safe_open(path, "pt") as file:
             described.append(json.loads(file.metadata()["dilated_lib"]))
     before, after = described
-    assert (after.pop("padding"), after.pop("last_stage")) == ("none", "conv5")
+    assert (after.pop("front"), after.pop("padding")) == ("paper", "none")
     assert [*after.items()] == [*before.items()]  # in the same order
     again, _ = open_network(tmp_path / "again.safetensors")
     image = 255 * torch.rand(1, 3, 380, 388)
