@@ -287,6 +287,7 @@ GLOBAL = {
     "attention by products": Net(
         lambda x: (x.flatten(2).mT @ x.flatten(2)).softmax(-1) @ x.flatten(2).mT
     ),
+    "attention with biases by relative position": Net(lambda x: _related(x)),
     "attention with a token": Net(
         lambda x: F.scaled_dot_product_attention(
             *[torch.cat([torch.zeros(1, 1, 2), x.flatten(2).mT], 1)] * 3
@@ -367,6 +368,7 @@ ANSWERED = {  # what no rule was written for: moves are torch's own
         lambda x, a: a(x.index_put((torch.tensor([0]), torch.tensor([1])), x[:, 0])),
         conv(1),
     ),
+    "biases by relative position": Net(lambda x: _relative(x)),
     "whole numbers beside a map": Net(
         lambda x, a: a(torch.cat([x, torch.arange(22).expand(1, 1, 19, 22)], 1)),
         conv(c=3),
@@ -384,6 +386,28 @@ def test_an_unknown_operation_on_what_sees_everything_sees_everything():
     answer = dl.receptive_field(model, (2, 19, 22))
     assert [field.size for field in answer] == [math.inf, math.inf]
     assert answer.region(0, 0).all()
+
+
+def _by_distance(x):
+    """One bias for each pair of a row, of those that each position has by distance.
+
+    (N, H, W, C) to (N, H, W, W); pads and views shift each row of biases by one more.
+    """
+    n, h, w, c = x.shape
+    biases = F.pad(x @ torch.ones(c, 2 * w - 1), (0, 1)).flatten(2)
+    return F.pad(biases, (0, w - 1)).view(n, h, w + 1, -1)[:, :, :w, w - 1 :]
+
+
+def _relative(x):
+    """Biases between all pairs of positions, for rows and columns, as BoTNet has them."""
+    along = _by_distance(x.permute(0, 2, 3, 1))[:, :, :, None]
+    down = _by_distance(x.permute(0, 3, 2, 1)).transpose(1, 2)[..., None]
+    return along + down
+
+
+def _related(x):
+    tokens, biases = x.flatten(2).mT, _relative(x).flatten(3).flatten(1, 2)
+    return (tokens @ x.flatten(2) + biases).softmax(-1) @ tokens
 
 
 def _apart(x):

@@ -109,13 +109,18 @@ class Axis:
 
     def looks(self, units: Tensor) -> Tensor:
         """Return at which positions units look; between two of them, in proportion."""
-        known = units.double().nan_to_num()
+        known = units.double().nan_to_num(0, 0, 0)
         low, share, ends = known.floor().long(), known % 1, []
         for unit in (low, low + 1):
             turn = unit.div(self.period, rounding_mode="floor")
             ends.append(self.centres[unit % self.period] + turn * float(self.moved))
         middle = torch.where(share > 0, ends[0].lerp(ends[1], share), ends[0])
-        return middle.where(~units.isnan(), nan)
+        return middle.where(units.isfinite(), nan)
+
+    def by_position(self) -> "Axis":
+        """Return units numbered by the positions at which they look."""
+        unit = self.looks(self.data[2]).nan_to_num(-inf)
+        return Axis(_stacked(self.data[:2], unit), Fraction(1))
 
     def with_ends(self, ends: Tensor) -> "Axis":
         """Return the same units, which see other positions."""
@@ -299,13 +304,12 @@ class Hulls:
                 parts = longer if all(map(_begins_with, longer, parts)) else parts
         hulls = []
         for shape, (data, sizes) in zip(shapes, parts, strict=True):
-            axes, tracks = [], []
+            axes, lone = [], []
             for terms, numbers in zip(columns, data, strict=True):
                 lead = max(terms, key=_leads)
                 axes.append(replace(lead, data=_shrunk(numbers), dim=None))
-                own = _track(axes[-1]) if axes[-1].runs else _lone(terms, maps, shape)
-                tracks.append(own)
-            axes = _settled(axes, tracks, sizes)
+                lone.append(None if axes[-1].runs else _lone(terms, maps, shape))
+            axes = _settled(axes, lone, sizes)
             hulls.append(Hull(tuple(axes), shape, any(map(_misaligned, columns))))
         return hulls if several else hulls[0]
 
@@ -700,17 +704,24 @@ def _track(axis: Axis) -> Track | None:
 
 
 def _settled(
-    axes: list[Axis], tracks: Sequence[Track | None], shape: Shape
+    axes: list[Axis], lone: Sequence[Track | None], shape: Shape
 ) -> list[Axis]:
-    """Return the axes of a map, each along one dimension if its units run evenly."""
+    """Return the axes of a map, each along one dimension if its units run evenly.
+
+    If their numbers do not tell, the positions at which they look may: of several
+    units at one position, a view that shifts each row by one more moves the numbers.
+    """
     runs = [
         axis.runs | ({track.dim} if track else set())
-        for axis, track in zip(axes, tracks, strict=True)
+        for axis, track in zip(axes, lone, strict=True)
     ]
-    for n, track in enumerate(tracks):
+    for n, alone in enumerate(lone):
         others = frozenset().union(*runs[:n], *runs[n + 1 :])
-        if track and track.dim not in others:
-            axes = _folded(axes, n, track, shape[track.dim]) or axes
+        for own in (axes[n], axes[n].by_position()):
+            track = _track(own) if own.runs else alone
+            if axes[n].dim is None and track and track.dim not in others:
+                there = [*axes[:n], own, *axes[n + 1 :]]
+                axes = _folded(there, n, track, shape[track.dim]) or axes
     return axes
 
 
@@ -745,7 +756,7 @@ def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | N
             data = whole.squeeze(dim + 1)
         result.append(replace(axis, data=data))
     ends, unit = result[n].data[:2], result[n].data[2]
-    looks = own.looks(unit.where(unit > -inf, nan))
+    looks = own.looks(unit)
     centres = looks.movedim(dim, -1).flatten(0, -2).nanmean(0)
     unit = line(torch.arange(period).double(), dim, unit.dim())
     result[n] = Axis(_stacked(ends, unit), rate, dim, centres)
