@@ -20,6 +20,21 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
+TOLD = {  # what torch means, by a part of what it says
+    "data-dependent": (
+        "what it does depends on the values, not only on the size, of its input"
+    ),
+    "uninitialized parameter": (
+        "its lazy layers have no weights yet; run it once on an input"
+    ),
+    "__obj_flatten__": (
+        "its weights are packed as whole numbers; give it as it was before quantization"
+    ),
+    "register a pytree": (
+        "it returns other things than tensors in lists, tuples and dictionaries; to=… "
+        "names a layer whose result to take"
+    ),
+}
 ONE_AT_A_TIME = threading.RLock()  # torch.export changes the state of the process
 
 
@@ -118,14 +133,16 @@ def example_inputs(
 
 
 def _exported(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
-    if isinstance(model, torch.jit.ScriptModule):
+    jit: Any = torch.jit
+    saved: Any = model
+    kinds = {type(one) for one in model.modules()}
+    if isinstance(model, jit.ScriptModule) or jit.RecursiveScriptModule in kinds:
         from torch._export.converter import TS2EPConverter
 
-        jit: Any = torch.jit
-        saved: Any = model
         if not isinstance(model, jit.TopLevelTracedModule):
+            saved = jit.script(model)  # a part may be a script, and not the whole
             noise = tuple(map(torch.rand_like, examples))
-            saved = jit.trace(model, noise, check_trace=False)
+            saved = jit.trace(saved, noise, check_trace=False)
         model = TS2EPConverter(saved, examples).convert().module()
     return torch.export.export(model, examples, strict=False)
 
@@ -227,9 +244,15 @@ def _graph(program: Any, inputs: int) -> Graph:
 
 
 def by_place(outputs: Any) -> dict[str, Any]:
-    """Name what a network returns by its keys and numbers; a single one is "output"."""
+    """Name what a network returns by its keys and numbers; a single one is "output".
+
+    >>> by_place((1, [2, {"k": 3}]))
+    {'0': 1, '1.0': 2, '1.1.k': 3}
+    """
     leaves = pytree.tree_flatten_with_path(outputs)[0]
-    return {pytree.keystr(at).strip("[]'.") or "output": one for at, one in leaves}
+    keys = [[pytree.keystr((key,)).strip("[]'.") for key in at] for at, _ in leaves]
+    named = zip(keys, leaves, strict=True)
+    return {".".join(at) or "output": one for at, (_, one) in named}
 
 
 def why(model: nn.Module, sizes: Sequence[tuple[int, ...]], error: Exception) -> str:
@@ -244,8 +267,7 @@ def why(model: nn.Module, sizes: Sequence[tuple[int, ...]], error: Exception) ->
         and torchs not in Path(frame.filename).parents
     ]
     what = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if "data-dependent" in what:
-        what = "what it does depends on the values, not only on the size, of its input"
+    what = next((told for sign, told in TOLD.items() if sign in what), what)
     if isinstance(error, RecursionError):
         what = f"it is nested deeper than Python's limit of {sys.getrecursionlimit()}"
     where = f" at {frames[-1].name}, `{frames[-1].line}`" if frames else ""

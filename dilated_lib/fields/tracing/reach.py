@@ -216,8 +216,10 @@ class Hulls:
         together = [_in_step(one, axes, periods) for one, axes in rows]
         axes = []
         for terms in zip(*together, strict=True):
-            ends = reduce(torch.maximum, (axis.data[:2] for axis in terms))
-            axes.append(max(terms, key=_leads).with_ends(ends))
+            lead = max(terms, key=_leads)
+            data = reduce(torch.maximum, (axis.data for axis in terms))
+            data = _stacked(data[:2], lead.data[2]) if lead.runs else data
+            axes.append(replace(lead, data=data))
         return Hull(tuple(axes), shape, any(map(_misaligned, columns)))
 
     def reduce(self, one: Hull, dims: Iterable[int]) -> Hull:
