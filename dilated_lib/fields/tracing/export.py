@@ -24,11 +24,16 @@ TOLD = {  # what torch means, by a part of what it says
     "data-dependent": (
         "what it does depends on the values, not only on the size, of its input"
     ),
-    "uninitialized parameter": (
-        "its lazy layers have no weights yet; run it once on an input"
-    ),
     "__obj_flatten__": (
         "its weights are packed as whole numbers; give it as it was before quantization"
+    ),
+    "types: Long, Int": (
+        "it takes whole numbers, and is given floats: wrap it in a module that begins "
+        "with x.long()"
+    ),
+    "fake tensor in the exported program": (
+        "it changes a tensor where torch cannot follow, as by .data: let it compute a "
+        "new one"
     ),
     "register a pytree": (
         "it returns other things than tensors in lists, tuples and dictionaries; to=… "
@@ -198,14 +203,17 @@ def left_alone(model: nn.Module) -> Iterator[None]:
     """Put everything back that tracing changes: modules, and the process.
 
     A network may make buffers, modules or entries of dictionaries as it runs; while
-    traced it would keep tensors without values.
+    traced it would keep tensors without values. Lazy layers could not be put back.
     """
+    if any(map(nn.parameter.is_lazy, model.parameters())):
+        raise TracingError("lazy layers have no weights yet; run the network once")
     state: list[tuple[dict[str, Any], dict[str, Any], list[tuple[Any, Any]]]] = []
     for module in model.modules():
         values = vars(module)
         kept = [v for v in values.values() if isinstance(v, dict | list | set)]
         if not isinstance(module, torch.jit.ScriptModule):
             state.append((values, {**values}, [(v, copy.copy(v)) for v in kept]))
+    weights = [(one, one.data) for one in (*model.parameters(), *model.buffers())]
     generator = torch.random.get_rng_state()
     try:
         with redirect_stderr(StringIO()), warnings.catch_warnings(action="ignore"):
@@ -214,6 +222,8 @@ def left_alone(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.random.set_rng_state(generator)
+        for weight, data in weights:
+            weight.data = data
         for values, before, containers in state:
             values.clear()
             values.update(before)

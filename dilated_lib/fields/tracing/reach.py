@@ -297,9 +297,10 @@ class Hulls:
         whole = all(one.everything for one in maps)
         if whole and max(prod(one.shape) for one in maps) > LARGE:
             raise TracingError("moves too many elements: a smaller input may help")
-        columns = [_paced(terms, met=False) for terms in _by_axis(maps)]
+        long = [one.lengthened for one in maps]
+        columns = [_comparable(terms, long) for terms in _by_axis(maps)]
         several, parts = _laid_out(columns, maps, run)
-        shapes, long = [shape for _, shape in parts], [one.lengthened for one in maps]
+        shapes = [shape for _, shape in parts]
         if any(one.shape != more.shape for one, more in zip(maps, long, strict=True)):
             with suppress(RuntimeError, IndexError):  # torch was told the sizes
                 _, longer = _laid_out(columns, long, run)
@@ -575,7 +576,7 @@ def _paced(terms: Sequence[Axis], *, met: bool) -> list[Axis]:
     if met and not all(_alike(one, lead) for one in bounded):
         bounded = []  # each position meets all others
     strides = sorted({axis.rate for axis in bounded})
-    if len(strides) > 1:
+    if met and len(strides) > 1:
         raise TracingError(
             "takes maps of different strides together, so that no two units see "
             "alike: " + " and ".join(map(str, strides))
@@ -589,6 +590,17 @@ def _paced(terms: Sequence[Axis], *, met: bool) -> list[Axis]:
         else:
             paced.append(one.without_end().gone())
     return paced
+
+
+def _comparable(terms: Sequence[Axis], maps: Sequence[Hull]) -> list[Axis]:
+    """Return an axis of maps that are moved together, with numbers that compare."""
+    paced = _paced(terms, met=False)
+    if len({axis.rate for axis in paced if all(_leads(axis))}) < 2:
+        return paced
+    pairs = zip(paced, maps, strict=True)
+    return [
+        replace(axis, data=_written(axis, one)).by_position() for axis, one in pairs
+    ]
 
 
 def _alike(one: Axis, other: Axis) -> bool:

@@ -329,6 +329,13 @@ def _embedding(call: Call) -> Map:
     return call.union(call.move(call.map("indices"), lambda p: p.unsqueeze(-1)))
 
 
+def _put(call: Call) -> Map | None:
+    """Put one number where a mask says so; None where a list tells the places."""
+    (mask, *more), value = call.args["indices"], call.args["values"]
+    whole = is_map(mask) and mask.shape == call.shape and len(mask.shape) > 2
+    return pointwise(call) if whole and not more and prod(value.shape) == 1 else None
+
+
 def pointwise(call: Call) -> Map:
     """Read for each element those at its place."""
     return call.union(*call.maps)
@@ -368,6 +375,7 @@ RULES: dict[str, Rule] = {
     "linear": lambda call: call.union(call.algebra.reduce(call.map("input"), [-1])),
     "matmul|bmm|mm|addmm|baddbmm|mv": _matmul,
     "scaled_dot_product_attention": _attention,
+    "index_put": _put,
     "embedding": _embedding,
     "view_as_real": lambda call: call.union(
         call.move(call.map(), lambda p: p.unsqueeze(-1))
@@ -392,6 +400,7 @@ WHY = {
     "grid_sampler": "reads positions that values decide",
     "deform_conv2d": "reads positions that values decide",
     "max_unpool": "puts values at positions that other values decide",
+    "cond": "goes one of two ways, as values decide",
     "fractional_max_pool": "draws its windows at random",
     "roi_": "reads positions that boxes decide",
     "_local_scalar_dense": "makes a number of a tensor, as .item() does",
