@@ -223,7 +223,8 @@ def left_alone(model: nn.Module) -> Iterator[None]:
     finally:
         torch.random.set_rng_state(generator)
         for weight, data in weights:
-            weight.data = data
+            if weight.is_meta:
+                weight.data = data
         for values, before, containers in state:
             values.clear()
             values.update(before)
@@ -260,9 +261,10 @@ def by_place(outputs: Any) -> dict[str, Any]:
     {'0': 1, '1.0': 2, '1.1.k': 3}
     """
     leaves = pytree.tree_flatten_with_path(outputs)[0]
-    keys = [[pytree.keystr((key,)).strip("[]'.") for key in at] for at, _ in leaves]
-    named = zip(keys, leaves, strict=True)
-    return {".".join(at) or "output": one for at, (_, one) in named}
+    return {
+        ".".join(pytree.keystr((key,)).strip("[]'.") for key in at) or "output": one
+        for at, one in leaves
+    }
 
 
 def why(model: nn.Module, sizes: Sequence[tuple[int, ...]], error: Exception) -> str:
