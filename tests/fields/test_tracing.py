@@ -4,8 +4,9 @@ import copy
 import math
 import pickle
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -287,6 +288,7 @@ GLOBAL = {
     "attention by products": Net(
         lambda x: (x.flatten(2).mT @ x.flatten(2)).softmax(-1) @ x.flatten(2).mT
     ),
+    "attention with biases by relative position": Net(lambda x: _related(x)),
     "attention with a token": Net(
         lambda x: F.scaled_dot_product_attention(
             *[torch.cat([torch.zeros(1, 1, 2), x.flatten(2).mT], 1)] * 3
@@ -367,6 +369,24 @@ ANSWERED = {  # what no rule was written for: moves are torch's own
         lambda x, a: a(x.index_put((torch.tensor([0]), torch.tensor([1])), x[:, 0])),
         conv(1),
     ),
+    "a kernel from the input": Net(lambda x: F.conv2d(x, x[:, :, :3, :3])),
+    "a kernel for each group from the input": Net(
+        lambda x, a: F.conv2d(x, a(x).mean((2, 3)).view(2, 1, 3, 3), groups=2),
+        conv(out=18),
+    ),
+    "complex numbers": Net(
+        lambda x, a, b: torch.view_as_real(torch.complex(a(x), b(x)).conj() * 1j),
+        conv(p=1),
+        conv(5, p=2),
+    ),
+    "pairs as complex numbers": Net(
+        lambda x, a: torch.view_as_complex(a(x).unflatten(3, (-1, 2))).abs(), conv()
+    ),
+    "a number where a mask says": Net(lambda x, a: _filled(a(x), x), conv(p=1)),
+    "put together from every other one": Net(
+        lambda x, a: _interleaved(a(x[..., :18, :])), conv(s=2, p=1)
+    ),
+    "biases by relative position": Net(lambda x: _relative(x)),
     "whole numbers beside a map": Net(
         lambda x, a: a(torch.cat([x, torch.arange(22).expand(1, 1, 19, 22)], 1)),
         conv(c=3),
@@ -384,6 +404,41 @@ def test_an_unknown_operation_on_what_sees_everything_sees_everything():
     answer = dl.receptive_field(model, (2, 19, 22))
     assert [field.size for field in answer] == [math.inf, math.inf]
     assert answer.region(0, 0).all()
+
+
+def _by_distance(x):
+    """One bias for each pair of a row, of those that each position has by distance.
+
+    (N, H, W, C) to (N, H, W, W); pads and views shift each row of biases by one more.
+    """
+    n, h, w, c = x.shape
+    biases = F.pad(x @ torch.ones(c, 2 * w - 1), (0, 1)).flatten(2)
+    return F.pad(biases, (0, w - 1)).view(n, h, w + 1, -1)[:, :, :w, w - 1 :]
+
+
+def _relative(x):
+    """Biases between all pairs of positions, by rows and columns, as in BoTNet."""
+    along = _by_distance(x.permute(0, 2, 3, 1))[:, :, :, None]
+    down = _by_distance(x.permute(0, 3, 2, 1)).transpose(1, 2)[..., None]
+    return along + down
+
+
+def _related(x):
+    tokens, biases = x.flatten(2).mT, _relative(x).flatten(3).flatten(1, 2)
+    return (tokens @ x.flatten(2) + biases).softmax(-1) @ tokens
+
+
+def _filled(x, y):
+    x = x.clone()
+    x[y > 0] = 0
+    return x
+
+
+def _interleaved(x):
+    out = x.new_zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
+    for n, part in enumerate([x, x * 2, F.avg_pool2d(x, 3, 1, 1), -x]):
+        out[:, :, n // 2 :: 2, n % 2 :: 2] = part
+    return out
 
 
 def _apart(x):
@@ -416,6 +471,18 @@ def test_attention_between_every_other_position_is_unbounded():
     answer = dl.receptive_field(Net(_apart), (2, 18, 22))
     assert [field.size for field in answer] == [math.inf, math.inf]
     assert answer.region(4, 5).sum() == 9 * 11
+
+
+def _unpacked():
+    """Fail as torch does where layers of whole numbers are traced."""
+    raise RuntimeError("LinearPackedParams has no field with name '__obj_flatten__'")
+
+
+@dataclass
+class Holder:
+    """What some networks return."""
+
+    logits: torch.Tensor
 
 
 def _shifted(x):
@@ -458,7 +525,7 @@ REFUSED = {
     ),
     "a diagonal": (
         Net(lambda x: torch.einsum("nchh->nch", x[..., :19])),
-        "out of order, so that its units are no longer those of a map",
+        "out of order, .*so that its units are no longer those of a map",
     ),
     "cropped in circles": (
         Net(lambda x: F.pad(x, (-1, 2, 0, 0), mode="circular")),
@@ -487,7 +554,7 @@ REFUSED = {
                 + x[..., :19]
             )
         ),
-        r"add takes maps of different strides together.* 7/19 and 1$",
+        r"add takes maps of different strides together.* 7/19 and 1; region",
     ),
     "corners aligned": (
         Net(
@@ -502,15 +569,28 @@ REFUSED = {
     ),
     "cut across": (
         Net(lambda x: x.flatten(2).unflatten(2, (22, 19))),
-        "out of order, so that its units are no longer those of a map",
+        "out of order, .*so that its units are no longer those of a map",
     ),
     "positions beside positions": (
         Net(lambda x, a: a(torch.cat([x, x], 3)), conv()),
         r"layers\.0 \(conv2d\) puts positions beside other things",
     ),
-    "weights from the input": (
-        Net(lambda x: F.conv2d(x, x[:, :, :3, :3])),
-        "conv2d.* takes its weight from the input",
+    "a sum of all before, by a loop": (
+        Net(lambda x: torch.stack([*accumulate(x.unbind(2))], 2)),
+        r"or adds them up one by one.*region\(…\) gives what one of them reads",
+    ),
+    "a number of a tensor": (
+        Net(lambda x: x / x.max().item()),
+        r"makes a number of a tensor, as \.item\(\) does; to=… names a layer",
+    ),
+    "whole numbers wanted": (
+        Net(lambda x, a: a(x[:, 0]), nn.Embedding(4, 2)),
+        r"wrap it in a module that begins with x\.long\(\)",
+    ),
+    "an object returned": (Net(lambda x: Holder(x)), "to=… names a layer whose result"),
+    "packed weights": (
+        Net(lambda x: _unpacked()),
+        "its weights are packed as whole numbers",
     ),
     "units in two orders": (
         Net(lambda x: x.flatten(2) + x.mT.flatten(2)),

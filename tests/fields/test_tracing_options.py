@@ -176,6 +176,28 @@ def test_networks_of_jit_and_export_are_taken():
         assert size_of(one) == [7, 7]
 
 
+def test_a_part_may_be_a_script():
+    parts = nn.Sequential(nn.ReLU(), conv()).eval()
+    with warnings.catch_warnings(action="ignore"):
+        saved = torch.jit.script(parts), torch.jit.trace(parts, torch.zeros(1, 4, 9, 9))
+    for one in saved:
+        assert size_of(nn.Sequential(conv(3, 2), one)) == [7, 7]
+
+
+def test_a_script_that_values_steer_is_refused():
+    class Steered(nn.Module):
+        def forward(self, x):
+            if bool(x.sum() > 0):
+                return x
+            return -x
+
+    with (
+        warnings.catch_warnings(action="ignore"),
+        pytest.raises(TracingError, match="goes one of two ways, as values decide"),
+    ):
+        size_of(torch.jit.script(Steered()))
+
+
 # --- what the analysis leaves alone ---------------------------------------------------
 
 
@@ -210,6 +232,27 @@ def test_a_network_that_builds_something_works_afterwards(way):
     found = model(x)
     assert type(found) is torch.Tensor and torch.equal(found, wanted)
     assert dl.verify(model, (4, 24, 24)) is None
+
+
+class Masked(nn.Conv2d):
+    """A convolution that masks its weights when called, as PixelCNNs have it."""
+
+    def forward(self, x):
+        self.weight.data *= self.weight.data > 0
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Masked(4, 4, 3), r"torch cannot follow, as by \.data"),
+        (nn.LazyConv2d(4, 3), "lazy layers have no weights yet; run the network once"),
+    ],
+)
+def test_a_network_that_is_refused_works_afterwards(model, message):
+    with pytest.raises(TracingError, match=message):
+        size_of(model)
+    assert model(torch.zeros(1, 4, 9, 9)).shape == (1, 4, 7, 7)
 
 
 def test_the_state_of_the_process_is_left_as_it_was():

@@ -20,6 +20,26 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
+TOLD = {  # what torch means, by a part of what it says
+    "data-dependent": (
+        "what it does depends on the values, not only on the size, of its input"
+    ),
+    "__obj_flatten__": (
+        "its weights are packed as whole numbers; give it as it was before quantization"
+    ),
+    "types: Long, Int": (
+        "it takes whole numbers, and is given floats: wrap it in a module that begins "
+        "with x.long()"
+    ),
+    "fake tensor in the exported program": (
+        "it changes a tensor where torch cannot follow, as by .data: let it compute a "
+        "new one"
+    ),
+    "register a pytree": (
+        "it returns other things than tensors in lists, tuples and dictionaries; to=… "
+        "names a layer whose result to take"
+    ),
+}
 ONE_AT_A_TIME = threading.RLock()  # torch.export changes the state of the process
 
 
@@ -118,14 +138,16 @@ def example_inputs(
 
 
 def _exported(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
-    if isinstance(model, torch.jit.ScriptModule):
+    jit: Any = torch.jit
+    saved: Any = model
+    kinds = {type(one) for one in model.modules()}
+    if isinstance(model, jit.ScriptModule) or jit.RecursiveScriptModule in kinds:
         from torch._export.converter import TS2EPConverter
 
-        jit: Any = torch.jit
-        saved: Any = model
         if not isinstance(model, jit.TopLevelTracedModule):
+            saved = jit.script(model)  # a part may be a script, and not the whole
             noise = tuple(map(torch.rand_like, examples))
-            saved = jit.trace(model, noise, check_trace=False)
+            saved = jit.trace(saved, noise, check_trace=False)
         model = TS2EPConverter(saved, examples).convert().module()
     return torch.export.export(model, examples, strict=False)
 
@@ -181,14 +203,17 @@ def left_alone(model: nn.Module) -> Iterator[None]:
     """Put everything back that tracing changes: modules, and the process.
 
     A network may make buffers, modules or entries of dictionaries as it runs; while
-    traced it would keep tensors without values.
+    traced it would keep tensors without values. Lazy layers could not be put back.
     """
+    if any(map(nn.parameter.is_lazy, model.parameters())):
+        raise TracingError("lazy layers have no weights yet; run the network once")
     state: list[tuple[dict[str, Any], dict[str, Any], list[tuple[Any, Any]]]] = []
     for module in model.modules():
         values = vars(module)
         kept = [v for v in values.values() if isinstance(v, dict | list | set)]
         if not isinstance(module, torch.jit.ScriptModule):
             state.append((values, {**values}, [(v, copy.copy(v)) for v in kept]))
+    weights = [(one, one.data) for one in (*model.parameters(), *model.buffers())]
     generator = torch.random.get_rng_state()
     try:
         with redirect_stderr(StringIO()), warnings.catch_warnings(action="ignore"):
@@ -197,6 +222,9 @@ def left_alone(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.random.set_rng_state(generator)
+        for weight, data in weights:
+            if weight.is_meta:
+                weight.data = data
         for values, before, containers in state:
             values.clear()
             values.update(before)
@@ -227,9 +255,16 @@ def _graph(program: Any, inputs: int) -> Graph:
 
 
 def by_place(outputs: Any) -> dict[str, Any]:
-    """Name what a network returns by its keys and numbers; a single one is "output"."""
+    """Name what a network returns by its keys and numbers; a single one is "output".
+
+    >>> by_place((1, [2, {"k": 3}]))
+    {'0': 1, '1.0': 2, '1.1.k': 3}
+    """
     leaves = pytree.tree_flatten_with_path(outputs)[0]
-    return {pytree.keystr(at).strip("[]'.") or "output": one for at, one in leaves}
+    return {
+        ".".join(pytree.keystr((key,)).strip("[]'.") for key in at) or "output": one
+        for at, one in leaves
+    }
 
 
 def why(model: nn.Module, sizes: Sequence[tuple[int, ...]], error: Exception) -> str:
@@ -244,8 +279,7 @@ def why(model: nn.Module, sizes: Sequence[tuple[int, ...]], error: Exception) ->
         and torchs not in Path(frame.filename).parents
     ]
     what = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if "data-dependent" in what:
-        what = "what it does depends on the values, not only on the size, of its input"
+    what = next((told for sign, told in TOLD.items() if sign in what), what)
     if isinstance(error, RecursionError):
         what = f"it is nested deeper than Python's limit of {sys.getrecursionlimit()}"
     where = f" at {frames[-1].name}, `{frames[-1].line}`" if frames else ""

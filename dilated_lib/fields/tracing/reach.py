@@ -109,13 +109,18 @@ class Axis:
 
     def looks(self, units: Tensor) -> Tensor:
         """Return at which positions units look; between two of them, in proportion."""
-        known = units.double().nan_to_num()
+        known = units.double().nan_to_num(0, 0, 0)
         low, share, ends = known.floor().long(), known % 1, []
         for unit in (low, low + 1):
             turn = unit.div(self.period, rounding_mode="floor")
             ends.append(self.centres[unit % self.period] + turn * float(self.moved))
         middle = torch.where(share > 0, ends[0].lerp(ends[1], share), ends[0])
-        return middle.where(~units.isnan(), nan)
+        return middle.where(units.isfinite(), nan)
+
+    def by_position(self) -> "Axis":
+        """Return units numbered by the positions at which they look."""
+        unit = self.looks(self.data[2]).nan_to_num(-inf)
+        return Axis(_stacked(self.data[:2], unit), Fraction(1))
 
     def with_ends(self, ends: Tensor) -> "Axis":
         """Return the same units, which see other positions."""
@@ -211,8 +216,10 @@ class Hulls:
         together = [_in_step(one, axes, periods) for one, axes in rows]
         axes = []
         for terms in zip(*together, strict=True):
-            ends = reduce(torch.maximum, (axis.data[:2] for axis in terms))
-            axes.append(max(terms, key=_leads).with_ends(ends))
+            lead = max(terms, key=_leads)
+            data = reduce(torch.maximum, (axis.data for axis in terms))
+            data = _stacked(data[:2], lead.data[2]) if lead.runs else data
+            axes.append(replace(lead, data=data))
         return Hull(tuple(axes), shape, any(map(_misaligned, columns)))
 
     def reduce(self, one: Hull, dims: Iterable[int]) -> Hull:
@@ -290,22 +297,22 @@ class Hulls:
         whole = all(one.everything for one in maps)
         if whole and max(prod(one.shape) for one in maps) > LARGE:
             raise TracingError("moves too many elements: a smaller input may help")
-        columns = [_paced(terms, met=False) for terms in _by_axis(maps)]
+        long = [one.lengthened for one in maps]
+        columns = [_comparable(terms, long) for terms in _by_axis(maps)]
         several, parts = _laid_out(columns, maps, run)
-        shapes, long = [shape for _, shape in parts], [one.lengthened for one in maps]
+        shapes = [shape for _, shape in parts]
         if any(one.shape != more.shape for one, more in zip(maps, long, strict=True)):
             with suppress(RuntimeError, IndexError):  # torch was told the sizes
                 _, longer = _laid_out(columns, long, run)
                 parts = longer if all(map(_begins_with, longer, parts)) else parts
         hulls = []
         for shape, (data, sizes) in zip(shapes, parts, strict=True):
-            axes, tracks = [], []
+            axes, lone = [], []
             for terms, numbers in zip(columns, data, strict=True):
                 lead = max(terms, key=_leads)
                 axes.append(replace(lead, data=_shrunk(numbers), dim=None))
-                own = _track(axes[-1]) if axes[-1].runs else _lone(terms, maps, shape)
-                tracks.append(own)
-            axes = _settled(axes, tracks, sizes)
+                lone.append(None if axes[-1].runs else _lone(terms, maps, shape))
+            axes = _settled(axes, lone, sizes)
             hulls.append(Hull(tuple(axes), shape, any(map(_misaligned, columns))))
         return hulls if several else hulls[0]
 
@@ -569,7 +576,7 @@ def _paced(terms: Sequence[Axis], *, met: bool) -> list[Axis]:
     if met and not all(_alike(one, lead) for one in bounded):
         bounded = []  # each position meets all others
     strides = sorted({axis.rate for axis in bounded})
-    if len(strides) > 1:
+    if met and len(strides) > 1:
         raise TracingError(
             "takes maps of different strides together, so that no two units see "
             "alike: " + " and ".join(map(str, strides))
@@ -583,6 +590,17 @@ def _paced(terms: Sequence[Axis], *, met: bool) -> list[Axis]:
         else:
             paced.append(one.without_end().gone())
     return paced
+
+
+def _comparable(terms: Sequence[Axis], maps: Sequence[Hull]) -> list[Axis]:
+    """Return an axis of maps that are moved together, with numbers that compare."""
+    paced = _paced(terms, met=False)
+    if len({axis.rate for axis in paced if all(_leads(axis))}) < 2:
+        return paced
+    pairs = zip(paced, maps, strict=True)
+    return [
+        replace(axis, data=_written(axis, one)).by_position() for axis, one in pairs
+    ]
 
 
 def _alike(one: Axis, other: Axis) -> bool:
@@ -700,17 +718,24 @@ def _track(axis: Axis) -> Track | None:
 
 
 def _settled(
-    axes: list[Axis], tracks: Sequence[Track | None], shape: Shape
+    axes: list[Axis], lone: Sequence[Track | None], shape: Shape
 ) -> list[Axis]:
-    """Return the axes of a map, each along one dimension if its units run evenly."""
+    """Return the axes of a map, each along one dimension if its units run evenly.
+
+    If their numbers do not tell, the positions at which they look may: of several
+    units at one position, a view that shifts each row by one more moves the numbers.
+    """
     runs = [
         axis.runs | ({track.dim} if track else set())
-        for axis, track in zip(axes, tracks, strict=True)
+        for axis, track in zip(axes, lone, strict=True)
     ]
-    for n, track in enumerate(tracks):
+    for n, alone in enumerate(lone):
         others = frozenset().union(*runs[:n], *runs[n + 1 :])
-        if track and track.dim not in others:
-            axes = _folded(axes, n, track, shape[track.dim]) or axes
+        for own in (axes[n], axes[n].by_position()):
+            track = _track(own) if own.runs else alone
+            if axes[n].dim is None and track and track.dim not in others:
+                there = [*axes[:n], own, *axes[n + 1 :]]
+                axes = _folded(there, n, track, shape[track.dim]) or axes
     return axes
 
 
@@ -745,7 +770,7 @@ def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | N
             data = whole.squeeze(dim + 1)
         result.append(replace(axis, data=data))
     ends, unit = result[n].data[:2], result[n].data[2]
-    looks = own.looks(unit.where(unit > -inf, nan))
+    looks = own.looks(unit)
     centres = looks.movedim(dim, -1).flatten(0, -2).nanmean(0)
     unit = line(torch.arange(period).double(), dim, unit.dim())
     result[n] = Axis(_stacked(ends, unit), rate, dim, centres)

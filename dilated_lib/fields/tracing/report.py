@@ -237,7 +237,9 @@ def region(
     graph = export.trace(model, _sizes(input_size), rules.known, to)
     (start,), end = graph.inputs, graph.find(to)
     shape, sums = shapes_of(end)[0], Sums(idle=False, aside={})
-    _require_unit(unit, shape[2:] if len(shape) == len(shapes_of(start)[0]) else ())
+    if len(shape) != len(shapes_of(start)[0]):
+        raise ValueError(f"the output {shape} has other axes: to=… names a map")
+    _require_unit(unit, shape[2:])
     values = _followed(graph, start, end, sums)
     elements = torch.zeros(shape)
     place: Any = (slice(None), slice(None), *unit)
@@ -270,17 +272,17 @@ def _followed(
         with torch.enable_grad():
             return rules.follow(graph.nodes, algebra, start, end)
     except TracingError as error:
-        corners = [
-            label(node)
+        if "together" not in str(error):
+            raise
+        causes = [
+            f": {label(node)} resizes with align_corners=True, so its units have no "
+            "field in common with those of other maps"
             for node in graph.nodes
             if "upsample" in str(node.target) and True in node.args[1:]
         ]
-        if "strides" not in str(error) or not corners:
-            raise
+        cause = causes[0] if causes else ""
         raise TracingError(
-            f"{error}: {corners[0]} resizes with align_corners=True, so its units have "
-            "no field in common with those of other maps; region(…) gives what one of "
-            "them reads"
+            f"{error}{cause}; region(…) gives what one of them reads"
         ) from None
 
 
@@ -347,7 +349,8 @@ def _field(axis: Axis) -> ReceptiveField:
     if axis.dim is None and axis.runs:
         raise TracingError(
             "puts positions beside other things along one dimension, or out of order, "
-            "so that its units are no longer those of a map; a larger input may help"
+            "or adds them up one by one, so that its units are no longer those of a "
+            "map; a larger input may help, and region(…) gives what one of them reads"
         )
     if rate < 0:
         raise TracingError(

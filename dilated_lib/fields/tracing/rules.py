@@ -102,22 +102,29 @@ def shift(by: int, border: str = "blank", *, step: int = 1) -> Along:
 
 
 def convolution(call: Call) -> Map:
-    """Read the channels of each one's group, and the window of each unit."""
-    found, one, groups = convolution_windows(call), call.map("input"), call["groups"]
+    """Read the channels of each one's group, and the window of each unit.
+
+    Of a kernel that is itself made of the input, each unit reads the whole.
+    """
+    found, groups, read = convolution_windows(call), call["groups"], []
     dim = len(call.shape) - len(found) - 1
-    out, size = call.shape[dim], one.shape[dim] // groups
-    if groups == 1:
-        one = call.algebra.reduce(one, [dim])
-    elif not groups == out == one.shape[dim]:
-        table = Sampling(size, (tuple(range(size)),) * (out // groups))
-        one = call.algebra.gather(one, dim, Along(table), out)
-    one = call.over(one, [*map(along, found)])
-    return call.union(one) if groups == 1 else one
+    for one in maps_in(call["input"]):
+        out, size = call.shape[dim], one.shape[dim] // groups
+        if groups == 1:
+            one = call.algebra.reduce(one, [dim])
+        elif not groups == out == one.shape[dim]:
+            table = Sampling(size, (tuple(range(size)),) * (out // groups))
+            one = call.algebra.gather(one, dim, Along(table), out)
+        read.append(call.over(one, [*map(along, found)]))
+    for kernel in maps_in(call["weight"]):
+        whole = call.algebra.reduce(kernel, range(len(kernel.shape)))
+        read.append(call.move(whole, torch.flatten))
+    return call.union(*read)
 
 
 def convolution_windows(call: Call) -> list[Window]:
     """Return a convolution's window along each axis, transposed or not."""
-    taps = call.args["weight"].shape[2:]  # the layer's own, and not from the input
+    taps = call.args["weight"].shape[2:]
     transposed = call.args.get("transposed", "transpose" in call.operation)
     return windows(
         list(taps),
@@ -322,6 +329,13 @@ def _embedding(call: Call) -> Map:
     return call.union(call.move(call.map("indices"), lambda p: p.unsqueeze(-1)))
 
 
+def _put(call: Call) -> Map | None:
+    """Put one number where a mask says so; None where a list tells the places."""
+    (mask, *more), value = call.args["indices"], call.args["values"]
+    whole = is_map(mask) and mask.shape == call.shape and len(mask.shape) > 2
+    return pointwise(call) if whole and not more and prod(value.shape) == 1 else None
+
+
 def pointwise(call: Call) -> Map:
     """Read for each element those at its place."""
     return call.union(*call.maps)
@@ -329,13 +343,13 @@ def pointwise(call: Call) -> Map:
 
 Rule = Callable[[Call], Any]
 RULES: dict[str, Rule] = {
-    "hardswish|log_sigmoid_forward|rrelu": pointwise,
+    "hardswish|log_sigmoid_forward|rrelu|complex|polar|_conj|resolve_conj": pointwise,
     "alias|clone|contiguous|detach|(feature_)?dropout|expand(_as)?|_to_copy|to|type_as|"
     "lift_fresh_copy": lambda call: call.union(*call.maps[:1]),
     "prelu|_prelu_kernel": lambda call: call.map(),
     "copy": _copy,
     "cat|concatenate": _cat,
-    "conv[123]d|conv_transpose[123]d|convolution": convolution,
+    "conv[123]d|conv_transpose[123]d|_?convolution": convolution,
     "(max|avg)_pool[123]d(_with_indices)?": pool,
     "_?adaptive_(max|avg)_pool[123]d": _adaptive_pool,
     "_?upsample_(nearest(_exact)?|(bi|tri)?linear|bicubic)[123]d(_aa)?": _resize,
@@ -361,7 +375,14 @@ RULES: dict[str, Rule] = {
     "linear": lambda call: call.union(call.algebra.reduce(call.map("input"), [-1])),
     "matmul|bmm|mm|addmm|baddbmm|mv": _matmul,
     "scaled_dot_product_attention": _attention,
+    "index_put": _put,
     "embedding": _embedding,
+    "view_as_real": lambda call: call.union(
+        call.move(call.map(), lambda p: p.unsqueeze(-1))
+    ),
+    "view_as_complex": lambda call: call.move(
+        call.algebra.reduce(call.map(), [-1]), lambda p: p.squeeze(-1)
+    ),
 }
 MOVES = re.compile(
     "(_unsafe_)?view(_as)?|reshape|_reshape_alias|(un)?flatten|(un)?squeeze|permute|t|"
@@ -379,7 +400,11 @@ WHY = {
     "grid_sampler": "reads positions that values decide",
     "deform_conv2d": "reads positions that values decide",
     "max_unpool": "puts values at positions that other values decide",
+    "cond": "goes one of two ways, as values decide",
     "fractional_max_pool": "draws its windows at random",
+    "roi_": "reads positions that boxes decide",
+    "_local_scalar_dense": "makes a number of a tensor, as .item() does",
+    "obs_fq_helper": "rounds by the range of all values that it has met",
 }
 
 
