@@ -59,10 +59,10 @@ def test_what_has_no_cost_is_refused():
 def test_sizes_and_counts_that_cannot_be_are_refused():
     conv = nn.Conv2d(1, 1, 1, device="meta")
     for size in ((0, 1), (1, 0), (1,), (1, 1, 1), 1):
-        with pytest.raises((TypeError, ValueError), match="^size"):
+        with pytest.raises((TypeError, ValueError), match=r"^size"):
             cost(conv, size)
     for size in ((0, 1, 1), (1, 0, 1), (1, 1), (1, 1, 1, 1)):
-        with pytest.raises(ValueError, match="^size"):
+        with pytest.raises(ValueError, match=r"^size"):
             activations(conv, size)
     for wrong in ({"batch": 0}, {"number": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
@@ -93,9 +93,9 @@ def test_times_are_taken_by_turns_and_summed_up_by_quartiles(monkeypatch):
     class Clock:
         """As torch's timer: each call gives it three times, in seconds."""
 
-        def __init__(self, call, *, globals, num_threads):
+        def __init__(self, call, *, num_threads, **names):
             assert num_threads == torch.get_num_threads()
-            self.function = lambda: eval(call, globals)
+            self.function = lambda: eval(call, names["globals"])
 
         def blocked_autorange(self, *, min_run_time):
             calls.append((self.function(), min_run_time))
