@@ -289,6 +289,17 @@ def test_a_size_can_be_given():
     assert network.conv.stride == (1, 1)
 
 
+def test_a_size_has_channels_a_height_and_a_width():
+    network = nn.Sequential(nn.Conv2d(1, 1, 1, 2))
+    for wrong in ((9, 9), (1, 9, 9, 9), (0, 9, 9), (1, 9, 0)):
+        with pytest.raises(ValueError, match=r"^input_size"):
+            dl.remove_stride_(network, 1, input_size=wrong)
+    with pytest.raises(ValueError, match=r"list channels, a height and a width, got"):
+        dl.remove_stride_(network, 1, input_size=(9, 9))
+    dl.remove_stride_(network, 1, input_size=(1, 1, 1))
+    assert network[0].stride == (1, 1)
+
+
 def test_the_sizes_tried_are_those_documented():
     sides = []
 

@@ -305,6 +305,8 @@ def test_tiles_have_a_height_and_a_width_of_a_pixel_or_more():
     for wrong in ((0, 9), (9, 0), (9,), (9, 9, 9)):
         with pytest.raises(ValueError, match=r"^input_size"):
             with_front(front, input_size=wrong)
+    with pytest.raises(ValueError, match=r"list a height and a width, got \(9,\)"):
+        with_front(front, input_size=(9,))
 
 
 def test_images_are_normalised_on_their_device_and_in_float32():
@@ -319,6 +321,7 @@ def test_images_are_normalised_on_their_device_and_in_float32():
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(found, wanted)
+    assert torch.equal(network.half().normalised(images), wanted.half())
 
 
 def test_a_layer_may_stand_in_the_front_end_twice():
@@ -342,6 +345,8 @@ def test_two_layers_of_one_name_are_refused():
         {"c1": nn.Conv2d(3, 4, 5, padding=2)},
         {"c1": nn.Conv2d(3, 4, 3, 2), "p1": nn.MaxPool2d((2, 2))},
         {"c1": nn.Conv2d(3, 4, (3, 5), dilation=(2, 1))},
+        {"c1": nn.Conv2d(3, 4, (2, 5))},
+        {"c1": nn.Conv2d(3, 4, (5, 2))},
         {
             "inner": nn.Sequential(
                 nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2, ceil_mode=True)
