@@ -115,8 +115,8 @@ def _is_number(value: Any) -> bool:
     Python would take both: ``float(numpy.True_)`` is 1.0, and the index of a tensor
     that lists one number is that number.
     """
-    truth = type(value) is bool or str(getattr(value, "dtype", "")).endswith("bool")
-    return not truth and not getattr(value, "ndim", 0)
+    truth = type(value) is bool or str(getattr(value, "dtype", None)).endswith("bool")
+    return not truth and not getattr(value, "ndim", None)
 
 
 def _listed(values: Any) -> tuple[Any, ...] | None:

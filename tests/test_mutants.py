@@ -14,6 +14,7 @@ SUPPORT = Path(__file__).parent / "support"
 WEEKLY = SUPPORT.parents[1] / ".github" / "workflows" / "weekly.yml"
 COUNTED = """
 Pair = tuple[int, int]
+Side = Literal["long", "short"] | int | None
 __all__ = ["area"]
 
 def area(width: int, height: int) -> int:

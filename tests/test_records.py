@@ -1,7 +1,10 @@
-"""Records: of which source they are."""
+"""Records: of which source they are, where they lie, and which are none."""
 
+import json
 import platform
 import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,3 +60,85 @@ def test_a_cpu_is_named_by_its_vectors_and_threads():
     assert kind == f"CPU ({platform.machine()}"
     assert vectors == torch.backends.cpu.get_cpu_capability()
     assert threads == f"threads: {torch.get_num_threads()})"
+
+
+def test_a_gpu_is_named_by_its_maker(monkeypatch):
+    names = {torch.device("cuda:1"): "H200"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
+    assert records.device_name(torch.device("cuda:1")) == "H200"
+
+
+def test_what_is_not_given_is_filled_in(monkeypatch):
+    """The command as one would type it, whatever the interpreter's path is."""
+    typed = ["/usr/bin/python3.12", "-m", "dilated_lib", "train", "a picture"]
+    monkeypatch.setattr(sys, "orig_argv", typed)
+    done = {"config": {}, "metrics": {}}
+    made = records.Record(experiment="a", seed=1, seconds=2.0, device="CPU", **done)
+    assert made.command == "python -m dilated_lib train 'a picture'"
+    python, pytorch = (made.versions.pop(key) for key in ("python", "torch"))
+    assert python == sys.version.split()[0] and not made.versions
+    # the name of a build, such as +cpu, is not always part of the version
+    assert pytorch.split("+")[0] == torch.__version__.split("+")[0]
+    assert made.commit == records._commit()
+    assert made.data == {}
+
+
+def test_records_lie_in_the_package_where_they_came_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_HOME", tmp_path / "dilated_lib")
+    assert records.results() == tmp_path / "book" / "results"
+    inside = tmp_path / "dilated_lib" / "results"
+    inside.mkdir(parents=True)
+    assert records.results() == inside
+    for name in ("two.json", "one.json", "small.safetensors"):
+        (inside / name).write_text("[]")
+    assert records.read("one") == []
+    message = r"^no records called 'three'; there are \['one', 'two'\]$"
+    with pytest.raises(FileNotFoundError, match=message):
+        records.read("three")
+
+
+def test_a_file_can_be_written_anew_and_keeps_what_a_training_read(tmp_path):
+    file = tmp_path / "mine.json"
+    first = records.read("traps")[0]
+    data = {"labels": "0123"}
+    for record in (first, replace(first, data=data)):
+        records.write(file, [record])
+        assert records.read_file(file) == [record]
+    assert json.loads(file.read_text())[0]["data"] == data
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": True}, "seed must be a int, got True"),
+        ({"seed": 1.0}, "seed must be a int, got 1.0"),
+        ({"seconds": "2"}, "seconds must be a float, got '2'"),
+        ({"seconds": None}, "seconds must be a float, got None"),
+        ({"seconds": True}, "seconds must be a float, got True"),
+        ({"metrics": []}, r"metrics must be a dict, got \[\]"),
+        ({"config": None}, "config must be a dict, got None"),
+        ({"experiment": 3}, "experiment must be a str, got 3"),
+        ({"unknown": 3}, "unknown"),
+    ],
+)
+def test_a_field_of_another_kind_is_refused(tmp_path, change, message):
+    file = tmp_path / "mine.json"
+    rows = json.loads((records.results() / "traps.json").read_text())
+    file.write_text(json.dumps([*rows, rows[0] | change]))
+    with pytest.raises(
+        ValueError, match=f"mine.json is no list of records: .*{message}"
+    ):
+        records.read_file(file)
+    file.write_text(json.dumps([rows[0] | {"seconds": 2}]))  # a whole number will do
+    assert records.read_file(file)[0].seconds == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{}", "it holds a dict"), ("3", "it holds a int"), ("[3]", ""), ("[", "")],
+)
+def test_what_is_no_list_of_records_is_refused(tmp_path, text, message):
+    file = tmp_path / "mine.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"mine.json is no list of records: {message}"):
+        records.read_file(file)

@@ -20,6 +20,7 @@ from dilated_lib.fields.paths import ancestors
 from dilated_lib.fields.windows import Sampling
 from dilated_lib.networks.baselines import Baseline, Name
 from dilated_lib.networks.dilated import bilinear_deconvolution
+from dilated_lib.values import pair, wholes
 
 STACK = [dl.Window(3), dl.Window(3, dilation=2)]
 UP = dl.Window(3, 2, transposed=True)
@@ -278,6 +279,18 @@ def test_pairs_of_all_kinds_are_one_pair(name, make, least):
     for value in ((1, True), (1, 2.0), ((1, 2), (1, 2)), "12", {1, 2}, None, True, 1.0):
         refused(TypeError, make, value, f"{name} must be a whole number, got ")
     refused(ValueError, make, (1, least - 1), f"{name} must be at least {least}, got ")
+
+
+def test_every_number_of_a_pair_and_of_a_list_is_held_to_the_least():
+    assert pair("padding", (2, 3), 2, sides="before, after") == (2, 3)
+    for value in (1, (1, 2), (2, 1)):
+        with pytest.raises(ValueError, match=r"^padding must be at least 2, got 1$"):
+            pair("padding", value, 2, sides="before, after")
+    assert wholes("sizes", [2, 3], 2, what="sizes") == (2, 3)
+    for at, value in enumerate(((1, 2), (2, 1))):
+        message = rf"^sizes\[{at}\] must be at least 2, got 1$"
+        with pytest.raises(ValueError, match=message):
+            wholes("sizes", value, 2, what="sizes")
 
 
 @pytest.mark.parametrize(("name", "make", "scale"), cases(SCALES))

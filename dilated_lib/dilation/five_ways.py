@@ -66,8 +66,8 @@ def dilated_conv2d(
     """
     _check(x, weight, bias)
     one_of("method", method, tuple(_METHODS))
-    steps = pair("dilation", dilation, 1, sides="vertical, horizontal")
-    pads = pair("padding", padding, 0, sides="vertical, horizontal")
+    steps = pair("dilation", dilation, sides="vertical, horizontal")
+    pads = pair("padding", padding, sides="vertical, horizontal")
     down = Window(weight.shape[2], dilation=steps[0], padding=pads[0])
     right = Window(weight.shape[3], dilation=steps[1], padding=pads[1])
     size = down.output_size(x.shape[2]), right.output_size(x.shape[3])

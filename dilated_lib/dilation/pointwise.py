@@ -25,8 +25,7 @@ def is_pointwise(node: fx.Node, maps: Mapping[fx.Node, Any]) -> bool:
     position, as a position encoding does.
     """
     below = [one for one in node.all_input_nodes if one in maps]
-    tree_map = pytree.tree_map
-    given = {one: tree_map(_fresh, maps[one], is_leaf=rules.is_map) for one in below}
+    given = {one: pytree.tree_map(_fresh, maps[one]) for one in below}
     try:
         after = rules.apply(node, given, Hulls())
     except TracingError:
@@ -59,10 +58,10 @@ def _fresh(one: Hull) -> Hull:
 
 
 def _runs(value: Any) -> set[Any]:
-    """Describe the axes of maps: how units run, and whether each saw its own only."""
+    """Describe the axes of maps: how units run, and whether any saw beyond its own."""
     return {
-        (n, axis.dim and one.shape[axis.dim], axis.rate, axis.period, own)
+        (n, axis.dim and one.shape[axis.dim], axis.rate, axis.period, beyond)
         for one in rules.maps_in(value)
         for n, axis in enumerate(one.axes)
-        for own in [not bool((axis.data[:2] > 0).any())]
+        for beyond in [bool((axis.data > 0).any())]
     }

@@ -50,7 +50,7 @@ class DilatedAvgPool2d(nn.Module):
         )
         total = F.conv2d(
             F.pad(F.pad(maps, self.pads), self.more),
-            taps.expand(maps.shape[1], -1, -1, -1),
+            taps.repeat(maps.shape[1], 1, 1, 1),
             stride=self.stride,
             dilation=self.dilation,
             groups=maps.shape[1],

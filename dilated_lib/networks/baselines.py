@@ -51,7 +51,7 @@ class Baseline(nn.Module):
         self.num_classes = whole("num_classes", num_classes, 1)
         self.scale = positive("scale", scale)
         body = getattr(segmentation, name)(
-            weights=None, weights_backbone=None, num_classes=self.num_classes
+            weights_backbone=None, num_classes=self.num_classes
         )
         if weights:
             state = published_weights(ResNet50_Weights.IMAGENET1K_V1.url)

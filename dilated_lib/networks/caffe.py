@@ -42,7 +42,7 @@ def _declared() -> Any:
     Built at run time, the declarations need neither protobuf's compiler nor a generated
     file. Fields that are not declared are skipped as protobuf skips unknown ones.
     """
-    file = FileDescriptorProto(name="weights.proto", package="caffe_weights")
+    file = FileDescriptorProto(package="caffe_weights")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
         for field, number, kind in fields:

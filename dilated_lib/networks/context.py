@@ -99,7 +99,7 @@ class ContextModule(nn.Module):
                 channels[depth + 1],
                 window.kernel_size,
                 dilation=window.dilation,
-                padding=window.pads[0],
+                padding=window.padding,
                 padding_mode=padding_mode,
             )
             for depth, window in enumerate(self.windows)
@@ -140,7 +140,7 @@ class ContextModule(nn.Module):
             least += sum(window.extent - 1 for window in self.windows)
         elif self.layers[0].padding_mode == "reflect":  # which leaves the border out
             how = "padding_mode='reflect'"
-            least += max(window.pads[0] for window in self.windows)
+            least += max(max(window.pads) for window in self.windows)
         if min(logits.shape[2:]) < least:
             raise ValueError(
                 f"with {how} both sides must have at least {least} positions, got "

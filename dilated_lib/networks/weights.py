@@ -250,7 +250,7 @@ def fits(found: Tensor, wanted: Tensor) -> bool:
     shape = list(found.shape)
     if shape == list(wanted.shape):
         return True
-    while len(shape) > 1 and shape[0] == 1 and len(shape) > wanted.dim():
+    while len(shape) > wanted.dim() and shape[0] == 1:
         shape.pop(0)
     if len(shape) == 4 and shape[:2] == [1, 1] and wanted.dim() == 4:
         shape = shape[2:]  # a matrix, as Caffe wrote it first

@@ -194,6 +194,20 @@ def test_a_layer_of_one_tap_is_not_split(on_gpu):
     assert on_gpu == [(8, 8, 16)]
 
 
+def test_a_map_that_has_room_for_one_output_is_split(on_gpu):
+    DilatedConv2d(8, 8, 3, dilation=16).double()(drawn(1, 8, 33, 33))
+    assert on_gpu == [(8, 8, 1)]
+
+
+def test_numbers_that_cannot_be_are_refused():
+    parts = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3)
+    given = {"dilation": 2, "padding": 2, "multiple": 1}
+    for wrong, least in {"dilation": 1, "padding": 0, "multiple": 1}.items():
+        with pytest.raises(ValueError, match=f"^{wrong} must be at least {least}, got"):
+            convolve(*parts, **given | {wrong: least - 1})
+        assert convolve(*parts, **given | {wrong: least}).shape[1] == 1
+
+
 def test_a_split_needs_padding_in_multiples_of_the_dilation():
     x, weight = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3)
     with pytest.raises(ValueError, match="got padding 3 and dilation 2"):

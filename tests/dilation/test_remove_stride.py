@@ -1,6 +1,7 @@
 """Strides turned into dilation: the dense network holds the strided one."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -148,6 +149,20 @@ KINDS = {
         ),
         (8, 4),
     ),
+    "strides that stay behind one that goes": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(3, 4, 3, 6), nn.AvgPool2d((1, 2), 2), nn.Conv2d(4, 2, 3, 2)),
+            nn.Conv2d(2, 2, 2),
+        ),
+        (4, 6),
+    ),
+    "padding in words": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(3, 4, 5, 2), nn.Conv2d(4, 2, (3, 5), padding="same")),
+            nn.Conv2d(2, 2, (2, 4), padding="valid"),
+        ),
+        (1, 2),
+    ),
     "context module": (
         lambda: nn.Sequential(
             nn.Conv2d(3, 5, 3, 2, padding=1), nn.MaxPool2d(2), dl.ContextModule(5)
@@ -274,6 +289,32 @@ def test_a_size_can_be_given():
     assert network.conv.stride == (1, 1)
 
 
+def test_a_size_has_channels_a_height_and_a_width():
+    network = nn.Sequential(nn.Conv2d(1, 1, 1, 2))
+    for wrong in ((9, 9), (1, 9, 9, 9), (0, 9, 9), (1, 9, 0)):
+        with pytest.raises(ValueError, match=r"^input_size"):
+            dl.remove_stride_(network, 1, input_size=wrong)
+    with pytest.raises(ValueError, match=r"list channels, a height and a width, got"):
+        dl.remove_stride_(network, 1, input_size=(9, 9))
+    dl.remove_stride_(network, 1, input_size=(1, 1, 1))
+    assert network[0].stride == (1, 1)
+
+
+def test_the_sizes_tried_are_those_documented():
+    sides = []
+
+    class NoSize(nn.Module):
+        def forward(self, image):
+            sides.append(image.shape[2:])
+            raise ValueError("not this one")
+
+    with pytest.raises(ValueError, match=r"input_size=.* names a size that it takes"):
+        dl.remove_stride_(NoSize(), 1)
+    (documented,) = re.findall(r"squares of (.*) pixels", dl.remove_stride_.__doc__)
+    numbers = [int(number) for number in re.findall(r"\d+", documented)]
+    assert [*dict.fromkeys(sides)] == [(number, number) for number in numbers]
+
+
 class Meeting(nn.Module):
     def __init__(self):
         super().__init__()
@@ -302,6 +343,24 @@ class Same(nn.Conv2d):
         step = self.stride[0]
         more = (-(-image.shape[2] // step) - 1) * step + 3 - image.shape[2]
         return super().forward(F.pad(image, (more // 2, more - more // 2) * 2))
+
+
+class Other(nn.Conv2d):
+    """A layer that dilates by itself."""
+
+    def forward(self, image):
+        return F.conv2d(image, self.weight, stride=self.stride, dilation=2)
+
+
+class Seen(nn.Module):
+    """A function behind a removed stride, where each unit has seen everything."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.then = Then(function)
+
+    def forward(self, image):
+        return self.then(image * image.mean((2, 3), keepdim=True))
 
 
 class Twice(nn.Module):
@@ -349,6 +408,7 @@ def numbered(x):
     return x, torch.arange(x.shape[3]).float().expand(x.shape)
 
 
+EVEN = nn.Conv2d(1, 1, (3, 4), padding="same")
 AFTER = "give the part of the network before it, or a larger output_stride"
 
 
@@ -360,6 +420,11 @@ AFTER = "give the part of the network before it, or a larger output_stride"
         (nn.Conv2d(1, 1, 3, (1, 2)), "one stride for both axes"),
         (nn.Conv2d(1, 1, 3, 2, padding=1, padding_mode="reflect"), "number of zeros"),
         (Same(1, 1, 3, 2), "0 computes pad, too, .* a number of zeros"),
+        (Other(1, 1, 3, 2), "0 must use its own stride and dilation"),
+        (
+            nn.Sequential(nn.Conv2d(1, 1, 1, 2), EVEN),
+            "0.1 pads an even kernel unevenly",
+        ),
         (Twice(), "0.conv is used twice, at different spacings; give each"),
         (Asking(), "cannot be traced"),
         (Then(lambda x: F.max_pool2d(x, 3)), "0 calls max_pool2d .* nn.MaxPool2d"),
@@ -369,6 +434,7 @@ AFTER = "give the part of the network before it, or a larger output_stride"
         (Then(lambda x: x[..., 1:, 1:]), f"0 .slice.*{AFTER}"),
         (Then(lambda x: x[..., :-1, :]), f"0 .slice.*{AFTER}"),
         (Then(lambda x: x.roll(1, 2)), f"0 .roll.*{AFTER}"),
+        (Seen(lambda x: x.roll(1)), f"0.then .roll.*{AFTER}"),
         (Then(lambda x: x.softmax(3)), f"0 .softmax.*{AFTER}"),
         (Then(lambda x: x + torch.arange(x.shape[3])), f"0 .add.*{AFTER}"),
         (Then(lambda x: torch.cat(numbered(x), 1)), f"0 .cat.*{AFTER}"),
@@ -415,6 +481,20 @@ def test_what_is_computed_of_each_unit_alone_stays_as_it_is(function):
             return self.last(function(self.stem(image))[:, :4])
 
     difference, dense = apart(Following(), torch.randn(1, 3, 35, 30), 1, 2)
+    assert difference < 1e-5 and dense.last.dilation == (2, 2)
+
+
+def test_a_gate_from_before_a_removed_stride_may_come_after_it():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.last = nn.Conv2d(1, 4, 3, 2), nn.Conv2d(4, 2, 3)
+
+        def forward(self, image):
+            gate = image.mean((2, 3), keepdim=True).sigmoid()
+            return self.last(self.stem(image) * gate)
+
+    difference, dense = apart(Gated(), torch.randn(1, 1, 35, 30), 1, 2)
     assert difference < 1e-5 and dense.last.dilation == (2, 2)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import dilated_lib as dl
@@ -63,15 +63,17 @@ def test_a_network_comes_back_with_all_that_it_is(options, upsampling, tmp_path)
 
 
 def test_what_it_builds_is_a_front_end_and_a_context_module():
-    whole = Architecture(fc_channels=4, context="basic")
+    whole = Architecture(context="basic")
     with torch.device("meta"):
         network = whole.build(PALETTE, MEAN)
-        paper = dl.networks.dilation8_camvid(fc_channels=4)
+        paper = dl.networks.dilation8_camvid()
     wanted = {name: one.shape for name, one in paper.state_dict().items()}
     found = {name: one.shape for name, one in network.state_dict().items()}
     assert found.keys() == wanted.keys()
-    assert found["front.conv1_1.weight"] == (64, 3, 3, 3)
-    assert found.keys() == wanted.keys()
+    for layer in ("conv1_1", "conv5_3", "fc7"):
+        name = f"front.{layer}.weight"
+        assert found[name] == wanted[name]
+    assert network.scale == paper.scale
     dilations = [
         layer.dilation[0]
         for layer in network.context.layers
@@ -86,6 +88,19 @@ def test_what_it_builds_is_a_front_end_and_a_context_module():
     large, _ = made(context="large", dilations=(1, 2))
     first, second, _ = large.context.layers
     assert first.out_channels == 6 and second.dilation == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"fc_channels": 0}, "fc_channels must be at least 1, got 0"),
+        ({"dilations": (1, 0)}, r"dilations\[1\] must be at least 1, got 0"),
+    ],
+)
+def test_numbers_that_no_network_has_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Architecture(**wrong)
 
 
 def test_a_file_of_half_precision_opens_as_float32(tmp_path):
@@ -268,13 +283,18 @@ def test_weights_of_another_network_than_the_file_says_are_refused(tmp_path):
     network, _ = made()
 
     def written(other, palette=PALETTE):
-        described = {"palette": palette, "mean": MEAN, **asdict(other)}
-        save(network, path, metadata={"dilated_lib": json.dumps(described)})
+        told = {"palette": palette, "mean": MEAN, **asdict(other)}
+        save(network, path, metadata={"dilated_lib": json.dumps(told)})
 
     written(made()[1], palette={"wall": (0, 0, 0)})
     assert said(path).startswith("net.safetensors is for another network, or for other")
     written(made(context="none")[1])
     assert "left over: ctx_" in said(path)
+    written(made()[1])
+    state, metadata = load_file(path), {"dilated_lib": json.dumps(described(path))}
+    del state["conv1_1.bias"]
+    save_file(state, path, metadata)
+    assert said(path).endswith("of conv1_1.bias it has nothing, not [1]")
     network.front.final.weight.data[0] = torch.nan
     save_network(network, made()[1], path)
     assert said(path).startswith("final.weight of net.safetensors must be finite")

@@ -25,8 +25,11 @@ def test_it_computes_what_torchvisions_network_does(name):
     inputs = functional.normalize(images / 255, PUBLISHED.mean, PUBLISHED.std)
     with torch.no_grad():
         found, wanted = baseline(images), theirs.eval()(inputs)["out"]
+        logits = baseline.context(baseline.front(baseline.normalised(images)))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    assert found.shape == (2, 3, 33, 40)
+    assert torch.equal(logits, found)
+    assert found.shape == (2, 3, 33, 40)  # the pixels', without a margin around them
+    assert (baseline.stride, baseline.margin, baseline.scale) == (1, 0, 1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The context module against the paper's table, a chain of plain torch, and dirac_."""
 
+from math import inf
+
 import numpy as np
 import pytest
 import torch
@@ -165,6 +167,13 @@ def test_without_noise_eq_4_is_dirac():
     assert torch.equal(conv.weight, nn.init.dirac_(torch.empty(5, 5, 3, 5)))
 
 
+def test_a_layer_is_filled_where_it_is_wherever_new_tensors_are_made():
+    conv = nn.Conv2d(2, 2, 1)
+    with torch.device("meta"):
+        dl.identity_(conv, 2, std=0)
+    assert conv.weight.flatten(1).tolist() == [[1, 0], [0, 1]]
+
+
 @pytest.mark.parametrize(("inputs", "outputs"), [(6, 12), (12, 6), (3, 6), (24, 3)])
 def test_eq_5_word_by_word(inputs, outputs):
     conv = nn.Conv2d(inputs, outputs, 3)
@@ -223,8 +232,13 @@ def test_a_map_smaller_than_its_reflection_is_refused(padding, least):
 
 def test_behind_features_the_first_layer_is_drawn_and_the_others_are_the_identity():
     module = dl.ContextModule(4, "large", in_channels=6, dilations=np.array([1, 2]))
-    module.reset_parameters(std=0, generator=seeded())
-    first = module.layers[0]
+    first, drawn = module.layers[0], []
+    for seed in (1, 0, 0):
+        nn.init.ones_(first.bias)
+        module.reset_parameters(std=0, generator=seeded(seed))
+        drawn.append(first.weight.clone())
+    assert torch.equal(*drawn[1:]) and not torch.equal(*drawn[:2])
+    assert not first.bias.any()
     x = logits(1, 6, 9, 9)
     hidden = first(x).relu()
     spread = first.weight.std().item()
@@ -281,14 +295,20 @@ def test_an_impossible_module_is_refused(arguments, error, message):
         dl.ContextModule(**{"num_classes": 3} | arguments)
 
 
-def test_one_class_is_enough():
-    assert dl.ContextModule(1)(logits(1, 1, 5, 5)).shape == (1, 1, 5, 5)
+def test_one_class_is_enough_and_one_feature():
+    for options in ({}, {"in_channels": 1}):
+        module = dl.ContextModule(1, **options)
+        assert module(logits(1, 1, 5, 5)).shape == (1, 1, 5, 5)
 
 
 @pytest.mark.parametrize(
     ("padding", "shape", "message"),
     [
-        ("each", (1, 4, 9, 9), r"shape \(N, 3, H, W\), got \(1, 4, 9, 9\)$"),
+        (
+            "each",
+            (1, 4, 9, 9),
+            r"^logits must have shape \(N, 3, H, W\), got \(1, 4, 9, 9\)$",
+        ),
         ("each", (3, 9, 9), r"shape \(N, 3, H, W\), got \(3, 9, 9\)$"),
         (
             "none",
@@ -342,6 +362,7 @@ def test_logits_that_do_not_fit_are_refused(padding, shape, message):
             ValueError,
             "^std must be at least 0, got -0.1$",
         ),
+        (nn.Conv2d(8, 8, 3), 4, inf, ValueError, "^std must be at least 0, got inf$"),
         (nn.Conv1d(8, 8, 3), 4, 0, TypeError, "^conv must be an nn.Conv2d, got Conv1d"),
     ],
 )

@@ -78,6 +78,7 @@ def test_means_are_the_released_ones_in_bgr(name, mean):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_cityscapes_alone_upsamples_by_itself(name):
     network = built(name, fc_channels=1)
+    assert network.scale == 1
     own = name == "dilation10_cityscapes"
     assert network.upsampling == ("deconvolution" if own else "released")
     assert (network.upsample is not None) == own
@@ -271,7 +272,7 @@ def test_any_context_module_keeps_its_layers_in_order_under_names_of_their_own(
 def test_parts_for_other_classes_are_refused():
     with (
         torch.device("meta"),
-        pytest.raises(ValueError, match=r"11 logits.*21 classes"),
+        pytest.raises(ValueError, match=r"11 logits.*, 0 colours, 21 classes"),
     ):
         dl.DilatedNetwork(
             dl.front_end(11, fc_channels=4),
@@ -282,19 +283,45 @@ def test_parts_for_other_classes_are_refused():
         )
 
 
+def test_a_front_end_ends_with_a_convolution():
+    front = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
+    with pytest.raises(ValueError, match=r"got None logits .*, 2 colours"):
+        with_front(front)
+
+
 def other_front(**layers):
     return nn.Sequential(OrderedDict(layers, final=nn.Conv2d(4, 2, 1)))
 
 
 def with_front(front, **options):
-    return dl.DilatedNetwork(
-        front,
-        dl.ContextModule(2, dilations=(1,)),
-        palette={"a": (0, 0, 0), "b": (1, 1, 1)},
-        mean=(0, 0, 0),
-        input_size=(64, 64),
-        **options,
-    )
+    given = {"palette": {"a": (0, 0, 0), "b": (1, 1, 1)}, "mean": (0, 0, 0)}
+    given |= {"input_size": (64, 64)} | options
+    return dl.DilatedNetwork(front, dl.ContextModule(2, dilations=(1,)), **given)
+
+
+def test_tiles_have_a_height_and_a_width_of_a_pixel_or_more():
+    front = other_front(c1=nn.Conv2d(3, 4, 3))
+    assert with_front(front, input_size=(1, 1)).input_size == (1, 1)
+    for wrong in ((0, 9), (9, 0), (9,), (9, 9, 9)):
+        with pytest.raises(ValueError, match=r"^input_size"):
+            with_front(front, input_size=wrong)
+    with pytest.raises(ValueError, match=r"list a height and a width, got \(9,\)"):
+        with_front(front, input_size=(9,))
+
+
+def test_images_are_normalised_on_their_device_and_in_float32():
+    """Wherever, and in whatever precision, new tensors are made."""
+    network = with_front(other_front(c1=nn.Conv2d(3, 4, 3)), mean=(110.7, 1.1, 20.3))
+    images = 255 * torch.rand(1, 3, 5, 6)
+    wanted = images.flip(1) - torch.tensor(network.mean)[:, None, None]
+    torch.set_default_dtype(torch.float16)
+    try:
+        with torch.device("meta"):
+            found = network.normalised(images)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, wanted)
+    assert torch.equal(network.half().normalised(images), wanted.half())
 
 
 def test_a_layer_may_stand_in_the_front_end_twice():
@@ -318,6 +345,8 @@ def test_two_layers_of_one_name_are_refused():
         {"c1": nn.Conv2d(3, 4, 5, padding=2)},
         {"c1": nn.Conv2d(3, 4, 3, 2), "p1": nn.MaxPool2d((2, 2))},
         {"c1": nn.Conv2d(3, 4, (3, 5), dilation=(2, 1))},
+        {"c1": nn.Conv2d(3, 4, (2, 5))},
+        {"c1": nn.Conv2d(3, 4, (5, 2))},
         {
             "inner": nn.Sequential(
                 nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2, ceil_mode=True)
@@ -362,9 +391,17 @@ def test_the_smallest_input_is_the_smallest():
     assert network(torch.zeros(1, 3, 373, 373, device="meta")).shape[2:] == (1, 1)
 
 
-def test_an_odd_stride_has_no_such_deconvolution():
-    with pytest.raises(ValueError, match="stride must be even, got 3"):
-        bilinear_deconvolution(2, 3)
+@pytest.mark.parametrize(
+    ("channels", "stride", "message"),
+    [
+        (2, 3, "stride must be even, got 3"),
+        (2, 0, "stride must be at least 2, got 0"),
+        (0, 2, "channels must be at least 1, got 0"),
+    ],
+)
+def test_there_is_no_such_deconvolution(channels, stride, message):
+    with pytest.raises(ValueError, match=message):
+        bilinear_deconvolution(channels, stride)
 
 
 def test_colours_are_the_data_sets_own():

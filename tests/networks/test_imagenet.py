@@ -96,6 +96,15 @@ def test_a_file_that_changes_after_its_first_use_is_refused(cache, monkeypatch):
         published_weights(weights.url)
 
 
+def test_weights_of_another_network_are_called_by_their_published_name(
+    cache, monkeypatch
+):
+    weights = VGG16_Weights.IMAGENET1K_FEATURES
+    plant(cache, weights, {"features.0.weight": torch.ones(2)}, monkeypatch)
+    with pytest.raises(ValueError, match=r"^IMAGENET1K_FEATURES must hold the 13"):
+        dl.front_end(4, "imagenet", fc_channels=8)
+
+
 def test_a_file_is_fetched_once_and_quietly(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     torch.save({"one": torch.ones(2)}, tmp_path / "net.pth")

@@ -50,6 +50,12 @@ def test_a_slid_classifier_answers_at_224_as_the_classifier(vgg):
     assert slid[31].weight.data_ptr() == vgg.classifier[0].weight.data_ptr()
 
 
+def test_what_is_not_trained_in_a_classifier_is_not_in_a_slid_one(vgg):
+    for trained in (False, True):
+        slid = dl.fully_convolutional(vgg.requires_grad_(trained))
+        assert all(one.requires_grad == trained for one in slid.parameters())
+
+
 def test_what_is_no_vgg_is_no_classifier_to_slide():
     for other in (models.resnet18(), models.squeezenet1_0()):
         with pytest.raises(TypeError, match="a VGG of torchvision, got"):
@@ -255,6 +261,13 @@ def test_a_new_network_keeps_the_power_of_what_it_reads():
         assert 1.8 < out.square().mean() < 2.2, name
 
 
+def test_the_dilated_layers_are_the_librarys_own_and_the_others_torchs():
+    for layer in dl.front_end(2, width=1, fc_channels=1):
+        if isinstance(layer, nn.Conv2d):
+            kind = nn.Conv2d if layer.dilation == (1, 1) else dl.DilatedConv2d
+            assert type(layer) is kind
+
+
 def test_poolings_and_dropout_have_their_released_names():
     names = dl.front_end(2, width=1, fc_channels=1)._modules
     assert [name for name in names if not name.startswith(("conv", "relu", "fc"))] == [
@@ -280,7 +293,8 @@ def test_a_file_without_the_layers_is_refused(vgg, tmp_path):
     with pytest.raises(ValueError, match=r"conv1_1.weight.*found \(3, 3, 3, 64\)"):
         dl.front_end(4, path, fc_channels=8)
     _, caffe = states(vgg.float())
-    for name in ("conv3_4.weight", "ctx_conv1_1.weight"):  # VGG-19; a whole network
+    whole = ("final.bias", "fc-final.bias", "ct_fc1.bias", "ctx_fc1.bias")
+    for name in ("conv3_4.weight", *whole):  # of VGG-19, and of whole networks
         save_file(caffe | {name: torch.zeros(1)}, path)
         with pytest.raises(ValueError, match=f"not VGG-16's, it also holds {name}"):
             dl.front_end(4, path, fc_channels=8)

@@ -68,10 +68,11 @@ def test_in_int8_a_weight_is_off_by_half_a_step_at_most(tmp_path):
         assert off.max() > 0.2 * step.max()  # so it was rounded
 
 
-def test_a_network_in_int8_takes_a_byte_a_weight(tmp_path):
-    path, convolution = tmp_path / "net.safetensors", nn.Conv2d(64, 64, 3)
-    dl.save(convolution, path, int8=True)
-    assert path.stat().st_size < 1.05 * convolution.weight.numel()
+@pytest.mark.parametrize("layer", [nn.Conv2d(64, 64, 3), nn.Linear(576, 64)])
+def test_a_network_in_int8_takes_a_byte_a_weight(layer, tmp_path):
+    path = tmp_path / "net.safetensors"
+    dl.save(layer, path, int8=True)
+    assert path.stat().st_size < 1.05 * layer.weight.numel()
 
 
 def test_scales_of_another_number_of_channels_are_refused(tmp_path):
@@ -81,6 +82,21 @@ def test_scales_of_another_number_of_channels_are_refused(tmp_path):
     save_file(state | {"weight.scale": torch.ones(2)}, path)
     with pytest.raises(ValueError, match=r"weight has shape \(3, 2, 1, 1\), and .*2"):
         dl.load(nn.Conv2d(2, 3, 1), path)
+
+
+def test_what_only_looks_like_int8_is_read_as_it_is(tmp_path):
+    path, ones = tmp_path / "net.safetensors", torch.ones(2, 2)
+    state = {"gain": ones, "gain.scale": 3 * ones[0], "steps": ones.to(torch.int8)}
+    save_file(state, path)
+    found = read_weights(path)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_a_file_that_was_saved_on_a_gpu_is_read_onto_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+    torch.save({"one": torch.ones(2)}, tmp_path / "net.pth")
+    assert read_weights(tmp_path / "net.pth")["one"].device.type == "cpu"
 
 
 def test_saving_fails_without_a_trace(tmp_path, monkeypatch):
@@ -151,10 +167,14 @@ def test_caffe_files_of_all_ages_are_read(layout, tmp_path):
     assert np.array_equal(read.fc.weight.detach().flatten(1), blobs["fc"][0])
 
 
+# in another order, and twice what they would be as Caffe's matrix
+SHAPES = (4, 2, 3, 3), (2, 9, 4), (3, 24), (72,), (2, 4, 9, 1), (1, 2, 2, 36)
+
+
 def test_shapes_that_hold_as_many_numbers_in_another_order_do_not_fit(tmp_path):
     path = tmp_path / "net.safetensors"
     conv = nn.Conv2d(4, 2, 3, bias=False)
-    for shape in ((4, 2, 3, 3), (2, 9, 4), (3, 24), (72,), (2, 4, 9, 1)):
+    for shape in SHAPES:
         save_file({"weight": torch.zeros(shape)}, path)
         with pytest.raises(ValueError, match="instead of"):
             dl.load(conv, path)
@@ -163,6 +183,8 @@ def test_shapes_that_hold_as_many_numbers_in_another_order_do_not_fit(tmp_path):
 def test_ones_that_a_shape_has_itself_are_not_taken_for_caffes():
     assert fits(torch.zeros(1, 1, 1, 8), torch.zeros(1, 8))
     assert not fits(torch.zeros(1, 1, 1, 8), torch.zeros(2, 4))
+    assert not fits(torch.zeros(8, 1), torch.zeros(8))  # they stand in front
+    assert fits(torch.zeros(1, 12), torch.zeros(1, 3, 2, 2))
 
 
 def test_complex_numbers_do_not_become_whole_ones():
@@ -213,12 +235,25 @@ def test_a_fixed_deconvolution_may_be_missing(tmp_path):
     assert torch.equal(read.upsample.weight, kept)
 
 
+def test_files_call_a_deconvolution_by_its_released_name(tmp_path):
+    front = dl.front_end(1, width=1, fc_channels=1)
+    options = {"palette": {"sky": (0, 0, 0)}, "mean": (0, 0, 0), "upsample": True}
+    made = dl.DilatedNetwork(front, None, **options, input_size=(900, 900))
+    dl.save(made, tmp_path / "net.safetensors")
+    state = load_file(tmp_path / "net.safetensors")
+    name = made.file_name("upsample.weight")
+    del state[name]
+    save_file(state, tmp_path / "net.safetensors")
+    assert dl.load(made, tmp_path / "net.safetensors") == Loaded((name,), ())
+    assert name == "ctx_upsample.weight"
+
+
 @pytest.mark.parametrize("more", [0, 1, 2])
 def test_of_many_names_the_first_four_are_told(more, tmp_path):
     path = tmp_path / "net.safetensors"
     save_file({f"extra{n}": torch.zeros(1) for n in range(4 + more)}, path)
-    end = f" and {more} more" if more else ""
-    with pytest.raises(ValueError, match=f"left over: (extra., ){{3}}extra.{end}$"):
+    told = "left over: (extra., ){3}extra." + (f" and {more} more" if more else "")
+    with pytest.raises(ValueError, match=f"lacks nothing; {told}$"):
         dl.load(nn.Identity(), path)
 
 
@@ -318,9 +353,13 @@ def test_a_truncated_file_is_named(suffix, share, tmp_path):
         read_weights(path)
 
 
-def test_a_state_dict_may_hold_tensors_only(tmp_path):
+@pytest.mark.parametrize(
+    "other",
+    [{"epoch": 3}, {"net": {"bias": torch.ones(1)}}, torch.ones(1), {3: torch.ones(1)}],
+)
+def test_a_state_dict_may_hold_tensors_only(other, tmp_path):
     path = tmp_path / "net.pth"
-    torch.save({"epoch": 3, "model": network().state_dict()}, path)
+    torch.save(other, path)
     with pytest.raises(ValueError, match=r"net.pth must hold a state dict"):
         read_weights(path)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib.prediction import segmentation
-from dilated_lib.prediction.resizing import resized
+from dilated_lib.prediction.resizing import resized, resized_rows
 from dilated_lib.prediction.segmentation import probabilities
 
 DRAW = np.random.default_rng(0)
@@ -124,9 +124,37 @@ def test_a_part_of_a_resized_image_is_torchs(size, smooth):
     wanted = F.interpolate(images, size, mode="bilinear", antialias=smooth)
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=2e-3)
     rows, columns = (size[0] // 3, size[0]), (0, (size[1] + 1) // 2)
-    part = resized(IMAGES, size, rows=rows, columns=columns, smooth=smooth)
-    same = found[:, :, slice(*rows), slice(*columns)]
-    torch.testing.assert_close(part, same, rtol=0, atol=2e-3)
+    for one, other in ((rows, columns), (rows, None), (None, columns)):
+        part = resized(IMAGES, size, rows=one, columns=other, smooth=smooth)
+        same = found[:, :, slice(*one or (None,)), slice(*other or (None,))]
+        torch.testing.assert_close(part, same, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "part"), [(7, 5, (1, 3)), (5, 7, (2, 5)), (9, 4, (2, 3))]
+)
+def test_of_an_image_only_the_rows_that_count_are_read(length, size, part):
+    """As many as the result's gradients reach."""
+    image, ranges = torch.ones(1, 1, length, 1, requires_grad=True), []
+
+    def read(first, end):
+        ranges.append([*range(first, end)])
+        return image[:, :, first:end]
+
+    resized_rows(read, length, size, part).sum().backward()
+    assert ranges == [image.grad.flatten().nonzero().flatten().tolist()]
+
+
+def test_in_a_large_image_a_row_is_where_it_should_be():
+    """Counted in float64: float32 would be off by a hundredth of a row."""
+    length, size, part, far = 150_000, 190_000, (189_990, 189_998), 149_980
+
+    def read(first, end):  # rows that hold their own number
+        return (torch.arange(first, end) - far).float().view(1, 1, -1, 1)
+
+    wanted = [(row + 0.5) * length / size - 0.5 - far for row in range(*part)]
+    found = resized_rows(read, length, size, part).flatten()
+    torch.testing.assert_close(found, torch.tensor(wanted), rtol=0, atol=1e-4)
 
 
 def test_290_classes_have_290_labels(tmp_path):
@@ -143,7 +171,9 @@ def test_290_classes_have_290_labels(tmp_path):
         assert (np.asarray(saved) == found.labels).all()
 
 
-@pytest.mark.parametrize(("classes", "kind"), [(256, np.uint8), (257, np.uint16)])
+@pytest.mark.parametrize(
+    ("classes", "kind"), [(2, np.uint8), (256, np.uint8), (257, np.uint16)]
+)
 def test_labels_have_the_smallest_type_that_holds_them(classes, kind):
     def network(images):
         return torch.zeros(1, classes, *images.shape[2:])
@@ -219,6 +249,9 @@ def test_labels_alone_are_those_of_the_probabilities(make, scale, monkeypatch):
             lambda x: x[0],
             r"<lambda> must give logits \(N, C, h, w\).*got \(3, 37, 53\)",
         ),
+        (lambda x: x[:, 0], r"logits \(N, C, h, w\).*got \(1, 37, 53\)"),
+        (lambda x: x.expand(2, 3, 37, 53), r"got \(2, 3, 37, 53\) for images \(1, 3"),
+        (lambda x: x[:, :, :0], r"got \(1, 3, 0, 53\)"),
         (lambda x: x[:, :1], r"two classes or more, got \(1, 1, 37, 53\)"),
         (lambda x: [x], "got list"),
         (lambda x: {"logits": x}, "got dict"),

@@ -34,7 +34,7 @@ def watched(module, size):
     ],
 )
 @pytest.mark.parametrize(
-    ("size", "tiles"), [((25, 12), 5), ((16, 41), 21), ((9, 8), 1)]
+    ("size", "tiles"), [((25, 12), 5), ((16, 41), 21), ((9, 8), 1), ((14, 14), 1)]
 )
 def test_tiles_of_cells_give_what_the_whole_gives(how, size, tiles, monkeypatch):
     monkeypatch.setattr(segmentation, "_CELLS", 6)
@@ -43,6 +43,14 @@ def test_tiles_of_cells_give_what_the_whole_gives(how, size, tiles, monkeypatch)
     found, whole, maps = watched(module, size)
     assert len(maps) == tiles * len(module.layers)
     assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), whole, atol=1e-6, rtol=0)
+
+
+def test_a_tile_may_have_one_cell_of_its_own(monkeypatch):
+    monkeypatch.setattr(segmentation, "_CELLS", 1)
+    module = dl.ContextModule(3, dilations=(1, 2, 1)).double()
+    found, whole, maps = watched(module, (10, 9))
+    assert len(maps) == 10 * len(module.layers)
     torch.testing.assert_close(found.double(), whole, atol=1e-6, rtol=0)
 
 

@@ -204,6 +204,22 @@ def test_workers_change_nothing(capsys):
     assert "pictures" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_other_processes_read_pictures_where_they_are_asked_to():
+    read = []
+
+    class Noting(Split):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    split = Noting(*[[[[0, 1]], [[1, 0]]]] * 2)
+    assert evaluate(blue(2), split, ("a", "b")).miou == 100
+    assert read == [0, 1]
+    assert evaluate(blue(2), split, ("a", "b"), workers=1).miou == 100
+    assert read == [0, 1]  # the list of this process
+
+
 def test_a_map_of_another_shape_and_a_negative_label_are_refused():
     samples = [(torch.zeros(3, 1, 4), torch.zeros(1, 4, dtype=torch.uint8))]
     turned = torch.zeros(1, 2, 4, 1)
@@ -234,13 +250,14 @@ def test_a_network_of_other_classes_is_refused():
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_label_that_is_no_class_is_refused(strict):
     labels = torch.zeros(4, 4, dtype=torch.uint8)
-    labels[0, 0] = 5
     shares = torch.eye(4)[[0]][:, :, None, None].expand(1, 4, 4, 4)
     torch.use_deterministic_algorithms(strict)
     try:
         samples = [(torch.zeros(3, 4, 4), labels)]
-        with pytest.raises(ValueError, match="below 4, or 255 for void, got 5"):
-            evaluate(lambda images: shares, samples, ("a", "b", "c", "d"))
+        for label in (4, 5, 254):
+            labels[0, 0] = label
+            with pytest.raises(ValueError, match=f"4, or 255 for void, got {label}"):
+                evaluate(lambda images: shares, samples, ("a", "b", "c", "d"))
     finally:
         torch.use_deterministic_algorithms(False)
     for label in (4, 254):

@@ -80,20 +80,23 @@ def test_tiles_are_cut_where_they_were_asked_to(monkeypatch):
         TINY.front.conv1_1._forward_hooks.clear()
     # 14 cells in 4 rows, at most 4 a tile; 9 cells in 5 columns, at most 2
     assert len(sides) == 4 * 5
+    assert sum((shape[2] - 372) // 8 for shape in sides[::5]) == 14
+    assert sum((shape[3] - 372) // 8 for shape in sides[:5]) == 9
     assert {tuple(shape) for shape in sides} <= {
         (1, 3, 372 + 8 * n, 372 + 8 * m) for n in (3, 4) for m in (1, 2)
     }
 
 
-@pytest.mark.parametrize("size", [(70, 90), (48, 64), (30, 200)])
-def test_the_released_tiles_are_the_released_procedure(size):
-    """Written again, in pixels and with OpenCV, as predict.py describes it."""
-    image = picture(*size)
-    found = dl.predict(image, TINY, context="tiles")
-    bgr = np.asarray(image)[..., ::-1].astype("f") - np.float32(TINY.mean)
+def released(network, image):
+    """The probabilities of each tile, put together: of its cells, or of its pixels.
+
+    The procedure is written again, in pixels and with OpenCV, as predict.py has it.
+    """
+    size = image.height, image.width
+    bgr = np.asarray(image)[..., ::-1].astype("f") - np.float32(network.mean)
     border = cv2.BORDER_REFLECT_101
     around = cv2.copyMakeBorder(bgr, 186, 186, 186, 186, border)
-    (high, wide), bands = TINY.input_size, []
+    (high, wide), bands = network.input_size, []
     for top in range(0, size[0], high - 372):
         band = []
         for left in range(0, size[1], wide - 372):
@@ -101,11 +104,19 @@ def test_the_released_tiles_are_the_released_procedure(size):
             short = high - tile.shape[0], wide - tile.shape[1]
             tile = cv2.copyMakeBorder(tile, 0, short[0], 0, short[1], border)
             with torch.no_grad():
-                cells = TINY.front(torch.tensor(tile).permute(2, 0, 1)[None])
-                logits = TINY.context(cells)
+                cells = network.front(torch.tensor(tile).permute(2, 0, 1)[None])
+                logits = network.context(cells)
+                logits = network.upsample(logits) if network.upsample else logits
             band.append(logits.softmax(1)[0].numpy())
         bands.append(np.concatenate(band, 2))
-    wanted = interp_map(np.concatenate(bands, 1), *size)
+    return np.concatenate(bands, 1)
+
+
+@pytest.mark.parametrize("size", [(70, 90), (48, 64), (30, 200)])
+def test_the_released_tiles_are_the_released_procedure(size):
+    image = picture(*size)
+    found = dl.predict(image, TINY, context="tiles")
+    wanted = interp_map(released(TINY, image), *size)
     np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
     whole = dl.predict(image, TINY).probabilities
     assert (whole - found.probabilities).abs().max() > 1e-3
@@ -144,6 +155,9 @@ def test_a_network_with_a_deconvolution_uses_its_own():
     torch.testing.assert_close(found, logits.softmax(1)[0, :, :50, :60])
     other = dl.predict(image, network, upsampling="released").probabilities
     assert (other - found).abs().max() > 1e-3
+    tiles = dl.predict(image, network, context="tiles").probabilities
+    wanted = released(network, image)[:, :50, :60]
+    np.testing.assert_allclose(tiles, wanted, atol=1e-5)
     nn.init.zeros_(network.upsample.weight)
     flat = dl.predict(image, network).probabilities
     torch.testing.assert_close(flat, torch.full_like(flat, 1 / 4))
@@ -172,6 +186,19 @@ def test_the_whole_image_is_taken_where_it_is():
     seen = np.argwhere(shares[0].numpy() > 0.99)
     # the pooling takes the largest of 8 × 8, from the middle of the field on
     assert [*map(tuple, seen)] == [(16, 24)]
+
+
+def test_a_bar_counts_tiles_where_it_is_asked_for(capsys):
+    image = picture(24, 60)
+    pixels = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None]
+    for options in ({}, {"progress": True}):
+        dl.predict(image, TINY, tile=(388, 396), **options)
+        one = capsys.readouterr()
+        probabilities(TINY, pixels, tile=(388, 396), **options)
+        for told in (one, capsys.readouterr()):
+            assert told.out == "" and bool(told.err) == bool(options)
+            if options:  # 4 cells in 2 rows, 9 in 3 columns
+                assert re.search(r" 6/6 .*\dtile/s", told.err)
 
 
 def test_modes_and_gradients_are_left_as_they_were():

@@ -23,7 +23,10 @@ from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.mutators import mutation_operators
 
 TYPES = "Callable", "Mapping", "NDArray", "dict", "list", "tuple"
-A_TYPE = m.Assign(value=m.Subscript(m.OneOf(*(m.Name(name) for name in TYPES))))
+A_TYPE = m.Assign(
+    value=m.Subscript(m.OneOf(*(m.Name(name) for name in TYPES)))
+    | m.BinaryOperation(operator=m.BitOr(), right=m.Name("None"))
+)
 UNCOUNTED = ("inplace", "persistent_workers", "sides", "strict", "what")  # arguments
 CHECKS = ("one_of", "pair", "positive", "whole", "wholes")  # of `dilated_lib.values`
 
