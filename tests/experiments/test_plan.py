@@ -139,7 +139,7 @@ def test_a_plan_stops_in_time_and_goes_on(tmp_path, monkeypatch):
 
 
 def test_an_unknown_tier_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"one of padded, animals, fronts, .* got 'x'"):
+    with pytest.raises(ValueError, match=r"one of padded, animals, photos, .* got 'x'"):
         execute("x", runs=tmp_path, out=tmp_path)
 
 
