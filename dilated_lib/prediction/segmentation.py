@@ -363,6 +363,8 @@ def _check_geometry(network: DilatedNetwork) -> bool:
 def _tile(images: Tensor, size: tuple[int, int], down: Cut, across: Cut) -> Tensor:
     """Cut a tile out of images that are enlarged to a size, or not."""
     rows, columns = torch.tensor(down[0]), torch.tensor(across[0])
+    if size == images.shape[2:]:
+        return images[:, :, rows[:, None], columns]
     parts = [(int(one.min()), int(one.max()) + 1) for one in (down[0], across[0])]
     piece = resized(images, size, rows=parts[0], columns=parts[1])
     (top, _), (left, _) = parts
