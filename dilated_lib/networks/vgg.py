@@ -236,7 +236,8 @@ def _fill(
         if name not in found or not fits(found[name], state[name]):
             shape = tuple(found[name].shape) if name in found else "nothing"
             raise ValueError(
-                f"{source} must hold the convolutions of VGG-16: {name} must have "
+                f"{source} must hold the {len(wanted) // 2} convolutions of VGG-16: "
+                f"{name} must have "
                 f"shape {tuple(state[name].shape)}, found {shape}"
             )
     for layer in ("fc6", "fc7"):
