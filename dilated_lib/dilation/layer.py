@@ -65,8 +65,8 @@ class DilatedConv2d(nn.Conv2d):
         if device == "cuda" and input.dim() == 4 and self._can_be_split():
             return convolve(
                 *parts,
-                dilation=max(self.dilation),
-                padding=int(max(self.padding)),
+                dilation=self.dilation[0],
+                padding=int(self.padding[0]),
                 multiple=8,
                 split=True,
             )
@@ -74,15 +74,15 @@ class DilatedConv2d(nn.Conv2d):
         return _cut(out, self.out_channels)
 
     def _can_be_split(self) -> bool:
-        d, pads = max(self.dilation), self.padding
+        d, pad = self.dilation[0], self.padding[0]
         return (
             d >= 16
             and self.dilation == (d, d)
             and max(self.kernel_size) > 1
             and self.stride == (1, 1)
             and self.padding_mode == "zeros"
-            and len({*pads}) == 1  # the letters of "same" and "valid" differ
-            and max(pads) % d == 0
+            and self.padding == (pad, pad)
+            and pad % d == 0
         )
 
 

@@ -27,11 +27,11 @@ __all__ = [
     "state",
 ]
 
-# each with its question; the first three are for a CPU, the others for a GPU
+# each with its question; the first four are for a CPU, the others for a GPU
 TIERS = {
     "padded": "How good is a front end that pads zeros, trained on two CPU cores?",
     "animals": "And one that knows six animals, from 850 photographs?",
-    "photos": "The network that names the animals in photographs.",
+    "photos": "How well are animals named by a network that is trained for longer?",
     "fronts": "Does simplifying the front end help, on the same photographs?",
     "imagenet": "What does a context module add behind a front end from ImageNet?",
     "together": "Is it better to train front end and module together from the start?",

@@ -80,8 +80,8 @@ def front_end(
             place of 120.
         width: The channels of conv1; conv2 has twice as many, and so on.
         batch_norm: Whether to normalise after each convolution but the last.
-        last_stage: What fc6 follows. With "conv4" there is no conv5: half of the 13
-            convolutions' parameters go, and 96 pixels of the receptive field.
+        last_stage: What fc6 follows. With "conv4" there is no conv5: nearly half of
+            the 13 convolutions' parameters go, and 96 pixels of the receptive field.
 
     >>> narrow = front_end(21, fc_channels=8, width=4)
     >>> narrow(torch.zeros(1, 3, 372 + 8 * 2, 372 + 8 * 3)).shape
@@ -237,8 +237,7 @@ def _fill(
             shape = tuple(found[name].shape) if name in found else "nothing"
             raise ValueError(
                 f"{source} must hold the {len(wanted) // 2} convolutions of VGG-16: "
-                f"{name} must have "
-                f"shape {tuple(state[name].shape)}, found {shape}"
+                f"{name} must have shape {tuple(state[name].shape)}, found {shape}"
             )
     for layer in ("fc6", "fc7"):
         pair = [f"{layer}.{kind}" for kind in _KINDS]
