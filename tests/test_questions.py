@@ -1,5 +1,6 @@
 """The page of questions: its form, its links, and every answer computed again."""
 
+import itertools
 import json
 import math
 import re
@@ -10,11 +11,12 @@ import pytest
 import torch
 from myst_parser.mdit_to_docutils.base import default_slugify
 from pages import CONFIG, ROOT
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision import models
-from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.deeplabv3 import ASPPPooling, DeepLabHead
 from torchvision.ops import deform_conv2d
 
 import dilated_lib as dl
@@ -81,6 +83,8 @@ def test_words_of_the_glossary_lead_to_questions():
     assert len(linked) >= 10 and set(linked) <= ANSWERS.keys()
     terms = glossary.split("```{glossary}\n")[1]
     for word in (
+        *("ASPP", "batch normalisation", "ceil mode", "checkerboard artefact", "DCLS"),
+        *("Dice coefficient", "poly schedule", "shift and stitch", "transformer"),
         *("à trous algorithm", "atrous convolution", "cuDNN", "deformable convolution"),
         *("depthwise convolution", "dilation rate", "effective kernel size", "ONNX"),
         *("output stride", "TCN", "U-Net", "WaveNet"),
@@ -147,6 +151,20 @@ def _():
     yield f"one output is left for every {fields[0].stride} positions"
 
 
+@check("wavenet")
+def _():
+    units, needed = {0}, []
+    for dilation in (8, 4, 2, 1):
+        layer = Window(2, dilation=dilation)
+        units = {position for unit in units for position in layer.inputs(unit)}
+        needed.append(len(units))
+    two, four, eight, samples = needed
+    yield f"needs {samples} samples and then {eight}, {four} and {two} units"
+    causal = [Window(2, dilation=d, padding=(d, 0)) for d in (1, 2, 4, 8)]
+    yield f"each of these layers makes {size(causal, 100)} units"
+    yield f"four strided ones would make {size([Window(2, 2)] * 4, 100)}."
+
+
 @check("stride-dilation")
 def _():
     x, w = torch.randn(1, 1, 32).double(), torch.randn(1, 1, 3).double()
@@ -161,6 +179,47 @@ def _():
     yield f"3 such taps give {both.shape[2]} outputs"
 
 
+@check("axes")
+def _():
+    x = torch.zeros(1, 1, 9, 9, 9, dtype=torch.float64, requires_grad=True)
+    out = F.conv3d(x, torch.ones(1, 1, 3, 3, 3).double(), dilation=2)[0, 0, 2, 2, 2]
+    read = torch.autograd.grad(out, x)[0][0, 0].nonzero()
+    spans = (read.amax(0) - read.amin(0) + 1).prod()
+    yield f"spans {spans} voxels and reads {len(read)} of them"
+    layers = (nn.Conv3d(1, 1, 3, padding=d, dilation=d) for d in (1, 2, 4, 8))
+    fields = dl.receptive_field(nn.Sequential(*layers), (1, 40, 40, 40))
+    (along,) = {field.size for field in fields}
+    yield f"see {along} voxels along each axis"
+    flat = dl.receptive_field(nn.Conv3d(1, 1, 3, dilation=(1, 2, 2)), (1, 9, 9, 9))
+    assert [field.size for field in flat] == [3, 5, 5]
+
+
+@check("dense")
+def _():
+    layers, pools = [], []
+    for channels in (2, 2, 3, 3, 3):
+        layers += [nn.Conv2d(1, 1, 3, padding=1) for _ in range(channels)]
+        pools.append(nn.MaxPool2d(2, 2))
+        layers.append(pools[-1])
+    network = nn.Sequential(*layers, nn.Conv2d(1, 1, 7)).double()
+    x = torch.rand(1, 1, 288, 288).double()
+    before = network(x)
+    dl.remove_stride_(network, 8)
+    after = network(x)
+    assert torch.allclose(after[..., ::4, ::4], before)
+    assert (after.shape[2] - 1) // 4 + 1 == before.shape[2] > 1
+    conv5, fc6 = (network[index].dilation[0] for index in (-3, -1))
+    yield f"conv5 dilation {conv5} and the 7 taps of fc6 dilation {fc6}"
+    wide, few = torch.zeros(1, 1, 7, 7).double(), torch.rand(1, 1, 3, 3).double()
+    wide[..., ::3, ::3] = few
+    for rate in (2, 4):
+        assert torch.allclose(
+            F.conv2d(x, wide, dilation=rate), F.conv2d(x, few, dilation=3 * rate)
+        )
+    yield f"3 taps with dilation {3 * fc6}; SSD"
+    yield f"hence its {3 * 2}."
+
+
 @check("deformable")
 def _():
     x, w = torch.randn(1, 2, 9, 9).double(), torch.randn(3, 2, 3, 3).double()
@@ -171,6 +230,13 @@ def _():
     moved = taps.reshape(1, 18, 1, 1).expand(1, 18, 7, 7).double()
     assert torch.allclose(deform_conv2d(x, moved, w)[..., :5, :5], wanted)
     yield f"takes {taps.numel()} offsets for each output"
+    quarter = torch.tensor([0, 0.25]).double().reshape(1, 2, 1, 1).expand(1, 2, 1, 2)
+    one_tap = torch.ones(1, 1, 1, 1).double()
+    reads = [
+        deform_conv2d(cells[None, None, None], quarter, one_tap)[0, 0, 0, 0]
+        for cells in torch.eye(2).double()
+    ]
+    yield "reads {:.2f} of one and {:.2f} of the other".format(*reads)
 
 
 @check("gridding")
@@ -179,6 +245,36 @@ def _():
     yield f"span {len(holes)} positions along an axis and read {(holes > 0).sum()}"
     assert (whole > 0).all()
     yield f"they span {len(whole)} and read all {len(whole)}"
+
+
+@check("choose")
+def _():
+    fields = [dl.coverage(stack(*d)) for d in ((1, 2, 4, 8), (1, 3, 9, 27), (2, 4, 8))]
+    doubled, tripled, even = fields
+    assert (doubled > 0).all() and set(tripled.tolist()) == {1}
+    yield f"1, 2, 4, 8 see {len(doubled)} positions and read all"
+    yield f"the rule allows, it is {len(tripled)}, each by a single path"
+    yield f"2, 4, 8 span {len(even)} and read {(even > 0).sum()}."
+    for rates in itertools.product(range(1, 8), repeat=3):
+        low, middle, high = sorted(rates)
+        obeys = low == 1 and middle <= 1 + 2 * low and high <= 1 + 2 * (low + middle)
+        assert obeys == (dl.coverage(stack(*rates)) > 0).all()
+
+
+@check("checkerboard")
+def _():
+    ones = torch.ones(1, 1, 9, 9).double()
+    found = {}
+    for taps in (3, 4):
+        kernel = torch.ones(1, 1, taps, taps).double()
+        sums = F.conv_transpose2d(ones, kernel, stride=2)[..., 4:-4, 4:-4]
+        found[taps] = [int(n) for n in sums.unique()]
+    yield "adds up {}, {} or {} of them".format(*found[3])
+    yield "with 4 × 4 taps it is always {}.".format(*found[4])
+    kernel = torch.rand(1, 1, 4, 4).double()
+    apart = F.conv_transpose2d(ones, kernel, stride=2)[..., 4:-4, 4:-4]
+    alike = F.conv2d(F.interpolate(ones, scale_factor=2, mode="bilinear"), kernel)
+    assert len(apart.unique()) == 4 and torch.allclose(alike, kernel.sum())
 
 
 @check("output-size")
@@ -272,6 +368,12 @@ def _():
         for extra in (0, 1)
     ]
     yield f"{down[0]} become {up[0]}, or {up[1]} with `output_padding=1`"
+    with pytest.raises(RuntimeError) as refused:
+        row(5, kernel_size=3, stride=2, output_padding=2, kind=nn.ConvTranspose1d)
+    message, _ = str(refused.value).split(", but")
+    yield f"refuses others: *{message}*"
+    accepted = {"stride": 1, "dilation": 3, "output_padding": 2}
+    assert row(5, kernel_size=3, kind=nn.ConvTranspose1d, **accepted) == 13
     for n, k, s, d, p in ((5, 3, 2, 2, 1), (7, 4, 3, 1, 0), (66, 16, 8, 1, 4)):
         options = {"kernel_size": k, "stride": s, "dilation": d, "padding": p}
         formula = (n - 1) * s + d * (k - 1) + 1 - 2 * p
@@ -292,6 +394,37 @@ def _():
 
 
 RESNET = [Window(7, 2, padding=3)] + [Window(3, 2, padding=1)] * 4
+
+
+@check("ceil-mode")
+def _():
+    def pooled(n, *shape):
+        return [
+            nn.MaxPool1d(*shape, ceil_mode=up)(torch.zeros(1, 1, n)).shape[2]
+            for up in (False, True)
+        ]
+
+    down, up = pooled(112, 3, 2, 1)
+    assert down == row(112, kernel_size=3, stride=2, padding=1)
+    yield f"makes {down} of 112 in PyTorch and {up} in Caffe"
+    yield "makes {} or {} of 5.".format(*pooled(5, 2, 2))
+
+
+@check("divisible")
+def _():
+    sides = [350]
+    for _ in range(4):
+        sides.append(size([Window(2, 2)], sides[-1]))
+    assert UNet(4)(torch.zeros(1, 1, 352, 352)).shape[2:] == (352, 352)
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        UNet(4)(torch.zeros(1, 1, 350, 352))
+    *_, wanted, last = sides
+    yield "make {}, {}, {} and {} of 350 pixels".format(*sides[1:])
+    yield f"{last} doubles to {2 * last} where {wanted} are wanted"
+    yield f"here {-(-350 // 2**4) * 2**4},"
+    pair, pool, up = [Window(3)] * 2, Window(2, 2), Window(2, 2, transposed=True)
+    original = [*pair, pool] * 4 + pair + [up, *pair] * 4
+    yield f"of 572 pixels it labels {size(original, 572)}."
 
 
 @check("513")
@@ -351,6 +484,29 @@ def _():
     assert dl.compose(stack(*dilations)).size == 1 + 2 * sum(dilations) == 67
     yield "$1 + 7 \\cdot 2 = 15$"
     yield f"$1 + 2 \\cdot {sum(dilations)} = 67$"
+
+
+@check("vgg")
+def _():
+    groups, doubled = [], 1
+    for layers in (2, 2, 3, 3, 3):
+        groups += [Window(3)] * layers + [Window(2, 2)]
+        doubled = 2 * (doubled + 2 * layers)
+    pool5, fc6 = dl.compose(groups).size, dl.compose([*groups, Window(7)]).size
+    yield f"sees {pool5} pixels up to pool5, and {fc6} with fc6"
+    yield f"you get {doubled} and {doubled + 7 - 1}."
+    stem, blocks = [Window(7, 2), Window(3, 2)], (3, 4, 6, 3)
+    first = [
+        Window(3, 1 + (i == 0 < n)) for n, b in enumerate(blocks) for i in range(b)
+    ]
+    last = [
+        Window(3, 1 + (i == 1 and n < 3))
+        for n, b in enumerate(blocks)
+        for i in range(b, 0, -1)
+    ]
+    torchvision, slim = (dl.compose(stem + layers).size for layers in (first, last))
+    assert f"a field of {torchvision} pixels" in ANSWERS["larger"][1]
+    yield f"sees {torchvision} in torchvision and {slim} where"
 
 
 @check("patchgan")
@@ -429,6 +585,34 @@ def _():
     yield f"standard deviation of {spread:.1f}"
 
 
+@check("measure")
+def _():
+    x = torch.zeros(1, 1, 900, dtype=torch.float64, requires_grad=True)
+    dilations = [2**i for i in range(7) for _ in range(2)]
+    out = x
+    for d in dilations:
+        out = F.pad(out, (3 * d, 0))
+        out = F.conv1d(out, torch.rand(1, 1, 4).double() + 0.5, dilation=d)
+    (gradient,) = torch.autograd.grad(out[0, 0, -1], x)
+    read = gradient.count_nonzero()
+    assert read == dl.compose(stack(*dilations, kernel_size=4)).size
+    yield f"has a gradient at {read} samples"
+    norm = nn.BatchNorm1d(1).double()
+    (gradient,) = torch.autograd.grad(norm(torch.rand_like(x) + x)[0, 0, -1], x)
+    assert gradient.count_nonzero() == 900
+
+
+@check("transformer")
+def _():
+    fields = {d: dl.compose(stack(*d, kernel_size=7)) for d in ((1, 1, 1), (1, 8, 1))}
+    near, far = (field.size for field in fields.values())
+    assert near == 1 + 3 * (7 - 1)
+    yield f"see {near} positions, or {far} with the dilations 1, 8, 1"
+    back = dl.compose([Window(4096, padding=(4095, 0))] * 32)
+    assert back.end(0) == 0
+    yield f"see {back.size:,}."
+
+
 @check("tcn")
 def _():
     fields = {
@@ -436,6 +620,11 @@ def _():
     }
     assert fields[2] == 1 + 2 * 3 * 7 * (1 + 2 + 4 + 8)
     yield f"it is {fields[2]} with two convolutions a block and {fields[1]} with one"
+    seven, eight = (
+        dl.compose(stack(*[2**i for i in range(n)] * 2)).size for n in (7, 8)
+    )
+    assert seven < 1000 <= eight
+    yield f"1, 2, …, 128, which see {eight}."
 
 
 @check("stacks")
@@ -448,6 +637,8 @@ def _():
     block = [2**i for i in range(10)]
     one, three = (dl.compose(stack(*block * n, kernel_size=2)).size for n in (1, 3))
     yield f"sees {one} samples and three of them see {three}"
+    front = dl.compose(stack(1, *block, kernel_size=2))
+    yield f"in front, which makes it {front.size}."
 
 
 @check("causal")
@@ -570,11 +761,77 @@ def _():
     yield f"`MulticlassJaccardIndex` gives {mean:.3f}."
 
 
+@check("dice")
+def _():
+    labels = torch.tensor([[0, 1, 1, 1, 1] * 2, [0] * 9 + [1]])
+    answers = torch.stack([labels[0], torch.zeros(10, dtype=torch.long)])
+    metric = MulticlassJaccardIndex(2)
+    together = metric(answers, labels).item()
+    each = [metric(*pair).item() for pair in zip(answers, labels, strict=True)]
+    yield f"score {together:.1%} together and".replace("%", " %")
+    yield f"and {sum(each) / 2:.1%} as a mean of two".replace("%", " %")
+    both, only = 8, 2  # pixels in both sets, and in one of them
+    iou, dice = both / (both + only), 2 * both / (2 * both + only)
+    assert dice == pytest.approx(2 * iou / (1 + iou))
+    yield f"An IoU of {iou} is a Dice of {dice:.3f},"
+
+
+@check("labels")
+def _():
+    with pytest.raises(IndexError) as refused:
+        F.cross_entropy(torch.zeros(1, 21, 1, 1), torch.full((1, 1, 1), 192))
+    assert ANSWERS["labels"][0].startswith(f"*{str(refused.value).rstrip('.')}*")
+    aeroplane = Image.new("P", (1, 1), 1)
+    aeroplane.putpalette([0, 0, 0, 128, 0, 0])
+    assert aeroplane.getpixel((0, 0)) == 1
+    yield f"(128, 0, 0), becomes {aeroplane.convert('L').getpixel((0, 0))}."
+
+
+@check("batch-norm")
+def _():
+    pooling = ASPPPooling(4, 256)
+    with pytest.raises(ValueError, match="more than 1 value") as refused:
+        pooling(torch.zeros(1, 4, 9, 9))
+    message, _ = str(refused.value).split(", got")
+    assert ANSWERS["batch-norm"][0].startswith(f"*{message}*")
+    assert pooling(torch.zeros(2, 4, 9, 9)).shape == (2, 256, 9, 9)
+    assert pooling.eval()(torch.zeros(1, 4, 9, 9)).shape == (1, 256, 9, 9)
+    norm = nn.BatchNorm1d(1, affine=False)
+    for pair in ([3.0, 3.1], [40.0, -7.0]):
+        out = norm(torch.tensor(pair)[:, None]).flatten()
+        assert out.sign().tolist() == [1, -1] or out.sign().tolist() == [-1, 1]
+        assert torch.allclose(out.abs(), torch.ones(2), atol=0.01)
+    norm = nn.BatchNorm1d(1)
+    norm.running_mean.fill_(1)
+    for _ in range(10):
+        norm(torch.tensor([[-1.0], [1.0]]))
+    yield f"they still hold {100 * norm.running_mean.item():.0f} % of"
+
+
+@check("poly")
+def _():
+    def after(calls, total):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total, power=0.9)
+        for _ in range(calls):
+            optimizer.step()
+            schedule.step()
+        return schedule.get_last_lr()[0]
+
+    assert after(50, 100) == pytest.approx((1 - 50 / 100) ** 0.9)
+    yield f"Half way it is {after(50, 100):.3f} of the first rate"
+    yield f"after nine tenths {after(90, 100):.3f}."
+    yield f"40 epochs lower the rate only to {after(40, 20000):.3f} of it."
+
+
 @check("class-weights")
 def _():
     root = median_frequency_weights(torch.tensor([1600, 400, 100]))
     assert root.tolist() == [0.5, 1, 2] and (root**2).tolist() == [0.25, 1, 4]
     yield "For 1600, 400 and 100 pixels the weights are 1/4, 1 and 4, or 1/2, 1 and 2"
+    loss = F.cross_entropy(torch.zeros(4, 3), torch.tensor([0, 1, 2, 2]), root.float())
+    assert loss.item() == pytest.approx(math.log(3))
+    yield f"still has the loss $\\ln 3 = {loss.item():.2f}$."
 
 
 def front_end_numbers(side):
@@ -611,6 +868,23 @@ def _():
     yield f"has {count:,} parameters, so the file has at least {4 * count / 1e6:.0f} MB"
 
 
+@check("converted")
+def _():
+    records = json.loads((BOOK / "results" / "traps.json").read_text())
+    val = {r["experiment"].split("/", 1)[1]: r["metrics"]["val"] for r in records}
+    lost = [
+        val["none"]["miou"] - val[name]["miou"]
+        for name in ("RGB instead of BGR", "mean not subtracted")
+    ]
+    yield "cost {:.1f} points of mean IoU and a forgotten mean {:.1f}.".format(*lost)
+    # TensorFlow's sum has the terms filters[h, w, in, out] · value[i + h, j + w, in]
+    value, filters = torch.zeros(1, 5, 6, 2).double(), torch.rand(3, 3, 2, 4).double()
+    value[0, 2, 1, 1] = 1
+    moved = value.permute(0, 3, 1, 2)
+    out = F.conv2d(moved, filters.permute(3, 2, 0, 1))
+    assert torch.equal(out[0, :, 0, 1], filters[2, 0, 1])
+
+
 @check("cudnn")
 def _():
     counts = {
@@ -621,6 +895,8 @@ def _():
     }
     (count,) = counts
     yield f"takes {count:,} operations at any dilation"
+    columns = F.unfold(torch.zeros(1, 21, 64, 64), 3, dilation=2, padding=2)
+    yield f"{columns.numel() // (21 * 64 * 64)} numbers for each one of the map"
 
 
 @check("deterministic")
@@ -657,6 +933,7 @@ def _():
     out = F.conv2d(parts, w).reshape(2, 2, 2, 2).permute(2, 0, 3, 1).reshape(4, 4)
     assert torch.allclose(out, F.conv2d(x, w, dilation=2)[0, 0])
     yield f"sorted into {len(parts)} sub-maps"
+    yield f"with dilation 2 then makes {64 * 2**3} small volumes"
 
 
 @check("tiles")
