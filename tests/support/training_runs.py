@@ -16,7 +16,7 @@ from dilated_lib.training.loop import train
 RECIPE = replace(MODERN, zoom=(0.9, 1.1), dropout=0.5, learning_rate=0.002)
 TINY = Config(
     data="shapes",
-    architecture=Architecture(width=4, fc_channels=16),
+    architecture=Architecture(width=4, fc_channels=16, padding="zeros"),
     recipe=RECIPE,
     steps=6,
     batch=2,

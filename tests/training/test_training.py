@@ -111,7 +111,9 @@ def test_it_learns_black_from_white(tmp_path):
     (tmp_path / "train.txt").write_text("0 1 2 3 4 5".replace(" ", "\n"))
     (tmp_path / "val.txt").write_text("6\n7\n8\n9")
     recipe = replace(RECIPE, dropout=0.0, rotation=0.0, colour=0.0)
-    config = TINY.changed(data=str(tmp_path), recipe=recipe, steps=40, pictures=0)
+    config = TINY.changed(
+        data=str(tmp_path), padding="none", recipe=recipe, steps=40, pictures=0
+    )
     done = dl.train(config, tmp_path / "run")
     assert done.metrics["loss"][0] == pytest.approx(np.log(2), abs=0.05)
     assert np.mean(done.metrics["loss"][-5:]) < 0.2
@@ -218,8 +220,12 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         dl.train(TINY.changed(steps=7), tmp_path)
 
 
-@pytest.mark.parametrize("padding", ["zeros", "reflect"])
-def test_a_front_end_that_pads_trains_on_crops_without_a_margin(padding, tmp_path):
+@pytest.mark.parametrize(
+    "padding, margin", [("none", 186), ("zeros", 0), ("reflect", 0)]
+)
+def test_crops_have_the_margin_that_the_front_end_does_not_pad(
+    padding, margin, tmp_path
+):
     cells = (13, 14)  # as few as reflection allows
     config = TINY.changed(padding=padding, cells=cells, steps=2, pictures=2)
     with patch.object(
@@ -227,10 +233,11 @@ def test_a_front_end_that_pads_trains_on_crops_without_a_margin(padding, tmp_pat
     ) as loss:
         done = dl.train(config, tmp_path)
     shapes = [tuple(one.shape for one in call.args[1:]) for call in loss.call_args_list]
-    assert shapes == [((2, 3, 104, 112), (2, 104, 112))] * 3  # one is the first check
+    crop = (2, 3, 104 + 2 * margin, 112 + 2 * margin)
+    assert shapes == [(crop, (2, 104, 112))] * 3  # one is the first check
     assert done.config["architecture"]["padding"] == padding
     network, architecture = dl.open_network(tmp_path / "network.safetensors")
-    assert architecture.padding == padding and network.sizes[0].margin == 0
+    assert architecture.padding == padding and network.sizes[0].margin == margin
 
 
 @pytest.mark.parametrize("unknown", [[], ["padding"]])
@@ -241,7 +248,8 @@ def test_a_run_whose_configuration_was_flat_goes_on(unknown, tmp_path):
         flat = config | config["architecture"]
         return {key: flat[key] for key in flat.keys() - {"architecture", *unknown}}
 
-    dl.train(TINY, tmp_path, deadline=0)
+    config = TINY.changed(padding="none")
+    dl.train(config, tmp_path, deadline=0)
     (file,) = (tmp_path / "checkpoints").iterdir()
     state = torch.load(file, weights_only=True)
     state["config"] = older(state["config"])
@@ -249,14 +257,14 @@ def test_a_run_whose_configuration_was_flat_goes_on(unknown, tmp_path):
     with pytest.raises(
         ValueError, match="holds another run, with other padding, width"
     ):
-        dl.train(TINY.changed(padding="zeros", width=5), tmp_path)
-    done = dl.train(TINY, tmp_path)
+        dl.train(config.changed(padding="zeros", width=5), tmp_path)
+    done = dl.train(config, tmp_path)
     rows = json.loads((tmp_path / "record.json").read_text())
     rows[0]["config"] = older(rows[0]["config"])
     (tmp_path / "record.json").write_text(json.dumps(rows))
-    assert dl.train(TINY, tmp_path).metrics == done.metrics
+    assert dl.train(config, tmp_path).metrics == done.metrics
     with pytest.raises(ValueError, match="holds another run, with other fc_channels"):
-        dl.train(TINY.changed(fc_channels=5), tmp_path)
+        dl.train(config.changed(fc_channels=5), tmp_path)
 
 
 def test_the_records_of_the_book_say_which_runs_they_are():
