@@ -221,7 +221,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "padding, margin", [("none", 186), ("zeros", 0), ("reflect", 0)]
+    ("padding", "margin"), [("none", 186), ("zeros", 0), ("reflect", 0)]
 )
 def test_crops_have_the_margin_that_the_front_end_does_not_pad(
     padding, margin, tmp_path
