@@ -224,7 +224,8 @@ def test_what_is_not_finite_gets_no_label(make, value):
     last = network.front.final if make is tiny else network[0]
     last.bias.data[1] = value
     for options in ({}, {"context": "tiles"}) if make is tiny else ({},):
-        with pytest.raises(ValueError, match="gave logits that are not finite"):
+        message = f"{type(network).__name__} gave logits that are not finite"
+        with pytest.raises(ValueError, match=message):
             dl.predict(PHOTO, network, **options)
 
 

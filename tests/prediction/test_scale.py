@@ -27,3 +27,11 @@ def test_every_probability_counts_where_they_are_brought_back():
     large = probabilities(network, resize(IMAGES, (320, 480)), scale=1.0)
     found = probabilities(network, IMAGES, scale=2.0)
     torch.testing.assert_close(found, resize(large, (160, 240)), rtol=0, atol=1e-4)
+
+
+def test_tiles_of_an_enlarged_picture_are_those_of_the_picture():
+    """The last of them begins below the picture's first row."""
+    network, images = tiny(), IMAGES[..., :40]
+    whole = probabilities(network, images, scale=3.0, tile=(372 + 480, 372 + 120))
+    tiles = probabilities(network, images, scale=3.0, tile=(372 + 160, 372 + 120))
+    torch.testing.assert_close(tiles, whole, rtol=0, atol=1e-5)
