@@ -194,7 +194,7 @@ def main():
     low = False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / ROOT.name
-        apart = shutil.ignore_patterns(".*", "_build", "notebooks", "runs")
+        apart = shutil.ignore_patterns(".*", "_build", "runs")
         shutil.copytree(ROOT, folder, ignore=apart)
         os.chdir(folder)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # no test here needs one
