@@ -72,7 +72,7 @@ def remove_stride_(
     be traced; and where maps meet whose units stand at different distances, or whose
     sizes no longer agree.
 
-    Source: Shelhamer, Long and Darrell, PAMI 2017, section 4.2; Yu and Koltun, 2016.
+    Source: Shelhamer, Long and Darrell, PAMI 2017, section 3.2; Yu and Koltun, 2016.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.MaxPool2d(2))
     >>> remove_stride_(net, 1)
