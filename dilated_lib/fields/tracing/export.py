@@ -159,7 +159,7 @@ def _in_place(node: fx.Node) -> bool:
     return not isinstance(node.target, OpOverload) or node.target._schema.is_mutable
 
 
-class _Reached(BaseException):
+class Reached(BaseException):
     """Stops a network at the module that was asked for."""
 
 
@@ -176,19 +176,19 @@ def _stopping_at(model: nn.Module, name: str) -> Iterator[None]:
         depth = len(tracer.module_stack)
         try:
             return inner(tracer, *call)
-        except _Reached:
+        except Reached:
             while len(tracer.module_stack) > depth:
                 tracer.module_stack.popitem()
             raise
 
     def stop(_module: nn.Module, _inputs: Any, result: Any) -> None:
         results.append(result)
-        raise _Reached
+        raise Reached
 
     def forward(*inputs: Tensor) -> Any:
         try:
             return whole(*inputs)
-        except _Reached:
+        except Reached:
             return {name: results[-1]}
 
     hook = model.get_submodule(name).register_forward_hook(stop)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dilated_lib.fields.tracing.export import by_place
+from dilated_lib.fields.tracing.export import Reached, by_place
 from dilated_lib.fields.tracing.report import Fields, receptive_field
 
 Bools = NDArray[np.bool_]
@@ -52,7 +52,7 @@ def verify(
     there a NaN may be lost.) None of the rules of the analysis takes part in this.
 
     ``to`` is as in :func:`receptive_field`, for outputs, and for modules that return
-    one tensor. Raises ValueError where the network cannot be run for the comparison:
+    one tensor; what follows such a module does not run. Raises ValueError where the network cannot be run for the comparison:
     it has no weights, cannot be copied, or gives NaN of itself.
 
     >>> verify(nn.Conv2d(1, 1, 3, dilation=2), (1, 8, 8)) is None
@@ -125,7 +125,7 @@ def _real(
     for dtype in (torch.float64, own):  # some insist on their own
         try:
             network = copy.deepcopy(model).to(dtype).eval()
-            clean = _run(network, example.to(device, dtype), to)
+            clean, calls = _run(network, example.to(device, dtype), to)
             break
         except (RuntimeError, TypeError) as error:
             failure = error
@@ -137,34 +137,52 @@ def _real(
 
     def turns_nan(places: Bools, unit: tuple[int, ...]) -> bool:
         x = example.masked_fill(torch.from_numpy(places), math.nan).to(device, dtype)
-        values = _run(network, x, to)
+        values, _ = _run(network, x, to, calls)
         belongs = answer.elements(unit).reshape(values.shape)
         return bool(values[belongs.to(values.device)].isnan().any())
 
     return turns_nan
 
 
-def _run(network: nn.Module, x: Tensor, to: str | None) -> Tensor:
-    """Return the output ``to`` of a network, or that of a module in it."""
+def _run(
+    network: nn.Module, x: Tensor, to: str | None, calls: int = 0
+) -> tuple[Tensor, int]:
+    """Return the output ``to`` of a network, or that of a module in it, and its calls.
+
+    The network ends at the last of ``calls`` calls of that module, if they are known:
+    what follows may not stand NaN.
+    """
     caught: list[Any] = []
     hooks = []
-    if to in dict(network.named_modules()):
-        module = network.get_submodule(str(to))
-        hooks.append(module.register_forward_hook(lambda *call: caught.append(call[2])))
+
+    def catch(_module: nn.Module, _inputs: Any, result: Any) -> None:
+        caught.append(result)
+        if len(caught) == calls:
+            raise Reached
+
+    every = dict(network.named_modules(remove_duplicate=False))
+    if to in every:
+        if len(names := [name for name in every if every[name] is every[to]]) > 1:
+            raise ValueError(f"{', '.join(names)} are one module: give it one name")
+        hooks.append(every[to].register_forward_hook(catch))
     default = torch.get_default_dtype()
     torch.set_default_dtype(x.dtype)  # of constants that the network makes
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             outputs = by_place(network(x))
+    except Reached:
+        outputs = {}
     finally:
         torch.set_default_dtype(default)
         for hook in hooks:
             hook.remove()
-    if to not in outputs and caught:
+    if to in outputs:  # and not the module of that name
+        caught.clear()
+    elif caught:
         outputs = {"output": caught[-1]}
     name = to if to in outputs or (to and not caught) else next(iter(outputs))
     found = outputs.get(str(name))
     if not isinstance(found, Tensor):
         raise ValueError(f"{name!r} is no output, and no module that gives one tensor")
-    return found
+    return found, len(caught)
