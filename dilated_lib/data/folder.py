@@ -121,7 +121,7 @@ def _class(number: int, line: str, listing: Path) -> tuple[str, Colour]:
     words = line.split()
     if not words:
         raise ValueError(f"line {number + 1} of {listing} is empty")
-    if odd := [one for one in "".join(words) if not one.isprintable()]:
+    if odd := [one for word in words for one in word if not one.isprintable()]:
         raise ValueError(
             f"line {number + 1} of {listing} has a character that nobody can see, "
             f"{odd[0]!r}"

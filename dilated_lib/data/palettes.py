@@ -21,7 +21,7 @@ def voc_colour(index: int) -> Colour:
     ((192, 128, 128), (224, 224, 192))
     """
     red, green, blue = (
-        sum((index >> 3 * bit + channel & 1) << 7 - bit for bit in range(3))
+        sum((index >> 3 * bit + channel & 1) << 7 - bit for bit in range(8))
         for channel in range(3)
     )
     return red, green, blue

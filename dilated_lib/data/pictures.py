@@ -101,12 +101,12 @@ def opened(file: Path) -> ImageFile.ImageFile:
 def _from_array(picture: NDArray[np.uint8] | Tensor) -> Image.Image:
     shape, kind = tuple(picture.shape), str(picture.dtype).removeprefix("torch.")
     tensor = isinstance(picture, Tensor)
-    channels = shape[0] if tensor and shape else shape[-1] if shape else 0
+    channels = shape[:1] if tensor else shape[-1:]
     if kind != "uint8":
         raise ValueError(
             f"values of type {kind} have no known range; make them uint8, 0 to 255"
         )
-    if not ((len(shape) == 3 and channels == 3) or (len(shape) == 2 and not tensor)):
+    if not ((len(shape) == 3 and channels == (3,)) or (len(shape) == 2 and not tensor)):
         wanted = (
             "a tensor must be (3, H, W)" if tensor else "an array must be (H, W, 3)"
         )
@@ -119,8 +119,9 @@ def _from_array(picture: NDArray[np.uint8] | Tensor) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture).astype(np.int64)
-    eight = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    values = np.asarray(picture)
+    # 65535 is 257 times 255
+    eight = Image.fromarray((values / 257).round().astype(np.uint8))
     if isinstance(clear := picture.info.get("transparency"), int):
         eight.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype("u1")))
     return eight

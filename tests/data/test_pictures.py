@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dilated_lib.data.pictures import read_picture
+from dilated_lib.data.pictures import opened, read_picture
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -21,7 +21,7 @@ def saved(folder, picture, suffix=".png", **options):
 
 def as_grey(picture):
     """The one channel of a picture whose three are equal."""
-    assert picture.dtype == np.uint8 and picture.shape == (*GREY.shape, 3)
+    assert picture.dtype == np.uint8 and picture.shape[2:] == (3,)
     assert (picture == picture[..., :1]).all()
     return picture[..., 0]
 
@@ -31,6 +31,11 @@ def test_colours_come_as_they_are(tmp_path):
     assert np.array_equal(read_picture(saved(tmp_path, picture)), RGB)
     assert np.array_equal(read_picture(picture), RGB)
     assert np.array_equal(read_picture(str(tmp_path / "picture.png")), RGB)
+    for suffix in (".bmp", ".ppm", ".tif", ".webp"):
+        file = saved(tmp_path, picture, suffix, lossless=True)
+        assert np.array_equal(read_picture(file), RGB)
+    grey = saved(tmp_path, Image.fromarray(GREY), ".gif")
+    assert np.array_equal(as_grey(read_picture(grey)), GREY)
 
 
 def test_arrays_and_tensors_of_bytes_are_pictures():
@@ -67,16 +72,15 @@ def test_grey_becomes_three_equal_channels(tmp_path):
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
 def test_sixteen_bits_become_eight_by_the_nearest(mode, tmp_path):
-    values = np.random.default_rng(1).integers(0, 65536, GREY.shape)
-    values[0, :3] = 0, 65535, 257
+    values = np.arange(65536).reshape(128, 512)
     kind = {"I;16": "<u2", "I;16B": ">u2"}[mode]
-    picture = Image.frombytes(mode, GREY.shape[::-1], values.astype(kind).tobytes())
-    wanted = np.round(values / 257)
-    assert np.abs(as_grey(read_picture(picture)) - wanted).max() == 0
+    picture = Image.frombytes(mode, (512, 128), values.astype(kind).tobytes())
+    wanted = (values + 128) // 257  # 65535 is 255 times 257
+    assert np.array_equal(as_grey(read_picture(picture)), wanted)
     for suffix in (".png", ".tif"):
         if (mode, suffix) != ("I;16B", ".png"):  # Pillow writes no such file
             path = saved(tmp_path, picture, suffix)
-            assert np.abs(as_grey(read_picture(path)) - wanted).max() == 0
+            assert np.array_equal(as_grey(read_picture(path)), wanted)
 
 
 def test_sixteen_bits_of_a_pgm_become_eight(tmp_path):
@@ -87,9 +91,9 @@ def test_sixteen_bits_of_a_pgm_become_eight(tmp_path):
 
 
 def test_sixteen_bits_may_be_transparent(tmp_path):
-    picture = Image.fromarray(np.array([[0, 65535], [0, 0]], "u2"))
+    picture = Image.fromarray(np.array([[0, 25700], [0, 0]], "u2"))
     path = saved(tmp_path, picture, transparency=0)
-    assert (read_picture(path) == 255).all()
+    assert as_grey(read_picture(path)).tolist() == [[255, 100], [255, 255]]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "transparent P"])
@@ -185,6 +189,19 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ValueError, match="exceeds limit"):
         read_picture(saved(tmp_path, Image.fromarray(RGB)))
+
+
+@pytest.mark.parametrize(("content", "rows"), [(100, 4096), (2048, 8192)])
+def test_a_size_that_the_file_cannot_hold_is_refused(content, rows, tmp_path):
+    """Any file may claim 2**24 pixels, and 2**14 for each byte that it has."""
+    path = tmp_path / "picture.pgm"
+    path.write_bytes(f"P5 4096 {rows} 255\n".encode().ljust(content))
+    with opened(path) as picture:
+        assert picture.size == (4096, rows)
+    path.write_bytes(f"P5 4096 {rows + 1} 255\n".encode().ljust(content))
+    wanted = f"{content} bytes cannot hold the {4096 * (rows + 1)} pixels it claims"
+    with pytest.raises(ValueError, match=f"^picture.pgm cannot .* picture: {wanted}$"):
+        read_picture(path)
 
 
 def test_what_is_no_picture_at_all_is_refused():

@@ -52,6 +52,17 @@ def test_outlines_are_a_disc_a_square_and_a_triangle(side):
     assert np.array_equal(triangle, triangle[:, ::-1])
 
 
+def test_a_scene_stays_the_same_in_later_versions():
+    """Since the scores in the book are those of these very pictures."""
+    picture, labels = ShapeScenes(3)[2]
+    assert labels.flatten().bincount().nonzero().flatten().tolist() == [0, 1, 2, 3, 255]
+    counts = [int((labels == kind).sum()) for kind in range(4)]
+    assert counts == [3872, 776, 875, 305]
+    sums = picture.sum((1, 2), dtype=torch.int64)
+    assert sums.tolist() == [1091988, 1166725, 1091078]
+    assert picture[:, 0, 0].tolist() == [242, 255, 220]
+
+
 def test_colours_vary_from_shape_to_shape_and_ground_to_ground():
     grounds, squares = [], []
     for picture, labels in ShapeScenes(150):

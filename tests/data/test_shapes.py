@@ -74,13 +74,31 @@ def test_no_scene_of_the_test_split_is_one_of_the_training_split(size):
     assert min(map(len, seen.values())) > (3 if size == 8 else 300)
 
 
+@pytest.mark.parametrize(
+    ("split", "corners"),
+    [
+        ("train", [[1, 0, 23, 18], [9, 1, 35, 35], [0, 7, 34, 25]]),
+        ("test", [[2, 2, 34, 30], [3, 3, 25, 35], [6, 2, 24, 28]]),
+    ],
+)
+def test_rectangles_stay_in_their_split_in_later_versions(split, corners):
+    """Those whose last row and last column add up to a multiple of 4 are for tests."""
+    shapes, found = Shapes(40, split=split), []
+    for scene in range(40):
+        inside = (shapes.distances(scene) >= 0).nonzero()
+        first, last = inside.amin(0).tolist(), inside.amax(0).tolist()
+        assert (sum(last) % 4 == 0) == (split == "test")
+        found.append([*first, *last])
+    assert found[:3] == corners
+
+
 def test_nearer_pixels_can_be_made_void():
     near, all_ = Shapes(5, nearest=4), Shapes(5)
     for index in range(35):
         distances = near.distances(index // 7)
         void = (distances >= 0) & (distances < 4)
         label = near[index][1]
-        assert torch.equal(label == Shapes.void, void)
+        assert Shapes.void == 255 and torch.equal(label == 255, void)
         assert torch.equal(label[~void], all_[index][1][~void])
         assert torch.equal(near[index][0], all_[index][0])
 

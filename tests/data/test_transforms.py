@@ -85,6 +85,12 @@ def test_a_crop_may_lie_anywhere_and_no_place_is_left_out():
     }
 
 
+def test_a_crop_is_made_where_the_sample_lies():
+    pair = [one.to("meta") for one in sample(9, 9)]
+    picture, labels = CropWithMargin((1, 1), 2, 4)(*pair)
+    assert picture.device.type == labels.device.type == "meta"
+
+
 # the scale
 
 
@@ -221,22 +227,23 @@ def test_a_margin_changes_nothing_inside_it_and_no_draw():
 
 
 def test_hue_turns_by_a_fifth_of_the_other_changes():
-    red = torch.tensor([200, 40, 40], dtype=torch.uint8).view(3, 1, 1)
+    red = torch.tensor([0.4, 0.24, 0.24]).view(3, 1, 1)  # no change makes it 1
     pair = tv_tensors.Image(red.expand(3, 8, 8)), tv_tensors.Mask(torch.zeros(8, 8))
     change = augmentation(cells=(1, 1), margin=0, colour=0.5)
     pixels = [drawn(change, pair, seed)[0][:, 0, 0].tolist() for seed in range(40)]
     hues = [rgb_to_hsv(*pixel)[0] for pixel in pixels]  # of a circle, and red's is 0
     turned = [min(hue, 1 - hue) for hue in hues]
-    assert 0.08 < max(turned) < 0.13  # a dark red is rounded
+    assert 0.095 < max(turned) < 0.1001
 
 
-def test_what_a_rotation_leaves_empty_is_void_and_filled():
+@pytest.mark.parametrize(
+    ("options", "fill"),
+    [({"fill": (10.0, 120.0, 230.0)}, [10, 120, 230]), ({}, [0, 0, 0])],
+)
+def test_what_a_rotation_leaves_empty_is_void_and_filled(options, fill):
     white = tv_tensors.Image(torch.full((3, 64, 64), 255, dtype=torch.uint8))
     labels = tv_tensors.Mask(torch.full((64, 64), 7, dtype=torch.uint8))
-    change = augmentation(
-        cells=(8, 8), margin=0, rotation=20.0, fill=(10.0, 120.0, 230.0)
-    )
-    fill = torch.tensor([10, 120, 230])[:, None]
+    change = augmentation(cells=(8, 8), margin=0, rotation=20.0, **options)
     voids = []
     for seed in range(10):
         picture, found = drawn(change, (white, labels), seed)
@@ -247,11 +254,11 @@ def test_what_a_rotation_leaves_empty_is_void_and_filled():
         near = F.max_pool2d(around, 5, 1) > 0
         inside, outside = ~near[0], ~near[1]
         assert (picture[:, inside] == 255).all()
-        assert ((picture[:, outside].int() - fill).abs() <= 1).all()
+        assert (picture[:, outside] == torch.tensor(fill)[:, None]).all()
         voids.append(int(void.sum()))
     assert max(voids) > 300 and len({*voids}) > 5
     assert 2 <= voids.count(0) <= 8  # half of them are not turned
-    still = augmentation(cells=(8, 8), margin=0, fill=(10.0, 120.0, 230.0))
+    still = augmentation(cells=(8, 8), margin=0, **options)
     assert (drawn(still, (white, labels), 0)[1] == 7).all()
 
 
@@ -290,6 +297,7 @@ class Numbers(Dataset):
 def indices(count, size, **options):
     options = {"seed": 0, "steps": range(7)} | options
     loader = batches(Numbers(count), size, **options)
+    assert loader.num_workers == 0
     found = [*loader]
     assert len(found) == len(loader) == len(options["steps"])
     assert all(number == samples for number, samples in found)
@@ -338,6 +346,9 @@ def test_the_order_is_another_in_every_epoch_and_for_every_seed():
         tuple(batch) for seed in range(10) for batch in indices(12, 12, seed=seed)
     ]
     assert len({*orders}) == 70
+    # which it stays in later versions, so that a run can be repeated
+    draw = torch.Generator().manual_seed(1_000_003 * 9 + 6)
+    assert orders[-1] == tuple(torch.randperm(12, generator=draw).tolist())
     first = [order[0] for order in orders]
     assert {*first} == {*range(12)}
 

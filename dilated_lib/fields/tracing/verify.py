@@ -52,8 +52,9 @@ def verify(
     there a NaN may be lost.) None of the rules of the analysis takes part in this.
 
     ``to`` is as in :func:`receptive_field`, for outputs, and for modules that return
-    one tensor; what follows such a module does not run. Raises ValueError where the network cannot be run for the comparison:
-    it has no weights, cannot be copied, or gives NaN of itself.
+    one tensor; what follows such a module does not run. Raises ValueError where the
+    network cannot be run for the comparison: it has no weights, cannot be copied, or
+    gives NaN of itself.
 
     >>> verify(nn.Conv2d(1, 1, 3, dilation=2), (1, 8, 8)) is None
     True
