@@ -172,14 +172,14 @@ def test_the_list_has_each_question_once_and_the_cost_of_each_run(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr("dilated_lib.experiments.plan.planned", small_plan)
-    monkeypatch.setattr("dilated_lib.experiments.plan.rate", lambda: 1e6)
+    monkeypatch.setattr("dilated_lib.experiments.plan.rate", lambda: 1e5)
     plan(runs=tmp_path)
     printed = capsys.readouterr().out
     assert printed.count(TIERS["imagenet"]) == printed.count(TIERS["small"]) == 1
     rows = [row for row in printed.splitlines() if row.startswith("shapes/")]
     assert len(rows) == 3
     front = next(small_plan())
-    hours = front.config.steps * operations(front.config) / 1e6 / 3600
+    hours = front.config.steps * operations(front.config) / 1e5 / 3600
     assert rows[0].split()[3] == f"{hours:.1f}" and hours > 0.1
     assert rows[1].endswith("waits for shapes/front")
 
