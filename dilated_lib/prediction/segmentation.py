@@ -193,7 +193,7 @@ def probabilities(
     context module runs on all of them: at once, or for a large image in tiles that
     bring what it sees around them, which is exact as well. Then some rows of pixels
     after another are interpolated. So memory grows with the image for its logits and
-    the result only; the largest map of a tile of 900 × 900 pixels takes 207 MB. The
+    the result only; the largest map of a tile of 900 × 900 pixels takes 206 MB. The
     network runs where its weights are, and its layers run in their precision.
 
     A front end that pads inside needs no margin. An image is continued to whole cells
