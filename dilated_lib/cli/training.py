@@ -150,8 +150,8 @@ def _list(runs: Path) -> None:
     """Every run of the plan: TFLOP, hours on this machine, state."""
     from dilated_lib.experiments import plan
 
-    rate = plan.rate()
-    print(f"{rate / 1e12:.2f} TFLOP/s in a training step of the padded front end, here")
+    rate = plan.rate() / 1e12
+    print(f"{rate:.2f} TFLOP/s in a training step of the padded front end, here")
     print(f"{'run':46}{'seed':>5}{'TFLOP':>9}{'hours':>8}  state")
     question, costs = "", {}
     for one in plan.planned():
@@ -160,7 +160,7 @@ def _list(runs: Path) -> None:
             print(f"\n{one.tier}: {question}")
         if one.name not in costs:
             costs[one.name] = one.tflop
-        cost, hours = costs[one.name], 1e12 * costs[one.name] / rate / 3600
+        cost, hours = costs[one.name], costs[one.name] / rate / 3600
         row = f"{one.name:46}{one.config.seed:>5}{cost:>9.0f}{hours:>8.1f}"
         print(f"{row}  {plan.state(one, runs)}")
 

@@ -46,10 +46,10 @@ class Explorer(anywidget.AnyWidget):
     4
     """
 
-    _esm = (_HERE / "explorer.js").read_text("utf-8")
-    _css = (_HERE / "explorer.css").read_text("utf-8")
+    _esm = (_HERE / "explorer.js").read_bytes().decode()
+    _css = (_HERE / "explorer.css").read_bytes().decode()
     stack = traitlets.Unicode().tag(sync=True)
-    channels = traitlets.Any(21).tag(sync=True)
+    channels = traitlets.Any().tag(sync=True)
 
     def __init__(
         self,

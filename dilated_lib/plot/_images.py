@@ -85,9 +85,7 @@ def heat(
                 )
         else:
             few = MaxNLocator(3)  # so that their labels stay apart
-            figure.colorbar(
-                shown, ax=ax, label=label, location="bottom", pad=0.02, ticks=few
-            )
+            figure.colorbar(shown, label=label, location="bottom", pad=0.02, ticks=few)
         ax.set_title(title)
     for ax in axes:
         ax.set_axis_off()

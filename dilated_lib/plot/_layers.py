@@ -1,6 +1,7 @@
 """Grids of cells, and stacks of layers."""
 
 from collections.abc import Mapping, Sequence
+from math import ceil, floor
 
 import matplotlib as mpl
 import numpy as np
@@ -49,7 +50,7 @@ def grids(
     >>> figure.axes[0].get_title()
     'd = 2'
     """
-    cells = {title: np.asarray(panel, dtype=str) for title, panel in panels.items()}
+    cells = {title: np.asarray(panel) for title, panel in panels.items()}
     wrong = {str(name) for panel in cells.values() for name in panel.flat}
     wrong -= {*COLOURS, ""}
     if wrong:
@@ -124,18 +125,19 @@ def stack(windows: Sequence[Window], *, unit: int = 0, margin: int = 1) -> Figur
                     zorder=1,
                 )
     for depth, field in enumerate(fields):
-        step = float(field.stride)
-        here = round((left - place(field, 0)) / step) - 1
-        while (x := place(field, here)) <= right + 0.01:
+        step, start = float(field.stride), place(field, 0)
+        begin = ceil((left - start - 0.01) / step)
+        end = floor((right - start + 0.01) / step)
+        for here in range(begin, end + 1):
             if depth == len(layers) and here == unit:
                 name = "output"
             elif here in reached[depth]:
                 name = "reached" if depth else "input"
             else:
-                name = "hole" if depth == 0 and first <= here <= last else ""
-            if x >= left - 0.01:
-                square(ax, x, depth * gap, name, side=0.86 * min(1.0, step))
-            here += 1
+                inside = here in range(first, last + 1)
+                name = "hole" if depth == 0 and inside else ""
+            x = place(field, here)
+            square(ax, x, depth * gap, name, side=0.86 * min(1.0, step))
     frame(ax, first, 0, last - first + 1, 1)
 
     ax.set(xlim=(left - 0.7, right + 0.7), ylim=(-0.8, len(layers) * gap + 0.8))

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from dilated_lib.plot._style import COLOURS, STYLE, subplots
+from dilated_lib.plot._style import COLOURS, HOLE, STYLE, subplots
 
 # lines have no part in the colour code: other colours of the same palette
 _LINES = (("#0072B2", "o"), ("#E69F00", "s"), ("#CC79A7", "^"), ("#000000", "D"))
@@ -89,13 +89,10 @@ def bars(panels: Mapping[str, ArrayLike], *, ylabel: str = "paths") -> Figure:
             at[holes],
             [-counts.max() / 12] * holes.sum(),  # a strip below the axis
             0.9,
-            color=COLOURS["hole"],
-            edgecolor="#666666",
-            hatch="////",
-            linewidth=0.6,
+            **HOLE,
         )
         ax.set(xlim=(-widest / 2 - 0.5, widest / 2 + 0.5), ylabel=ylabel)
-        ax.axhline(0, color="black", linewidth=1)
+        ax.axhline(color="black", linewidth=1)
         ax.set_title(title)
     axes[-1].set_xlabel("position, from the middle of the field")
     return figure

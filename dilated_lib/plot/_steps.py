@@ -64,7 +64,7 @@ class Steps:
         left, top = min(columns) - 0.6, min(rows) - 0.6
         wide, high = max(columns) - left + 0.6, max(rows) - top + 0.6
         box = " ".join(f"{_SIDE * number:g}" for number in (left, top, wide, high))
-        alt = escape(" ".join(self.sentences), quote=True)
+        alt = escape(" ".join(self.sentences))
         choices = "".join(
             f'<li><label><input type="radio" name="{self.name}"'
             f"{' checked' * (number == 1)}> {number}. {escape(sentence)}</label></li>"

@@ -31,6 +31,8 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 8,
 }
 WIDTH = 7.2  # inches: 720 px on the page
+EMPTY: dict[str, Any] = {"facecolor": "white", "edgecolor": "#666666", "linewidth": 0.6}
+HOLE = EMPTY | {"hatch": "////"}
 
 
 def square(
@@ -54,19 +56,12 @@ def square(
         side: Its side; grids have one cell in each unit of the axes.
         fontsize: The text's, in points.
     """
-    empty = name in ("", "hole")
-    ax.add_patch(
-        Rectangle(
-            (x - side / 2, y - side / 2),
-            side,
-            side,
-            facecolor="white" if empty else COLOURS[name],
-            edgecolor="#666666" if empty else "black",
-            hatch="////" if name == "hole" else None,
-            linewidth=0.6,
-            zorder=2,
-        )
-    )
+    if name in ("", "hole"):
+        look = HOLE if name else EMPTY
+    else:
+        look = {"facecolor": COLOURS[name], "edgecolor": "black", "linewidth": 0.6}
+    corner = (x - side / 2, y - side / 2)
+    ax.add_patch(Rectangle(corner, side, side, **look, zorder=2))
     if text:  # on a hatch a number needs a white ground
         ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
         ax.text(

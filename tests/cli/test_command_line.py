@@ -1,6 +1,8 @@
 """``python -m dilated_lib rf``: a table for people, JSON for programs."""
 
 import json
+import math
+import re
 import runpy
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import dilated_lib as dl
 from dilated_lib.cli import rf, sizes, train
 from dilated_lib.networks.architecture import Architecture
 from dilated_lib.records import Record
@@ -22,6 +25,31 @@ from dilated_lib.training.config import MODERN, PAPER, Config
 def halved():
     """A network of one's own, to be named on the command line."""
     return nn.Sequential(nn.Conv2d(1, 1, (3, 5), 2), nn.Upsample(scale_factor=2))
+
+
+def halves():
+    return nn.Sequential(nn.Conv2d(1, 1, (3, 5), 2), nn.Upsample(scale_factor=4))
+
+
+def gaps():
+    return nn.Sequential(nn.ConvTranspose2d(1, 1, 1, 2, padding=1))
+
+
+def classifier():
+    return nn.Sequential(nn.Flatten(), nn.Linear(81, 2))
+
+
+def weighed():
+    class Weighed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, 2)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return x * x.mean((2, 3), keepdim=True)
+
+    return Weighed()
 
 
 def askew():
@@ -61,6 +89,40 @@ def test_a_row_for_each_layer_with_the_numbers_of_both_axes(capsys):
     assert lines[3].startswith("Traced in ") and " ms, analysed in " in lines[3]
 
 
+@pytest.mark.parametrize(
+    ("network", "rows"),
+    [
+        (
+            halves,
+            [
+                "layer                      units        size    stride   padding",
+                "0 conv2d                     9x8         3x5         2         0",
+                "1 upsample_nearest2d       36x32         3x5       1/2         0",
+            ],
+        ),
+        (  # the first unit sees nothing
+            gaps,
+            [
+                "layer                    units        size    stride   padding",
+                "0 conv_transpose2d       37x37           1       1/2         -",
+            ],
+        ),
+    ],
+)
+def test_columns_stand_below_their_names(network, rows, capsys):
+    name = f"{__name__}:{network.__name__}"
+    answer = dl.receptive_field(network(), (1, 20, 20))
+    vars(answer)["seconds"] = (1.5, 0.5)
+    with patch("dilated_lib.cli.receptive_fields.receptive_field", return_value=answer):
+        lines = table(capsys, name)
+    assert lines == [*rows, "Traced in 1500 ms, analysed in 500.0 ms."]
+
+
+def test_a_layer_without_axes_has_no_units_to_count(capsys):
+    lines = table(capsys, f"{__name__}:classifier", size=(1, 9, 9))
+    assert lines[1].split()[-4:] == ["-", "inf", "0", "-"]
+
+
 def test_an_unbounded_field_is_named(capsys):
     lines = table(capsys, "resnet18", size=(3, 64, 64))
     assert (
@@ -78,6 +140,7 @@ def test_a_join_whose_centres_differ_is_marked(capsys):
         if "centres differ" in line
     ]
     assert line.split()[:3] == ["add", "add", "9x9"]
+    assert line.endswith("  centres differ")
 
 
 def test_json_for_programs(capsys):
@@ -91,6 +154,44 @@ def test_json_for_programs(capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["fields"][0]["size"] is None
     assert told["unbounded_by"] == "avgpool (adaptive_avg_pool2d)"
+
+
+def test_json_has_each_layer_and_fractions_as_text(capsys):
+    name = f"{__name__}:halves"
+    rf(name, size=(1, 20, 20), json=True)
+    text = capsys.readouterr().out
+    assert text.startswith('{\n "network"')
+    told = json.loads(text)
+    assert set(told.pop("seconds")) == {"tracing", "analysis"}
+    high, wide = {"padding": 0}, {"padding": 0}
+    strided = [
+        high | {"size": 3, "stride": 2, "phases": [[0, 2]]},
+        wide | {"size": 5, "stride": 2, "phases": [[0, 4]]},
+    ]
+    enlarged = [
+        high | {"size": 3, "stride": "1/2", "phases": [[0, 2]] * 4},
+        wide | {"size": 5, "stride": "1/2", "phases": [[0, 4]] * 4},
+    ]
+    rows = [
+        ("0", "conv2d", [1, 1, 9, 8], strided),
+        ("1", "upsample_nearest2d", [1, 1, 36, 32], enlarged),
+    ]
+    keys = ("module", "operation", "shape", "fields")
+    assert told == {
+        "network": name,
+        "input_size": [1, 20, 20],
+        "fields": enlarged,
+        "unbounded_by": None,
+        "layers": [dict(zip(keys, row, strict=True), aligned=True) for row in rows],
+    }
+    rf(name, size=(1, 20, 20), of="0", json=True)
+    (layer,) = json.loads(capsys.readouterr().out)["layers"]
+    assert layer["fields"][0]["stride"] == "1/4"
+    rf("torch.nn:Identity", json=True)
+    assert json.loads(capsys.readouterr().out)["input_size"] == [3, 224, 224]
+    rf(f"{__name__}:gaps", size=(1, 9, 9), json=True)
+    field = json.loads(capsys.readouterr().out)["fields"][0]
+    assert (field["padding"], field["phases"]) == (None, [None, [1, 1]])
 
 
 REFUSED = {
@@ -197,11 +298,11 @@ def test_memory_that_cannot_be_had_is_told_in_gigabytes(capsys):
     inside = "dilated_lib.cli.receptive_fields.receptive_field"
 
     def vast(*_, **__):
-        torch.empty(10**15, dtype=torch.float32)
+        torch.empty(10**17, dtype=torch.float32)
 
     with patch(inside, vast), pytest.raises(SystemExit) as stop:
         rf("alexnet")
-    told = "there is not enough memory: 4000000.0 GB more are needed at once\n"
+    told = "there is not enough memory: 400000000.0 GB more are needed at once\n"
     assert stop.value.code == 2 and capsys.readouterr().err == told
 
 
@@ -216,7 +317,8 @@ def test_the_traceback_is_shown_on_demand(monkeypatch, capsys):
     plain = capsys.readouterr().err
     call = [sys.executable, "-m", "dilated_lib", "rf", "resnet19", "--debug"]
     full = subprocess.run(call, capture_output=True, text=True).stderr
-    assert "Traceback" in full and full.endswith(plain) and plain.count("\n") == 1
+    assert full.startswith("What happened:\nTraceback")
+    assert full.endswith(plain) and plain.count("\n") == 1
 
 
 def test_the_version_and_the_name_of_the_program(monkeypatch, capsys):
@@ -238,7 +340,35 @@ def test_the_sizes_of_a_network_and_whether_one_is_whole(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "height: 372 + 8n pixels give n cells, 8 pixels apart"
     assert lines[2].endswith(": 186") and lines[3] == "  852 pixels are 60 whole cells"
+    assert lines[4] == "width: 372 + 8n pixels give n cells, 8 pixels apart"
     assert "1636 (158 cells) or 1644 (159)" in lines[7]
+
+
+def test_the_sizes_for_a_module_on_a_size_that_the_network_takes(capsys):
+    inside = "dilated_lib.cli.receptive_fields.input_sizes"
+    with patch(inside, wraps=dl.input_sizes) as called:
+        sizes(f"{__name__}:halves", channels=1, to="0", at=(21, 24))
+    assert called.call_args.kwargs == {"channels": 1, "to": "0", "at": (21, 24)}
+    assert capsys.readouterr().out.splitlines() == [
+        "height: 1 + 2n pixels give n cells, 2 pixels apart",
+        "  a cell sees 3 pixels; of those that the first sees, 0 are padding",
+        "  margin on each side, to centre it on its own pixels: 0.5",
+        "  21 pixels are 10 whole cells",
+        "width: 3 + 2n pixels give n cells, 2 pixels apart",
+        "  a cell sees 5 pixels; of those that the first sees, 0 are padding",
+        "  margin on each side, to centre it on its own pixels: 1.5",
+        "  24 pixels do not give whole cells; sizes that do are 3 + 2n, such as 23 "
+        "(10 cells) or 25 (11)",
+    ]
+
+
+def test_the_sizes_of_a_network_that_weighs_what_it_sees(capsys):
+    sizes(f"{__name__}:weighed")
+    one, seen, whole, *other = capsys.readouterr().out.splitlines()
+    assert one == "height: 1 + 2n pixels give n cells, 2 pixels apart"
+    assert seen == "  a cell sees the whole axis"
+    assert whole.startswith("  512 pixels do not give whole cells")
+    assert other == [one.replace("height", "width"), seen, whole]
 
 
 def test_a_network_without_such_sizes_is_one_sentence(capsys):
@@ -275,6 +405,13 @@ def test_a_network_is_described_among_the_options_of_a_run(monkeypatch):
     )
     paper = Config().changed(recipe=PAPER, scale=4 / 3, steps=20_000)
     assert trained(monkeypatch, ["paper"]) == paper
+
+
+def test_the_help_tells_the_recipes_apart(monkeypatch, capsys):
+    assert typed(["train", "RUN", "--help"], monkeypatch) == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert re.search("modern +AdamW, half a cosine, loss at all pixels, scale", told)
+    assert re.search("paper +SGD, constant rate, loss at cells, mirror and", told)
 
 
 def ended(capsys, config, losses, val, test=None):
@@ -315,10 +452,13 @@ def test_classes_that_are_never_predicted_are_named(capsys):
 @pytest.mark.parametrize(
     ("changes", "losses", "diverged"),
     [
-        ({}, [1.0] * 20 + [1.2] * 20, True),  # ln 3 is 1.10
+        ({}, [1.0] * 20 + [1.2] * 20, True),  # ln 3 is 1.10; the second half counts
         ({}, [9.0] * 20 + [1.05] * 20, False),
+        ({}, [9.0] * 20 + [math.log(3)] * 20, False),
         ({}, [9.0] * 39 + [1.05], False),
         ({}, [1.2, 1.2], False),  # of two steps, by chance
+        ({}, [1.2] * 18, False),
+        ({}, [1.2] * 20, True),
         ({"stage": "joint", "context": "basic"}, [1.2] * 40, False),  # 1.4 ln 3
         ({"stage": "joint", "context": "basic"}, [1.6] * 40, True),
     ],

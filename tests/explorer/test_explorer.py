@@ -66,6 +66,12 @@ def test_random_layers_are_written_and_read():
         assert Explorer(layers).layers == tuple(layers)
 
 
+def test_an_explorer_shows_up_to_twenty_layers():
+    assert len(Explorer(",".join(["k3"] * 20)).layers) == 20
+    convolutions = nn.Sequential(*[nn.Conv2d(2, 2, 3) for _ in range(20)])
+    assert Explorer.from_module(convolutions).stack == ",".join(["k3"] * 20)
+
+
 def test_a_layer_is_alike_along_both_axes_unless_told():
     assert Layer(Window(3, dilation=2)).width == Window(3, dilation=2)
 
@@ -155,16 +161,39 @@ def test_the_module_pads_with_what_cannot_win_or_add():
         assert torch.equal(conv(F.pad(x, (1, 0, 1, 0))), padded)
 
 
-def test_a_transposed_layer_crops_each_side_by_its_padding():
-    whole = nn.ConvTranspose2d(1, 1, 4, 2)
+@pytest.mark.parametrize(
+    ("text", "height", "width", "modules"),
+    [
+        ("t4s2p1", (1, 1), (1, 1), 1),
+        ("t4s2p2:1", (2, 1), (2, 1), 1),
+        ("t4s2p2:0", (2, 0), (2, 0), 2),  # torch gives back less than the stride
+        ("t2d3p2:0", (2, 0), (2, 0), 1),  # or than the dilation
+        ("t2d3p0:1", (0, 1), (0, 1), 2),
+        ("t4s2p0:3xt4s2p1:2", (0, 3), (1, 2), 2),
+        ("t4s2p1xt2", (1, 1), (0, 0), 1),
+    ],
+)
+def test_a_transposed_layer_crops_each_side_by_its_padding(
+    text, height, width, modules
+):
+    down, across = Explorer(text).layers[0].height, Explorer(text).layers[0].width
+    whole = nn.ConvTranspose2d(
+        1,
+        1,
+        (down.kernel_size, across.kernel_size),
+        (down.stride, across.stride),
+        dilation=(down.dilation, across.dilation),
+    )
+    module = Explorer(text, channels=1).module()
+    assert len(module) == modules
+    module[0].load_state_dict(whole.state_dict())
     x = torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0))
-    for text, crop in (("t4s2p1", (1, 1)), ("t4s2p2:1", (2, 1)), ("t4s2p0:3", (0, 3))):
-        module = Explorer(text, channels=1).module()
-        module[0].load_state_dict(whole.state_dict())
-        side = slice(crop[0], 12 - crop[1])
-        with torch.no_grad():
-            assert torch.allclose(module(x), whole(x)[:, :, side, side], atol=1e-6)
-    assert Explorer("t4s2p2:1", channels=1).module()[0].output_padding == (1, 1)
+    with torch.no_grad():
+        result = whole(x)
+        rows, columns = result.shape[2:]
+        rows = slice(height[0], rows - height[1])
+        columns = slice(width[0], columns - width[1])
+        assert torch.allclose(module(x), result[:, :, rows, columns], atol=1e-6)
 
 
 def test_a_network_is_opened():
@@ -233,6 +262,15 @@ def test_a_network_without_convolutions_must_say_its_input():
     assert Explorer.from_module(nn.MaxPool2d(2), (3, 8, 8)).stack == "m2s2"
 
 
+def test_a_network_is_opened_at_512_positions_a_side_unless_told():
+    largest = nn.Sequential(nn.Conv1d(1, 1, 1), nn.MaxPool1d(512))
+    assert Explorer.from_module(largest).stack == "k1,m512s512"
+    largest[1] = nn.MaxPool1d(513)
+    with pytest.raises(ValueError, match="on 1 x 512 cannot be traced"):
+        Explorer.from_module(largest)
+    assert Explorer.from_module(largest, (1, 513)).stack == "k1,m513s513"
+
+
 def test_a_branch_is_named():
     class Branch(nn.Module):
         def __init__(self):
@@ -256,13 +294,101 @@ def pictured(html):
     return ET.fromstring(base64.b64decode(source))
 
 
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("k3,k3xk1", [("1", "k3", "3"), ("2", "k3xk1", "5 × 3")]),
+        ("k1xk5", [("1", "k1xk5", "1 × 5")]),
+        ("t1s2,k1s2p1", [("1", "t1s2", "1"), ("2", "k1s2p1", "0")]),  # reads gaps
+    ],
+)
+def test_the_table_tells_what_each_layer_spans(text, rows):
+    html = Explorer(text)._repr_html_()
+    table = "".join(
+        f"<tr><td>{depth}</td><td>{layer}</td><td>{spans}</td></tr>"
+        for depth, layer, spans in rows
+    )
+    head = "<tr><th>layer</th><th></th><th>spans</th></tr>"
+    assert f"<table>{head}{table}</table>" in html
+    assert ("<img" in html) == (rows[-1][2] != "0")
+    assert f'data-stack="{text}" data-channels="21"' in html
+
+
+SKY_BLUE, GREY, GREEN = "#56B4E9", "#999999", "#009E73"
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "lines", "cells"),
+    [
+        (  # 5 positions of 24, and rows of 34
+            "k2,k2",
+            ("120", "102"),
+            "M48.0 51L36.0 85M48.0 51L60.0 85M72.0 51L60.0 85M72.0 51L84.0 85"
+            "M60.0 17L48.0 51M60.0 17L72.0 51",
+            [
+                (SKY_BLUE, "M26.0 77h20v16h-20zM50.0 77h20v16h-20zM74.0 77h20v16h-20z"),
+                (GREY, "M38.0 43h20v16h-20zM62.0 43h20v16h-20z"),
+                (GREEN, "M50.0 9h20v16h-20z"),
+            ],
+        ),
+        (  # 83 positions on 690
+            "k3d40",
+            ("690", "68"),
+            "M345.0 17L12.5 51M345.0 17L345.0 51M345.0 17L677.5 51",
+            [
+                (
+                    SKY_BLUE,
+                    "M8.9 43h7.1v16h-7.1zM341.4 43h7.1v16h-7.1zM674.0 43h7.1v16h-7.1z",
+                ),
+                (GREEN, "M341.4 9h7.1v16h-7.1z"),
+            ],
+        ),
+        (  # the first unit reads nothing, the next one position 1
+            "t1s2d2p1",
+            ("72", "68"),
+            "M36.0 17L36.0 51",
+            [(SKY_BLUE, "M26.0 43h20v16h-20z"), (GREEN, "M26.0 9h20v16h-20z")],
+        ),
+    ],
+)
+def test_the_still_has_units_over_the_middle_of_what_they_read(
+    text, size, lines, cells
+):
+    svg = pictured(Explorer(text)._repr_html_())
+    ground, taps, *rows = svg
+    assert (svg.get("width"), svg.get("height")) == size
+    assert ground.attrib == {"width": size[0], "height": size[1], "fill": "#fff"}
+    assert (taps.get("stroke"), taps.get("fill")) == ("#D55E00", "none")
+    assert taps.get("d") == lines
+    assert [(row.get("fill"), row.get("d")) for row in rows] == cells
+    assert {row.get("stroke") for row in rows} == {"#000"}
+    assert "".join(svg.itertext()) == ""
+
+
+def test_the_still_begins_where_the_padding_does():
+    plain, padded = (
+        ET.tostring(pictured(Explorer(text)._repr_html_()))
+        for text in ("k2,k2", "k2,k2p1")
+    )
+    assert plain == padded  # the unit reads as much, one position before
+
+
+def test_the_still_of_a_wide_stack_saves_outlines_and_lines():
+    for text, outlined in (("k3d93", "#000"), ("k3d97", None)):  # cells of 3.1 and 3
+        *_, top = pictured(Explorer(text)._repr_html_())
+        assert top.get("stroke") == outlined
+    for taps, shown in ((1999, 1999), (2000, 1000), (4000, 1334)):
+        _, lines, *_ = pictured(Explorer(f"k{taps}")._repr_html_())
+        assert lines.get("d").count("L") == shown
+
+
 def test_without_scripts_there_is_a_picture_and_a_table():
     html = Explorer("k3,k3d2,k3d4")._repr_html_()
     still = html[: html.index("<style>")]
     assert re.findall(r"spans</th></tr>.*?(?=</table>)", still)
     assert re.findall(r"<td>(\w+)</td></tr>", still) == ["3", "7", "15"]
     (alt,) = re.findall(r'alt="([^"]+)"', still)
-    assert "positions 0 to 14" in alt
+    assert "of 3 layers" in alt and "positions 0 to 14" in alt
     lines, *rows = pictured(html)[1:]
     assert lines.get("d").count("L") == 3 + 9 + 21
     assert [row.get("d").count("M") for row in rows] == [15, 7, 3, 1]
@@ -278,8 +404,6 @@ def test_the_still_of_large_and_of_odd_stacks():
     assert "<td>k3xk1</td><td>3 × 1</td>" in anisotropic
     phases = Explorer("t4s2p1")._repr_html_()
     assert [row.get("d").count("M") for row in pictured(phases)[1:]][1:] == [2, 1]
-    blind = Explorer("t1s2d2p1")._repr_html_()  # the first unit reads nothing
-    assert pictured(blind) is not None
 
 
 def test_the_html_is_the_same_every_time_and_needs_nothing_else():
@@ -304,6 +428,12 @@ def test_a_notebook_gets_the_widget_and_the_page_the_html():
     assert data["text/plain"] == "Explorer('k3,k3d2,k3d4')"
     assert data["text/html"] == Explorer()._repr_html_()
     assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_the_screen_and_python_share_the_stack_and_the_channels():
+    assert Explorer().channels == 21
+    shared = Explorer("k3d2", channels=5).get_state()
+    assert (shared["stack"], shared["channels"]) == ("k3d2", 5)
 
 
 def test_ancestors_are_where_gradients_arrive():

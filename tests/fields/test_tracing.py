@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import runpy
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib import Window
-from dilated_lib.fields.tracing import rules
+from dilated_lib.fields.tracing import reach, rules
 from dilated_lib.fields.tracing.export import TracingError
 
 
@@ -909,6 +910,23 @@ def test_a_network_without_weights_is_analysed_but_not_verified():
     assert size_of(model, (2, 19, 22)) == [3, 3]
     with pytest.raises(ValueError, match="meta device has no weights"):
         dl.verify(model, (2, 19, 22))
+
+
+def test_the_default_device_is_not_where_a_network_is_analysed():
+    model, size = nn.Conv2d(1, 1, 3, padding=4), (1, 11, 13)
+    with torch.device("meta"):  # with numbers that no other test asks for
+        inside = dl.receptive_field(model, size, coverage=True)
+        seen = inside.region(5, 5), dl.region(model, size, (5, 5))
+    assert inside == dl.receptive_field(model, size) and inside.coverage.all()
+    assert all(one.sum() == one[1:4, 1:4].sum() == 9 for one in seen)
+
+
+def test_a_library_imported_below_another_default_device_has_its_numbers():
+    with torch.device("meta"):
+        fresh = runpy.run_path(reach.__file__)
+    axis = fresh["Axis"](torch.zeros(3, 1), Fraction(1))
+    assert axis.centres.tolist() == [0]
+    assert axis.gone().data.tolist() == [[0], [0], [-math.inf]]
 
 
 def test_copies_and_pickles_are_plain_tuples_of_the_fields():

@@ -37,8 +37,9 @@ Shape = tuple[int, ...]
 Move = Callable[[list[Tensor], float], Any]
 SAME = Sampling(1, ((0,),))
 CLOSE = 1e-6  # centres are fractions of small denominators
-ORIGIN = torch.zeros(1).double()
-NOWHERE = torch.tensor(-inf).double()
+# on the CPU, whichever device is the default when this module is imported
+ORIGIN = torch.zeros(1, device="cpu").double()
+NOWHERE = torch.tensor(-inf, device="cpu").double()
 LARGE = 2**22  # elements that all see everything, as between all pairs of tokens
 
 

@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -34,6 +35,14 @@ Bools = NDArray[np.bool_]
 SWALLOWS = re.compile(
     "where|masked_fill|sign|sgn|heaviside|nan_to_num|nansum|fm(ax|in)"
 )
+
+
+@contextmanager
+def _on_cpu() -> Iterator[None]:
+    """Make new tensors on the CPU, whichever device is the default."""
+    elsewhere = torch.get_default_device().type != "cpu"
+    with torch.device("cpu") if elsewhere else nullcontext():
+        yield
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,7 @@ class Fields(tuple[ReceptiveField, ...]):
         """Tell whether all maps that meet look at the same centres."""
         return all(layer.aligned for layer in self.layers)
 
+    @_on_cpu()
     def region(self, *unit: int, idle: bool = False) -> Bools:
         """Find the positions of the input that one unit depends on.
 
@@ -240,11 +250,12 @@ def region(
     if len(shape) != len(shapes_of(start)[0]):
         raise ValueError(f"the output {shape} has other axes: to=… names a map")
     _require_unit(unit, shape[2:])
-    values = _followed(graph, start, end, sums)
-    elements = torch.zeros(shape)
-    place: Any = (slice(None), slice(None), *unit)
-    elements[place] = 1
-    return _read(sums, values[end], elements)
+    with _on_cpu():
+        values = _followed(graph, start, end, sums)
+        elements = torch.zeros(shape)
+        place: Any = (slice(None), slice(None), *unit)
+        elements[place] = 1
+        return _read(sums, values[end], elements)
 
 
 def _sizes(input_size: Any) -> list[tuple[int, ...]]:
@@ -286,6 +297,7 @@ def _followed(
         ) from None
 
 
+@_on_cpu()
 def _analysed(
     graph: Graph,
     start: fx.Node,
