@@ -123,3 +123,32 @@ def test_what_no_test_notices_is_shown_unless_it_is_explained(tmp_path):
     ]
     assert sharp == "100% of 2 noticed\n"
     assert (tmp_path / "dilated_lib/room/blunt.py").read_text() == double
+
+
+def test_a_test_that_fails_on_the_whole_library_ends_the_run(tmp_path):
+    """It leans on one before it, which does not run what is broken."""
+    files = {
+        "dilated_lib/__init__.py": "",
+        "dilated_lib/room/one.py": "def double(number):\n    return number * 2\n",
+        "tests/room/test_room.py": """
+            from dilated_lib.room import one
+
+            done = []
+
+            def test_before():
+                done.append(2)
+
+            def test_double():
+                assert one.double(1) in done
+        """.replace("\n            ", "\n"),
+        "tests/support/equivalent_mutants.toml": "mutant = []",
+    }
+    repository(tmp_path, files)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "tests/support/break_library.py"],
+        capture_output=True,
+        text=True,
+    )
+    said = "tests/room/test_room.py::test_double fails on the whole library, too\n"
+    assert done.returncode == 1
+    assert said in done.stderr

@@ -3,8 +3,9 @@
 ``make mutants`` runs this. Of each file some mutants are drawn (``mutants.py`` makes
 them), and each meets the tests and examples of its room that run what is broken, or all
 of them if that runs on import. At least 95 of 100 must be noticed; a test that takes
-far too long has noticed. ``equivalent_mutants.toml`` explains the mutants that compute
-the same as the library does; these are not drawn.
+far too long has noticed. A test that fails must pass in the same place on the whole
+library, or everything ends there. ``equivalent_mutants.toml`` explains the mutants that
+compute the same as the library does; these are not drawn.
 """
 
 import argparse
@@ -71,10 +72,14 @@ class Tracer:
 
 
 class Choice:
-    """The tests that run what is broken, quick ones first, each with a time limit."""
+    """The tests that run what is broken, quick ones first, each with a time limit.
 
-    def __init__(self, seconds, running):
+    The first that fails is written down. They end with ``last``, if it is given.
+    """
+
+    def __init__(self, seconds, running, failed, last=""):
         self.seconds, self.running = seconds, running
+        self.failed, self.last = failed, last
         self.taken, self.longest = defaultdict(float), defaultdict(float)
         for test, taken in seconds.items():
             path = path_of(test)
@@ -90,6 +95,13 @@ class Choice:
 
     def pytest_collection_modifyitems(self, items):
         items[:] = sorted((i for i in items if self.has(i.nodeid)), key=self.place)
+        names = [item.nodeid for item in items]
+        if self.last in names:
+            del items[names.index(self.last) + 1 :]
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.failed.write_text(report.nodeid)
 
     def pytest_runtest_logstart(self, nodeid):
         signal.alarm(10 + 5 * round(self.longest[path_of(nodeid)]))
@@ -162,6 +174,7 @@ def check(room, files, folder, *, draw, seed):
             import_module(name)
     gc.freeze()  # what is shared stays shared: no child looks through it
     every = tomllib.loads(EXPLAINED.read_text())["mutant"]
+    failed, sound = folder / "failed", set()
     for file in files:
         broken = folder / HOME.name / file
         runs, code = lines.get(str(broken), {}), broken.read_text()
@@ -174,9 +187,16 @@ def check(room, files, folder, *, draw, seed):
             running = {test for line in mutant.lines for test in runs.get(line, ())}
             running = running or {EVERY}  # as far as is known, only other processes do
             some = paths if EVERY in running else {path_of(test) for test in running}
-            if in_child(run_silently, some, Choice(seconds, running)) == 0:
+            failed.write_text("")
+            if in_child(run_silently, some, Choice(seconds, running, failed)) == 0:
                 unnoticed.append(mutant)
-        broken.write_text(code)
+            broken.write_text(code)
+            told = failed.read_text(), frozenset(running)
+            if told[0] and told not in sound:
+                choice = Choice(seconds, running, failed, last=told[0])
+                if in_child(run_silently, some, choice) > 0:
+                    sys.exit(f"{told[0]} fails on the whole library, too")
+                sound.add(told)
         yield file, number, unnoticed
 
 
