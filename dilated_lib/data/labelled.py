@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from tqdm import tqdm
 
 from dilated_lib.data.palettes import Colour
-from dilated_lib.data.pictures import opened, read_picture
+from dilated_lib.data.pictures import opened, upright
 
 __all__ = ["VOID", "DataSet", "LabelledPictures", "Sample", "class_counts"]
 
@@ -30,11 +30,12 @@ class LabelledPictures(Dataset[Sample]):
     A label is the index of a class, or 255 (void), which counts neither in a loss nor
     in a metric. ``pairs`` are a picture and its label map each, a PNG whose pixels are
     ids. ``ids`` turns an id into a label; without it the ids 0 to C − 1 and 255 are
-    labels. A label map is checked whenever it is read.
+    labels. A label map is checked whenever it is read; it lies on the upright picture.
 
     Raises ValueError for more than 255 classes and for ``ids`` of no class; with the
-    file's name for an id without a label, a label map of another size or kind, and a
-    file that cannot be read; FileNotFoundError for one that is not there.
+    file's name for an id without a label, a label map of another size or kind, one that
+    may lie on the picture as it is stored, before its EXIF orientation, and a file that
+    cannot be read; FileNotFoundError for one that is not there.
 
     >>> from tempfile import TemporaryDirectory
     >>> from PIL import Image
@@ -72,11 +73,18 @@ class LabelledPictures(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         file, _ = self.pairs[index]
-        pixels, labels = read_picture(file), self.labels(index)
+        (pixels, orientation), labels = upright(file), self.labels(index)
         if pixels.shape[:2] != labels.shape:
+            turned = f", turned by EXIF orientation {orientation}"
             raise ValueError(
                 f"{self.pairs[index][1].name} has {_size(labels)} labels, its picture "
-                f"{file.name} has {_size(pixels)} pixels"
+                f"{file.name} has {_size(pixels)} pixels{turned * (orientation != 1)}"
+            )
+        if orientation != 1 and (orientation < 5 or len(set(labels.shape)) == 1):
+            raise ValueError(
+                f"{file.name} has EXIF orientation {orientation}, and no size tells "
+                "whether its labels lie on the stored or on the upright picture: save "
+                "it upright, without an orientation"
             )
         picture = tv_tensors.Image(torch.tensor(pixels).permute(2, 0, 1))
         return picture, tv_tensors.Mask(torch.from_numpy(labels))

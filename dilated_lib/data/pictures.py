@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from torch import Tensor
 
-__all__ = ["Picture", "opened", "read_picture"]
+__all__ = ["Picture", "opened", "read_picture", "upright"]
 
 # Pillow knows more, and for some of them it starts another program
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
@@ -31,6 +31,17 @@ def read_picture(picture: Picture) -> NDArray[np.uint8]:
     >>> read_picture(Image.new("L", (4, 3), 200))[0, 0]
     array([200, 200, 200], dtype=uint8)
     """
+    return upright(picture)[0]
+
+
+def upright(picture: Picture) -> tuple[NDArray[np.uint8], int]:
+    """Read a picture as ``read_picture`` does, and tell which EXIF orientation it had.
+
+    This is a number from 1 to 8; 1 turns nothing.
+
+    >>> upright(Image.new("L", (4, 3)))[1]
+    1
+    """
     if isinstance(picture, np.ndarray | Tensor):
         picture = _from_array(picture)
     if not isinstance(picture, str | Path | Image.Image):
@@ -41,14 +52,14 @@ def read_picture(picture: Picture) -> NDArray[np.uint8]:
     name = "the picture" if isinstance(picture, Image.Image) else Path(picture).name
     try:
         if isinstance(picture, Image.Image):
-            kind = picture.format
+            kind, orientation = picture.format, _orientation(picture)
             picture = ImageOps.exif_transpose(picture)
         else:
             if Path(picture).exists() and not Path(picture).is_file():
                 raise ValueError("it is no file, but a folder, a pipe or a device")
             with opened(Path(picture)) as file:
                 file.load()
-                picture, kind = file, file.format
+                picture, kind, orientation = file, file.format, _orientation(file)
             ImageOps.exif_transpose(picture, in_place=True)  # large ones are not copied
         if picture.mode.startswith("I;16") or (
             picture.mode == "I" and kind in ("PNG", "PPM")  # 16 bits, in a wider mode
@@ -72,7 +83,7 @@ def read_picture(picture: Picture) -> NDArray[np.uint8]:
         raise FileNotFoundError(f"there is no picture {picture}") from None
     except Exception as error:  # decoders raise all kinds
         raise ValueError(f"{name} cannot be read as a picture: {error}") from error
-    return pixels
+    return pixels, orientation
 
 
 def opened(file: Path) -> ImageFile.ImageFile:
@@ -116,6 +127,11 @@ def _from_array(picture: NDArray[np.uint8] | Tensor) -> Image.Image:
     if not picture.size:
         raise ValueError(f"the picture has no pixels, its shape is {shape}")
     return Image.fromarray(picture)
+
+
+def _orientation(picture: Image.Image) -> int:
+    told = picture.getexif().get(ExifTags.Base.Orientation)
+    return told if isinstance(told, int) and 1 <= told <= 8 else 1
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

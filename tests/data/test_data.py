@@ -164,6 +164,30 @@ def test_a_label_map_that_is_none_is_named(spoil, message, tmp_path):
     assert told.startswith("marks.png ") and re.search(message, told)
 
 
+@pytest.mark.parametrize("orientation", range(10))  # 2 to 8 turn a picture
+@pytest.mark.parametrize("square", [False, True])
+def test_labels_lie_on_the_upright_picture_where_sizes_tell(
+    orientation, square, tmp_path
+):
+    """Stored it is 6 × 4 or 4 × 4; upright it may be 4 × 6."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored, marks = (4, 4 if square else 6), tmp_path / "marks.png"
+    Image.new("RGB", stored[::-1]).save(tmp_path / "street.jpg", exif=exif)
+    data = LabelledPictures([(tmp_path / "street.jpg", marks)], "abc")
+    labels(marks, np.zeros(stored))
+    named = f"EXIF orientation {orientation}"
+    if orientation not in range(2, 9):
+        assert data[0][1].shape == stored
+    elif orientation < 5 or square:
+        assert said(lambda: data[0]).startswith(f"street.jpg has {named}, and no size")
+    else:
+        turned = "marks.png has 6 x 4 labels, its picture street.jpg has 4 x 6 pixels"
+        assert said(lambda: data[0]) == f"{turned}, turned by {named}"
+        labels(marks, np.zeros(stored[::-1]))
+        assert data[0][1].shape == stored[::-1]
+
+
 def test_the_same_files_are_refused_under_the_name_of_a_jpeg(tmp_path):
     picture, _ = pair(tmp_path)
     as_jpeg("L")(tmp_path / "marks.jpg")
