@@ -74,12 +74,14 @@ class Tracer:
 class Choice:
     """The tests that run what is broken, quick ones first, each with a time limit.
 
-    The first that fails is written down. They end with ``last``, if it is given.
+    Those that have noticed something come before all others: they are the likeliest
+    to notice again. The first that fails is written down. They end with ``last``, if
+    it is given.
     """
 
-    def __init__(self, seconds, running, failed, last=""):
+    def __init__(self, seconds, running, noticed, failed, last=""):
         self.seconds, self.running = seconds, running
-        self.failed, self.last = failed, last
+        self.noticed, self.failed, self.last = noticed, failed, last
         self.taken, self.longest = defaultdict(float), defaultdict(float)
         for test, taken in seconds.items():
             path = path_of(test)
@@ -90,8 +92,9 @@ class Choice:
         return not self.running.isdisjoint({EVERY, test, path_of(test)})
 
     def place(self, item):  # a file stays together: its tests share what they set up
-        path = path_of(item.nodeid)
-        return self.taken[path], path, self.seconds.get(item.nodeid, 0)
+        test, path = item.nodeid, path_of(item.nodeid)
+        late = test not in self.noticed
+        return late, self.taken[path], path, self.seconds.get(test, 0)
 
     def pytest_collection_modifyitems(self, items):
         items[:] = sorted((i for i in items if self.has(i.nodeid)), key=self.place)
@@ -188,12 +191,13 @@ def check(room, files, folder, *, draw, seed):
             running = running or {EVERY}  # as far as is known, only other processes do
             some = paths if EVERY in running else {path_of(test) for test in running}
             failed.write_text("")
-            if in_child(run_silently, some, Choice(seconds, running, failed)) == 0:
+            given = seconds, running, {test for test, _ in sound}, failed
+            if in_child(run_silently, some, Choice(*given)) == 0:
                 unnoticed.append(mutant)
             broken.write_text(code)
             told = failed.read_text(), frozenset(running)
             if told[0] and told not in sound:
-                choice = Choice(seconds, running, failed, last=told[0])
+                choice = Choice(*given, last=told[0])
                 if in_child(run_silently, some, choice) > 0:
                     sys.exit(f"{told[0]} fails on the whole library, too")
                 sound.add(told)
