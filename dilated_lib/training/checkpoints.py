@@ -38,7 +38,7 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     The file appears whole or not at all, even where the power fails. Raises OSError
     where it cannot be written, on a full disk for example; the older ones stay then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     file = folder / f"step-{step:08d}.pt"
     try:
         with written_whole(file) as new, new.open("wb") as stream:
@@ -91,7 +91,7 @@ def remove_checkpoints(folder: Path) -> None:
     Other files in the folder stay, and then so does the folder.
     """
     for file in [*_files(folder), *folder.glob("step-[0-9]*.part")]:
-        file.unlink(missing_ok=True)
+        file.unlink()
     with suppress(OSError):  # other files are in it, or it is a link
         folder.rmdir()
 

@@ -8,7 +8,7 @@ from training_runs import TINY
 
 import dilated_lib as dl
 from dilated_lib.records import read_file
-from dilated_lib.training.checkpoints import latest
+from dilated_lib.training.checkpoints import identity, latest
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*num_workers.*", "ignore:.*is_cuda_available.*"
@@ -24,6 +24,15 @@ def test_the_record_has_the_digests_of_the_checkpoints(tmp_path):
     assert dl.train(TINY, tmp_path).data == noted
     (record,) = read_file(tmp_path / "record.json")
     assert record.data == noted
+
+
+def test_what_the_test_split_holds_counts_where_it_is_scored():
+    data = dl.open_data("shapes")
+    without, scored = (
+        identity(TINY.changed(test=test), data)["data"]["pictures"]
+        for test in (False, True)
+    )
+    assert without != scored
 
 
 def test_a_record_without_digests_is_that_of_an_older_run(tmp_path):

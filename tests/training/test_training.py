@@ -61,7 +61,7 @@ def same(one, other):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """The folder of a run of TINY, to its end."""
-    folder = tmp_path_factory.mktemp("tiny")
+    folder = tmp_path_factory.mktemp("tiny") / "runs" / "tiny"
     dl.train(TINY, folder, experiment="shapes/tiny")
     return folder
 
@@ -213,10 +213,11 @@ def test_two_processes_train_as_one(tmp_path):
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     dl.train(TINY, tmp_path, deadline=0)
-    with pytest.raises(ValueError, match=r"holds another run, with other batch, seed"):
+    another = f"{re.escape(str(tmp_path))} holds another run, with other"
+    with pytest.raises(ValueError, match=f"{another} batch, seed"):
         dl.train(TINY.changed(batch=4, seed=1), tmp_path)
     dl.train(TINY, tmp_path)
-    with pytest.raises(ValueError, match="holds another run, with other steps"):
+    with pytest.raises(ValueError, match=f"{another} steps"):
         dl.train(TINY.changed(steps=7), tmp_path)
 
 
@@ -350,6 +351,14 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_checkpoint(tmp_path, 2, {"step": 2})
     assert [file.name for file in tmp_path.iterdir()] == ["step-00000001.pt"]
     assert latest(tmp_path) == {"step": 1}
+
+
+def test_a_checkpoint_from_a_gpu_is_read_where_there_is_none(tmp_path, monkeypatch):
+    with monkeypatch.context() as once:
+        once.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        write_checkpoint(tmp_path, 1, {"network": torch.ones(2)})
+    weights = latest(tmp_path)["network"]
+    assert weights.device.type == "cpu" and weights.tolist() == [1, 1]
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path):
