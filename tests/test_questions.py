@@ -1,5 +1,6 @@
 """The page of questions: its form, its links, and every answer computed again."""
 
+import copy
 import itertools
 import json
 import math
@@ -84,6 +85,7 @@ def test_words_of_the_glossary_lead_to_questions():
     terms = glossary.split("```{glossary}\n")[1]
     for word in (
         *("ASPP", "batch normalisation", "ceil mode", "checkerboard artefact", "DCLS"),
+        *("DUC", "pointwise convolution"),
         *("Dice coefficient", "poly schedule", "shift and stitch", "transformer"),
         *("à trous algorithm", "atrous convolution", "cuDNN", "deformable convolution"),
         *("depthwise convolution", "dilation rate", "effective kernel size", "ONNX"),
@@ -149,6 +151,31 @@ def _():
     assert fields[0].size == fields[1].size and fields[1].stride == 1
     yield f"see {fields[0].size} positions either way"
     yield f"one output is left for every {fields[0].stride} positions"
+
+
+def read_by(block):
+    """Count the positions of a map of 56 × 56 that any output depends on."""
+    x = torch.rand(1, 256, 56, 56, requires_grad=True)
+    block.eval()(x).sum().backward()
+    return x.grad[0].abs().sum(0).count_nonzero()
+
+
+@check("pointwise-stride")
+def _():
+    torchvision = models.resnet50().layer2[0]
+    keras = copy.deepcopy(torchvision)
+    keras.conv1.stride, keras.conv2.stride = (2, 2), (1, 1)
+    everywhere, skipping = read_by(torchvision), read_by(keras)
+    shortcut = read_by(torchvision.downsample)
+    assert everywhere == 56**2 and skipping == shortcut == everywhere // 4
+    yield f"it reads {shortcut} of {everywhere} positions"
+    x, layer = torch.rand(1, 1, 9, 9), nn.Conv2d(1, 1, 1, 2)
+    strided = layer(x)
+    layer.stride, layer.dilation = (1, 1), (2, 2)
+    dilated = layer(x)
+    layer.dilation = (1, 1)
+    assert torch.equal(layer(x), dilated)
+    assert torch.equal(dilated[..., ::2, ::2], strided)
 
 
 @check("wavenet")
@@ -218,6 +245,19 @@ def _():
         )
     yield f"3 taps with dilation {3 * fc6}; SSD"
     yield f"hence its {3 * 2}."
+
+
+@check("duc")
+def _():
+    channels = {r: r * r * 19 for r in (8, 32)}
+    for r, count in channels.items():
+        cells = torch.zeros(1, count, 3, 3)
+        cells[..., 1, 1] = 1
+        pixels = nn.PixelShuffle(r)(cells)
+        assert pixels.shape == (1, 19, 3 * r, 3 * r)
+        assert pixels[..., r : 2 * r, r : 2 * r].all() and pixels.sum() == count
+    yield f"$8^2 \\cdot 19 = {channels[8]}$ channels at stride 8"
+    yield f"it would be {channels[32]:,}, for {32**2} pixels a cell"
 
 
 @check("deformable")
@@ -438,6 +478,19 @@ def _():
     yield f"end at {last}, so the last {511 - last} pixels"
 
 
+@check("full-size")
+def _():
+    y, x = torch.meshgrid(*[torch.arange(512) + 0.5] * 2, indexing="ij")
+    disc = ((y - 250) ** 2 + (x - 262) ** 2).sqrt() < 100
+    known = F.avg_pool2d(disc.double()[None, None], 8)
+    logits = torch.cat([1 - known, known], 1)
+    labels = logits.argmax(1, keepdim=True).double()
+    late = F.interpolate(logits, size=disc.shape, mode="bilinear").argmax(1)
+    early = F.interpolate(labels, size=disc.shape)[0]
+    wrong = [(pixels != disc).sum() for pixels in (late, early)]
+    yield "{} pixels come out wrong, and {} if you enlarge".format(*wrong)
+
+
 @check("align-corners")
 def _():
     index = torch.arange(66.0).double()[None, None]
@@ -625,6 +678,16 @@ def _():
     )
     assert seven < 1000 <= eight
     yield f"1, 2, …, 128, which see {eight}."
+
+
+@check("tcn-cnn")
+def _():
+    doubling = [2**i for i in range(8) for _ in range(2)]
+    plain, dilated = (dl.compose(stack(*d)).size for d in ([1] * 16, doubling))
+    assert len(doubling) == 16
+    weights = nn.Sequential(*(nn.Conv1d(1, 1, 3, bias=False) for _ in doubling))
+    yield f"with {sum(p.numel() for p in weights.parameters())} weights for one"
+    yield f"see {plain} samples without it, and {dilated} as eight blocks"
 
 
 @check("stacks")
@@ -942,3 +1005,28 @@ def _():
         sizes, _ = dl.input_sizes(dl.front_end(21))
     yield f"needs {sizes.margin} pixels on each side"
     yield f"a tile of 900 pixels answers for {900 - 2 * sizes.margin}"
+
+
+@check("spots")
+def _():
+    changed = []
+    for dilations in ((2, 2, 2), (1, 2, 5)):
+        out = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
+        out[..., 20, 20] = 1
+        for d in dilations:
+            ones = torch.ones(1, 1, 3, 3, dtype=torch.float64)
+            out = F.conv2d(out, ones, padding=d, dilation=d)
+        changed.append(out[0, 0] > 0)
+    dots, square = changed
+    around = F.conv2d(dots.double()[None, None], torch.ones(1, 1, 3, 3).double())
+    assert (around[0, 0][dots[1:-1, 1:-1]] == 1).all()
+    side = int(square.any(0).sum())
+    assert square.sum() == side**2 == square.any(1).sum() ** 2
+    yield f"changes {dots.sum()} outputs, no two of them neighbours"
+    yield f"a solid square of {square.sum()}."
+    cells = torch.full((1, 1, 9, 9), -1.0, dtype=torch.float64)
+    cells[..., 4, 4] = 1
+    late = F.interpolate(cells, scale_factor=8, mode="bilinear") > 0
+    early = F.interpolate((cells > 0).double(), scale_factor=8) > 0
+    yield f"leaves {late.sum()} wrong pixels if [logits"
+    yield f"and {early.sum()} if labels are."
