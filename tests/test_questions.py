@@ -15,6 +15,7 @@ from pages import CONFIG, ROOT
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision import models
 from torchvision.models.segmentation.deeplabv3 import ASPPPooling, DeepLabHead
@@ -85,7 +86,7 @@ def test_words_of_the_glossary_lead_to_questions():
     terms = glossary.split("```{glossary}\n")[1]
     for word in (
         *("ASPP", "batch normalisation", "ceil mode", "checkerboard artefact", "DCLS"),
-        *("DUC", "pointwise convolution"),
+        *("DUC", "multi-grid", "pointwise convolution", "streaming"),
         *("Dice coefficient", "poly schedule", "shift and stitch", "transformer"),
         *("à trous algorithm", "atrous convolution", "cuDNN", "deformable convolution"),
         *("depthwise convolution", "dilation rate", "effective kernel size", "ONNX"),
@@ -125,6 +126,8 @@ def _():
     layer = Window(3, dilation=2)
     yield f"3 taps with dilation 2 span {layer.extent} positions"
     yield f"read {len(layer.inputs(0))} of them"
+    with pytest.raises(RuntimeError, match="dilation should be greater than zero"):
+        row(9, kernel_size=3, dilation=0)
 
 
 @check("parameters")
@@ -295,6 +298,12 @@ def _():
     yield f"1, 2, 4, 8 see {len(doubled)} positions and read all"
     yield f"the rule allows, it is {len(tripled)}, each by a single path"
     yield f"2, 4, 8 span {len(even)} and read {(even > 0).sum()}."
+    plain, doubling = (
+        next(n for n in range(99) if dl.compose(stack(*d[:n])).size >= 65)
+        for d in ([1] * 99, [2**i for i in range(9)])
+    )
+    assert doubling == 6
+    yield f"{plain} plain layers, or six with the dilations 1, 2, 4, …, {2**5}."
     for rates in itertools.product(range(1, 8), repeat=3):
         low, middle, high = sorted(rates)
         obeys = low == 1 and middle <= 1 + 2 * low and high <= 1 + 2 * (low + middle)
@@ -323,6 +332,12 @@ def _():
     yield f"padding 1 gives {found[0]} outputs and padding 2 gives {found[1]}"
     strided = row(32, kernel_size=3, dilation=2, padding=2, stride=2)
     yield f"padding 2 with stride 2 gives {strided}."
+    with pytest.raises(RuntimeError) as refused:
+        row(8, kernel_size=3, dilation=4)
+    *_, padded, extent, message = str(refused.value).split(". ")
+    assert f"*{message}*" in ANSWERS["output-size"][0]
+    yield "span {} positions".format(*re.findall(r"\((\d+)\)", extent))
+    yield "do not fit on {}.".format(*re.findall(r"\((\d+)\)", padded))
     for n in range(9, 30):
         for s, d, p in ((1, 2, 0), (2, 3, 1), (3, 4, 2), (4, 1, 0)):
             formula = (n + 2 * p - d * 2 - 1) // s + 1
@@ -716,6 +731,24 @@ def _():
     (gradient,) = torch.autograd.grad(front[0, 0, 10], x)
     reads = gradient.flatten().nonzero().flatten().tolist()
     yield "output 10 reads the samples {}, {} and {}.".format(*reads)
+    layers = [nn.Conv1d(1, 1, 3, dilation=d).double() for d in (1, 2, 4, 8)]
+    behind = F.pad(x, (0, 40))
+    for layer in layers:  # positive, so that no ReLU hides a change
+        nn.init.uniform_(layer.weight, 0.5, 1)
+        nn.init.uniform_(layer.bias, 0.5, 1)
+
+    def outputs(x, ahead):
+        for layer in layers:
+            total = 2 * layer.dilation[0]
+            pads = (total // 2, total // 2) if ahead else (total, 0)
+            x = layer(F.pad(x, pads)).relu()
+        return x[..., :20]
+
+    assert torch.allclose(outputs(x.abs(), False), outputs(behind.abs(), False))
+    pair = (outputs(signal.abs(), True) for signal in (x, behind))
+    changed = ~torch.isclose(*pair).flatten()
+    assert changed[-changed.sum() :].all()
+    yield f"dilations 1, 2, 4, 8 the last {changed.sum()} do."
 
 
 @check("rates")
@@ -724,6 +757,13 @@ def _():
     rates = {m.dilation[0] for m in head if isinstance(m, nn.Conv2d)} - {1}
     yield "has the rates {}, {}, {}.".format(*sorted(rates))
     assert 6 * 16 == 12 * 8 == 96
+    last = []
+    for removed in ([False, False, True], [False, True, True]):
+        with torch.device("meta"):
+            network = models.resnet50(replace_stride_with_dilation=removed)
+        rate = network.layer4[-1].conv2.dilation[0]
+        last.append(", ".join(str(rate * factor) for factor in (1, 2, 4)))
+    yield "blocks: {} at output stride 16, and {} at 8.".format(*last)
     side = size(RESNET[:3], 224)
     yield f"has a map of {side} × {side}"
     x, w = torch.randn(1, 1, side, side).double(), torch.randn(1, 1, 3, 3).double()
@@ -921,6 +961,17 @@ def _():
     crop, cells = front_end_numbers(628)
     yield f"628 pixels has {cells} × {cells} cells"
     yield f"its maps take {4 * crop / 1e9:.1f} GB."
+    spent = []
+    for removed in ((False, False), (False, True), (True, True)):
+        with torch.device("meta"):
+            network = models.resnet50(replace_stride_with_dilation=[False, *removed])
+            trunk = nn.Sequential(*list(network.children())[:-2]).eval()
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                trunk(torch.zeros(1, 3, 512, 512))
+        spent.append(counter.get_total_flops() / 1e9)
+    few, some, many = spent
+    yield f"takes {few:.0f} GFLOP at output stride 32, {some:.0f} at 16"
+    yield f"and {many:.0f} at 8."
 
 
 @check("weights")
@@ -1005,6 +1056,40 @@ def _():
         sizes, _ = dl.input_sizes(dl.front_end(21))
     yield f"needs {sizes.margin} pixels on each side"
     yield f"a tile of 900 pixels answers for {900 - 2 * sizes.margin}"
+
+
+@check("streaming")
+@torch.no_grad()
+def _():
+    dilations = [2**i for i in range(10)]
+    layers = [nn.Conv1d(1, 1, 2, dilation=d).double() for d in dilations]
+
+    def maps(x):
+        """The input and the output of each layer, over the whole sequence."""
+        found = [x]
+        for layer, d in zip(layers, dilations, strict=True):
+            found.append(layer(F.pad(found[-1], (d, 0))).tanh())
+        return found
+
+    x = torch.randn(1, 1, 1120, dtype=torch.float64)
+    *inputs, _ = maps(x[..., :1100])
+    kept = [whole[..., -d:] for whole, d in zip(inputs, dilations, strict=True)]
+    stored = sum(queue.numel() for queue in kept)
+    streamed = []
+    for sample in x[..., 1100:].split(1, 2):
+        for number, layer in enumerate(layers):
+            read = torch.cat([kept[number], sample], 2)
+            kept[number] = read[..., 1:]
+            sample = layer(read).tanh()
+            assert sample.numel() == 1
+        streamed.append(sample)
+    assert torch.allclose(torch.cat(streamed, 2), maps(x)[-1][..., 1100:])
+    yield f"means {stored} stored numbers a channel and {len(layers)} new units a"
+    units, needed = {0}, 0
+    for d in reversed(dilations):
+        needed += len(units)
+        units = {i for unit in units for i in Window(2, dilation=d).inputs(unit)}
+    yield f"one output needs {needed} units."
 
 
 @check("spots")
