@@ -1,5 +1,6 @@
 """The page of questions: its form, its links, and every answer computed again."""
 
+import copy
 import itertools
 import json
 import math
@@ -14,6 +15,7 @@ from pages import CONFIG, ROOT
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision import models
 from torchvision.models.segmentation.deeplabv3 import ASPPPooling, DeepLabHead
@@ -84,6 +86,7 @@ def test_words_of_the_glossary_lead_to_questions():
     terms = glossary.split("```{glossary}\n")[1]
     for word in (
         *("ASPP", "batch normalisation", "ceil mode", "checkerboard artefact", "DCLS"),
+        *("DUC", "multi-grid", "pointwise convolution", "streaming"),
         *("Dice coefficient", "poly schedule", "shift and stitch", "transformer"),
         *("à trous algorithm", "atrous convolution", "cuDNN", "deformable convolution"),
         *("depthwise convolution", "dilation rate", "effective kernel size", "ONNX"),
@@ -123,6 +126,8 @@ def _():
     layer = Window(3, dilation=2)
     yield f"3 taps with dilation 2 span {layer.extent} positions"
     yield f"read {len(layer.inputs(0))} of them"
+    with pytest.raises(RuntimeError, match="dilation should be greater than zero"):
+        row(9, kernel_size=3, dilation=0)
 
 
 @check("parameters")
@@ -149,6 +154,31 @@ def _():
     assert fields[0].size == fields[1].size and fields[1].stride == 1
     yield f"see {fields[0].size} positions either way"
     yield f"one output is left for every {fields[0].stride} positions"
+
+
+def read_by(block):
+    """Count the positions of a map of 56 × 56 that any output depends on."""
+    x = torch.rand(1, 256, 56, 56, requires_grad=True)
+    block.eval()(x).sum().backward()
+    return x.grad[0].abs().sum(0).count_nonzero()
+
+
+@check("pointwise-stride")
+def _():
+    torchvision = models.resnet50().layer2[0]
+    keras = copy.deepcopy(torchvision)
+    keras.conv1.stride, keras.conv2.stride = (2, 2), (1, 1)
+    everywhere, skipping = read_by(torchvision), read_by(keras)
+    shortcut = read_by(torchvision.downsample)
+    assert everywhere == 56**2 and skipping == shortcut == everywhere // 4
+    yield f"it reads {shortcut} of {everywhere} positions"
+    x, layer = torch.rand(1, 1, 9, 9), nn.Conv2d(1, 1, 1, 2)
+    strided = layer(x)
+    layer.stride, layer.dilation = (1, 1), (2, 2)
+    dilated = layer(x)
+    layer.dilation = (1, 1)
+    assert torch.equal(layer(x), dilated)
+    assert torch.equal(dilated[..., ::2, ::2], strided)
 
 
 @check("wavenet")
@@ -220,6 +250,19 @@ def _():
     yield f"hence its {3 * 2}."
 
 
+@check("duc")
+def _():
+    channels = {r: r * r * 19 for r in (8, 32)}
+    for r, count in channels.items():
+        cells = torch.zeros(1, count, 3, 3)
+        cells[..., 1, 1] = 1
+        pixels = nn.PixelShuffle(r)(cells)
+        assert pixels.shape == (1, 19, 3 * r, 3 * r)
+        assert pixels[..., r : 2 * r, r : 2 * r].all() and pixels.sum() == count
+    yield f"$8^2 \\cdot 19 = {channels[8]}$ channels at stride 8"
+    yield f"it would be {channels[32]:,}, for {32**2} pixels a cell"
+
+
 @check("deformable")
 def _():
     x, w = torch.randn(1, 2, 9, 9).double(), torch.randn(3, 2, 3, 3).double()
@@ -255,6 +298,12 @@ def _():
     yield f"1, 2, 4, 8 see {len(doubled)} positions and read all"
     yield f"the rule allows, it is {len(tripled)}, each by a single path"
     yield f"2, 4, 8 span {len(even)} and read {(even > 0).sum()}."
+    plain, doubling = (
+        next(n for n in range(99) if dl.compose(stack(*d[:n])).size >= 65)
+        for d in ([1] * 99, [2**i for i in range(9)])
+    )
+    assert doubling == 6
+    yield f"{plain} plain layers, or six with the dilations 1, 2, 4, …, {2**5}."
     for rates in itertools.product(range(1, 8), repeat=3):
         low, middle, high = sorted(rates)
         obeys = low == 1 and middle <= 1 + 2 * low and high <= 1 + 2 * (low + middle)
@@ -283,6 +332,12 @@ def _():
     yield f"padding 1 gives {found[0]} outputs and padding 2 gives {found[1]}"
     strided = row(32, kernel_size=3, dilation=2, padding=2, stride=2)
     yield f"padding 2 with stride 2 gives {strided}."
+    with pytest.raises(RuntimeError) as refused:
+        row(8, kernel_size=3, dilation=4)
+    *_, padded, extent, message = str(refused.value).split(". ")
+    assert f"*{message}*" in ANSWERS["output-size"][0]
+    yield "span {} positions".format(*re.findall(r"\((\d+)\)", extent))
+    yield "do not fit on {}.".format(*re.findall(r"\((\d+)\)", padded))
     for n in range(9, 30):
         for s, d, p in ((1, 2, 0), (2, 3, 1), (3, 4, 2), (4, 1, 0)):
             formula = (n + 2 * p - d * 2 - 1) // s + 1
@@ -436,6 +491,19 @@ def _():
     assert (field.centre(0), field.stride, field.centre(units[-1] - 1)) == (0, 32, 512)
     last = field.centre(size(RESNET, 512) - 1)
     yield f"end at {last}, so the last {511 - last} pixels"
+
+
+@check("full-size")
+def _():
+    y, x = torch.meshgrid(*[torch.arange(512) + 0.5] * 2, indexing="ij")
+    disc = ((y - 250) ** 2 + (x - 262) ** 2).sqrt() < 100
+    known = F.avg_pool2d(disc.double()[None, None], 8)
+    logits = torch.cat([1 - known, known], 1)
+    labels = logits.argmax(1, keepdim=True).double()
+    late = F.interpolate(logits, size=disc.shape, mode="bilinear").argmax(1)
+    early = F.interpolate(labels, size=disc.shape)[0]
+    wrong = [(pixels != disc).sum() for pixels in (late, early)]
+    yield "{} pixels come out wrong, and {} if you enlarge".format(*wrong)
 
 
 @check("align-corners")
@@ -627,6 +695,16 @@ def _():
     yield f"1, 2, …, 128, which see {eight}."
 
 
+@check("tcn-cnn")
+def _():
+    doubling = [2**i for i in range(8) for _ in range(2)]
+    plain, dilated = (dl.compose(stack(*d)).size for d in ([1] * 16, doubling))
+    assert len(doubling) == 16
+    weights = nn.Sequential(*(nn.Conv1d(1, 1, 3, bias=False) for _ in doubling))
+    yield f"with {sum(p.numel() for p in weights.parameters())} weights for one"
+    yield f"see {plain} samples without it, and {dilated} as eight blocks"
+
+
 @check("stacks")
 def _():
     once = dl.coverage(stack(*(2**i for i in range(8)), kernel_size=2))
@@ -653,6 +731,24 @@ def _():
     (gradient,) = torch.autograd.grad(front[0, 0, 10], x)
     reads = gradient.flatten().nonzero().flatten().tolist()
     yield "output 10 reads the samples {}, {} and {}.".format(*reads)
+    layers = [nn.Conv1d(1, 1, 3, dilation=d).double() for d in (1, 2, 4, 8)]
+    behind = F.pad(x, (0, 40))
+    for layer in layers:  # positive, so that no ReLU hides a change
+        nn.init.uniform_(layer.weight, 0.5, 1)
+        nn.init.uniform_(layer.bias, 0.5, 1)
+
+    def outputs(x, ahead):
+        for layer in layers:
+            total = 2 * layer.dilation[0]
+            pads = (total // 2, total // 2) if ahead else (total, 0)
+            x = layer(F.pad(x, pads)).relu()
+        return x[..., :20]
+
+    assert torch.allclose(outputs(x.abs(), False), outputs(behind.abs(), False))
+    pair = (outputs(signal.abs(), True) for signal in (x, behind))
+    changed = ~torch.isclose(*pair).flatten()
+    assert changed[-changed.sum() :].all()
+    yield f"dilations 1, 2, 4, 8 the last {changed.sum()} do."
 
 
 @check("rates")
@@ -661,6 +757,13 @@ def _():
     rates = {m.dilation[0] for m in head if isinstance(m, nn.Conv2d)} - {1}
     yield "has the rates {}, {}, {}.".format(*sorted(rates))
     assert 6 * 16 == 12 * 8 == 96
+    last = []
+    for removed in ([False, False, True], [False, True, True]):
+        with torch.device("meta"):
+            network = models.resnet50(replace_stride_with_dilation=removed)
+        rate = network.layer4[-1].conv2.dilation[0]
+        last.append(", ".join(str(rate * factor) for factor in (1, 2, 4)))
+    yield "blocks: {} at output stride 16, and {} at 8.".format(*last)
     side = size(RESNET[:3], 224)
     yield f"has a map of {side} × {side}"
     x, w = torch.randn(1, 1, side, side).double(), torch.randn(1, 1, 3, 3).double()
@@ -858,6 +961,17 @@ def _():
     crop, cells = front_end_numbers(628)
     yield f"628 pixels has {cells} × {cells} cells"
     yield f"its maps take {4 * crop / 1e9:.1f} GB."
+    spent = []
+    for removed in ((False, False), (False, True), (True, True)):
+        with torch.device("meta"):
+            network = models.resnet50(replace_stride_with_dilation=[False, *removed])
+            trunk = nn.Sequential(*list(network.children())[:-2]).eval()
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                trunk(torch.zeros(1, 3, 512, 512))
+        spent.append(counter.get_total_flops() / 1e9)
+    few, some, many = spent
+    yield f"takes {few:.0f} GFLOP at output stride 32, {some:.0f} at 16"
+    yield f"and {many:.0f} at 8."
 
 
 @check("weights")
@@ -942,3 +1056,62 @@ def _():
         sizes, _ = dl.input_sizes(dl.front_end(21))
     yield f"needs {sizes.margin} pixels on each side"
     yield f"a tile of 900 pixels answers for {900 - 2 * sizes.margin}"
+
+
+@check("streaming")
+@torch.no_grad()
+def _():
+    dilations = [2**i for i in range(10)]
+    layers = [nn.Conv1d(1, 1, 2, dilation=d).double() for d in dilations]
+
+    def maps(x):
+        """The input and the output of each layer, over the whole sequence."""
+        found = [x]
+        for layer, d in zip(layers, dilations, strict=True):
+            found.append(layer(F.pad(found[-1], (d, 0))).tanh())
+        return found
+
+    x = torch.randn(1, 1, 1120, dtype=torch.float64)
+    *inputs, _ = maps(x[..., :1100])
+    kept = [whole[..., -d:] for whole, d in zip(inputs, dilations, strict=True)]
+    stored = sum(queue.numel() for queue in kept)
+    streamed = []
+    for sample in x[..., 1100:].split(1, 2):
+        for number, layer in enumerate(layers):
+            read = torch.cat([kept[number], sample], 2)
+            kept[number] = read[..., 1:]
+            sample = layer(read).tanh()
+            assert sample.numel() == 1
+        streamed.append(sample)
+    assert torch.allclose(torch.cat(streamed, 2), maps(x)[-1][..., 1100:])
+    yield f"means {stored} stored numbers a channel and {len(layers)} new units a"
+    units, needed = {0}, 0
+    for d in reversed(dilations):
+        needed += len(units)
+        units = {i for unit in units for i in Window(2, dilation=d).inputs(unit)}
+    yield f"one output needs {needed} units."
+
+
+@check("spots")
+def _():
+    changed = []
+    for dilations in ((2, 2, 2), (1, 2, 5)):
+        out = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
+        out[..., 20, 20] = 1
+        for d in dilations:
+            ones = torch.ones(1, 1, 3, 3, dtype=torch.float64)
+            out = F.conv2d(out, ones, padding=d, dilation=d)
+        changed.append(out[0, 0] > 0)
+    dots, square = changed
+    around = F.conv2d(dots.double()[None, None], torch.ones(1, 1, 3, 3).double())
+    assert (around[0, 0][dots[1:-1, 1:-1]] == 1).all()
+    side = int(square.any(0).sum())
+    assert square.sum() == side**2 == square.any(1).sum() ** 2
+    yield f"changes {dots.sum()} outputs, no two of them neighbours"
+    yield f"a solid square of {square.sum()}."
+    cells = torch.full((1, 1, 9, 9), -1.0, dtype=torch.float64)
+    cells[..., 4, 4] = 1
+    late = F.interpolate(cells, scale_factor=8, mode="bilinear") > 0
+    early = F.interpolate((cells > 0).double(), scale_factor=8) > 0
+    yield f"leaves {late.sum()} wrong pixels if [logits"
+    yield f"and {early.sum()} if labels are."
