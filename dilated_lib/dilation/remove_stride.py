@@ -66,8 +66,8 @@ def remove_stride_(
     are tried, with as many channels as the first convolution takes.
 
     Raises TypeError or ValueError for impossible arguments. Raises ValueError, before
-    anything is changed, for what has no dense form behind a removed stride, such as a
-    mean over all positions or an upsampling; for a convolution or pooling that would
+    anything is changed, for what cannot stay as it is behind a removed stride, such as
+    a mean over all positions or an upsampling; for a convolution or pooling that would
     have to change and is not a layer; for layers with hooks; for a network that cannot
     be traced; and where maps meet whose units stand at different distances, or whose
     sizes no longer agree.
@@ -180,7 +180,7 @@ def _check(node: fx.Node, layer: Any, name: str, change: _Change, before: Any) -
     what = operation(node)
     if what not in _LAYERS:
         raise ValueError(
-            f"{name} ({what}) has no dense form: it does not compute each unit from "
+            f"{name} ({what}) cannot be made dense: it does not compute each unit from "
             "that unit alone, and alike, and these would stand further apart; give "
             "the part of the network before it, or a larger output_stride"
         )

@@ -59,7 +59,7 @@ def front_end(
     width of these. The file must be made for values from 0 to 255, which torchvision's
     ``IMAGENET1K_V1`` is not. What is not filled is drawn as for ReLUs (He et al. 2015),
     and ``final`` from N(0, 0.001²), as in the released training: a new network's loss
-    is ln C.
+    is near ln C.
 
     Four variants are not the paper's: ``fc_channels``, ``last_stage``, ``width`` and
     ``batch_norm``. The last two are for training from scratch, and take no weights.
