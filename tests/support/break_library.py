@@ -112,7 +112,9 @@ class Choice:
             self.failed.write_text(report.nodeid)
 
     def pytest_runtest_logstart(self, nodeid):
-        signal.alarm(10 + 5 * round(self.longest[path_of(nodeid)]))
+        limit = 10 + 5 * round(self.longest[path_of(nodeid)])
+        signal.setitimer(signal.ITIMER_PROF, limit)  # of work, on a busy machine too
+        signal.alarm(4 * limit)  # for one that waits and does not work
 
 
 def path_of(test):
