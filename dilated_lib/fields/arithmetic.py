@@ -96,8 +96,8 @@ class ReceptiveField:
         own = int(self.stride * len(self.phases))
         hulls = [self._bounded(unit) for unit, hull in enumerate(self.phases) if hull]
         return (
-            max((-first for first, _ in hulls if first < 0), default=0),
-            max((last + 1 - own for _, last in hulls if last >= own), default=0),
+            max([0, *(-first for first, _ in hulls)]),
+            max([0, *(last + 1 - own for _, last in hulls)]),
         )
 
     def start(self, unit: int) -> int:
@@ -245,7 +245,7 @@ def join(fields: Iterable[ReceptiveField]) -> ReceptiveField:
         _hull_of(field._hull(unit) for field in maps if field.reaches(unit))
         for unit in range(period)
     )
-    return ReceptiveField(strides[0], tuple(hulls))
+    return ReceptiveField(strides.pop(), tuple(hulls))
 
 
 def _hull_of(hulls: Iterable[tuple[float, float]]) -> tuple[float, float] | None:

@@ -90,8 +90,7 @@ def effective_receptive_field(
                 channels = _output(model, x, to).reshape(shape)[tuple(own)].flatten()
             generator = torch.Generator().manual_seed(seed + number)
             signs = torch.randint(2, channels.shape, generator=generator) * 2 - 1
-            seen = (channels * signs.to(channels)).sum()
-            (gradient,) = torch.autograd.grad(seen, x)
+            (gradient,) = torch.autograd.grad(channels, x, signs.type_as(channels))
             arrives = gradient[0].abs().double().mean(0).cpu()
             total += (arrives > 0).double() if binary else arrives
     if not total.any():
@@ -157,8 +156,8 @@ def _layout(
 
 
 def _marked(x: Tensor) -> Tensor:
-    """Return a copy with NaN in the first half of every axis."""
+    """Return a copy with NaN in the second half of every axis."""
     marked = x.detach().clone()
-    quarter = [slice(None)] * 2 + [slice(0, -(-side // 2)) for side in x.shape[2:]]
+    quarter = [slice(None)] * 2 + [slice(side // 2, None) for side in x.shape[2:]]
     marked[tuple(quarter)] = torch.nan
     return marked

@@ -61,10 +61,10 @@ def along(window: Window) -> Along:
 
 def windows(
     kernel_size: Any,
-    stride: Any = 1,
+    stride: Any,
     *,
-    padding: Any = 0,
-    dilation: Any = 1,
+    padding: Any,
+    dilation: Any,
     transposed: bool = False,
     output_padding: Any = 0,
     rank: int,
@@ -194,5 +194,5 @@ def resampled(
     by: Any = {"size": out} if scale is None else {"scale_factor": scale}
     line = torch.arange(size, dtype=torch.float32)[None, None]
     theirs = F.interpolate(line, **by, mode=kind.replace("_", "-")).flatten().tolist()
-    ours = [min(floor(unit * ratio + shift), size - 1) for unit in range(out)]
-    return Along(table, "replicate") if theirs == ours else None
+    ours = [floor(unit * ratio + shift) for unit in range(out)]
+    return Along(table) if theirs == ours else None

@@ -51,7 +51,7 @@ def coverage(windows: Iterable[Window], *, unit: int = 0) -> NDArray[Any]:
             for position in layer.inputs(upper):
                 below[position] += count
         paths = below
-    fits = max(paths.values()) <= np.iinfo(np.int64).max
+    fits = max(paths.values()) < 2**63
     counts = [paths[position] for position in range(start, end + 1)]
     return np.array(counts, np.int64 if fits else object)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib import ReceptiveField, Window
-from dilated_lib.fields.arithmetic import Sampling, above, join
+from dilated_lib.fields.arithmetic import Sampling, above, join, place
 
 small = st.integers(1, 4)
 pads = st.integers(0, 3)
@@ -231,6 +231,19 @@ def test_units_between_the_taps_of_a_transposed_layer_see_nothing():
             match="unit 3 sees no input: it reads only gaps that the taps of a trans",
         ):
             one(3)
+
+
+@pytest.mark.parametrize(("times", "crop"), [(2, 0), (2, 1), (3, 1)])
+def test_a_drawing_puts_the_units_of_an_enlarged_map_side_by_side(times, crop):
+    # together they cover what the map covered, so pixel 0 from -1/2 to 1/2
+    layer = Window(times + 2 * crop, times, padding=crop, transposed=True)
+    drawn = [place(dl.compose([layer]), unit) for unit in range(times)]
+    assert drawn == pytest.approx([(n + 0.5) / times - 0.5 for n in range(times)])
+
+
+def test_a_drawing_puts_a_unit_that_sees_nothing_between_those_that_see():
+    field = dl.compose([Window(1, 2, transposed=True)])
+    assert [place(field, unit) for unit in (2, 3, 4)] == [1, 1.5, 2]
 
 
 def test_a_layer_that_reads_only_the_gaps_sees_nothing():
@@ -537,5 +550,8 @@ def test_a_whole_axis_swallows_what_it_joins():
     for ask in (both.start, both.end, both.centre, lambda _: both.padding):
         with pytest.raises(ValueError, match="unit 0 sees the whole axis"):
             ask(0)
+    coarse = dl.ReceptiveField(8, whole.phases)  # at any distance from the others
+    for maps in ([some, coarse], [coarse, some]):
+        assert join(maps).stride == 4
     half = join([dl.ReceptiveField(Fraction(1, 2), ((0, 0), (0, 0))), whole])
     assert half.stride == Fraction(1, 2) and half.size == math.inf

@@ -13,6 +13,7 @@ from torchvision import models
 import dilated_lib as dl
 from dilated_lib import Window
 from dilated_lib.evaluation_mode import evaluating
+from dilated_lib.fields.tracing.export import TracingError
 
 
 def stack(*dilations):
@@ -81,6 +82,15 @@ def test_the_signs_come_from_the_seed_and_from_nothing_else():
         torch.manual_seed(state)  # the caller's own draws
         seen.append(dl.effective_receptive_field(conv, torch.ones(1, 3, 7, 7)))
     np.testing.assert_array_equal(*seen)
+
+
+def test_each_input_has_signs_of_its_own_counted_from_the_seed():
+    conv = nn.Conv1d(1, 16, 1, bias=False)
+    conv.weight.data = 2.0 ** torch.arange(16).view(16, 1, 1)  # a sum tells its signs
+    one, two = torch.ones(1, 1, 1), torch.ones(2, 1, 1)
+    first, second = (dl.effective_receptive_field(conv, one, seed=n) for n in (0, 1))
+    assert first != second
+    assert dl.effective_receptive_field(conv, two) == (first + second) / 2
 
 
 def test_channels_do_not_cancel():
@@ -183,6 +193,40 @@ def test_units_may_be_a_row_of_tokens():
         dl.effective_receptive_field(Tokens(), x, unit=(6, 0))
 
 
+def test_a_row_of_tokens_can_be_named():
+    network = nn.Sequential(Tokens(), nn.Flatten())
+    seen = dl.effective_receptive_field(
+        network, noise(1, 3, 8, 8).float(), to="0", unit=(0, 1)
+    )
+    assert (seen > 0).tolist() == [[False] * 4 + [True] * 4] * 4 + [[False] * 8] * 4
+
+
+def test_a_mean_leaves_one_unit_along_its_axis():
+    class Rows(nn.Module):
+        def forward(self, x):
+            return x.mean(2)
+
+    x = torch.ones(1, 1, 2, 3)
+    seen = dl.effective_receptive_field(Rows(), x, unit=(0, 2))
+    assert seen.tolist() == [[0, 0, 0.5], [0, 0, 0.5]]
+    with pytest.raises(ValueError, match=r"within \(1, 3\), got \(1, 2\)"):
+        dl.effective_receptive_field(Rows(), x, unit=(1, 2))
+
+
+def test_a_network_that_decides_by_values_is_measured_without_tracing():
+    class Cropped(nn.Module):
+        def forward(self, x):
+            sign = 1 if x.sum() > 0 else -1
+            return sign * x[..., 4:]
+
+    with pytest.raises(TracingError, match="depends on the values"):
+        dl.receptive_field(Cropped(), (2, 1, 10))
+    for height in (1, 3):
+        x = torch.ones(1, 2, height, 10)
+        seen = dl.effective_receptive_field(Cropped(), x, unit=(0, 5))
+        assert np.argwhere(seen).tolist() == [[0, 9]]
+
+
 def test_tokens_beside_other_things_are_refused_by_name():
     with pytest.raises(ValueError, match="puts positions beside other things"):
         dl.effective_receptive_field(Tokens(classed=True), noise(1, 3, 24, 32).float())
@@ -190,6 +234,32 @@ def test_tokens_beside_other_things_are_refused_by_name():
     attended[1].self_attn.batch_first = True
     with pytest.raises(ValueError, match=r"^the output, \(1, 49, 8\), must be a map"):
         dl.effective_receptive_field(attended, noise(1, 3, 24, 32).float())
+
+
+class Keeping(Tokens):
+    """Tokens, whose module keeps their mean as well, which it computes last."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = {}
+
+    def forward(self, x):
+        tokens = super().forward(x)
+        self.kept["mean"] = tokens.mean(1, keepdim=True)
+        return tokens
+
+
+def test_a_module_whose_last_value_is_not_its_result_is_refused():
+    class Added(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = Keeping()
+
+        def forward(self, x):
+            return self.body(x) + self.body.kept["mean"]
+
+    with pytest.raises(ValueError, match=r"^the output, \(1, 4, 8\), must be a map"):
+        dl.effective_receptive_field(Added(), noise(1, 3, 8, 8).float(), to="body")
 
 
 class Global(nn.Module):

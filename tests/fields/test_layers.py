@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from dilated_lib import Window
-from dilated_lib.fields.layers import along
+from dilated_lib.fields.layers import along, resampled
 from dilated_lib.fields.size_search import _outwards
+from dilated_lib.fields.windows import Sampling
 
 
 @pytest.mark.parametrize("padding", [0, 3, (1, 4)])
@@ -40,6 +41,68 @@ def test_a_bilinear_deconvolution_stands_where_interpolation_does(stride):
     assert along(window).layer.step == 1 and all(
         isinstance(one, Fraction) for one in found
     )
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("linear", "bilinear"), ("bicubic",) * 2])
+@pytest.mark.parametrize(
+    ("size", "out"), [(4, 4), (5, 10), (5, 15), (6, 4), (12, 3), (5, 2), (5, 1)]
+)
+@pytest.mark.parametrize("extra", [None, "align_corners", "antialias"])
+def test_a_resized_map_reads_what_torch_weights(kind, mode, size, out, extra):
+    corners, smooth = extra == "align_corners", extra == "antialias"
+
+    def resized(x):
+        options = {extra: True} if extra else {}
+        return F.interpolate(x, (out, size), mode=mode, **options)[0, 0, :, 0]
+
+    how = resampled(size, out, kind, None, corners, smooth)
+    x = torch.zeros(1, 1, size, size, dtype=torch.float64)
+    weights = torch.autograd.functional.jacobian(resized, x)[:, 0, 0, :, 0]
+    marked = [x.index_fill(2, torch.tensor([n]), torch.nan) for n in range(size)]
+    touched = torch.stack([resized(one).isnan() for one in marked], 1)
+    positions, pads = torch.arange(size).double()[None, None], 0
+    if how.border != "blank":
+        positions, pads = F.pad(positions, (3, 3), mode=how.border), 3
+    stands_for = dict(enumerate(positions.flatten().tolist(), -pads))
+    for unit in range(out):
+        read, passed = (
+            {stands_for[n] for n in layer.inputs(unit) if n in stands_for}
+            for layer in (how.layer, how.idle or how.layer)
+        )
+        assert read == {*weights[unit].nonzero().flatten().tolist()}
+        theirs = {*touched[unit].nonzero().flatten().tolist()}
+        assert theirs == passed if out < size else theirs <= passed
+    units = range(len(how.centres))
+    middles = [(n + 0.5) * size / out - 0.5 for n in units]
+    if corners:
+        middles = [n * (size - 1) / (out - 1) if n else 0 for n in units]
+    assert how.centres == pytest.approx(middles)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "nearest_exact"])
+@pytest.mark.parametrize(
+    ("size", "out", "scale"), [(9, 3, 0.4), (6, 9, 1.5), (9, 6, None), (5, 7, None)]
+)
+def test_nearest_pixels_are_those_that_torch_takes(kind, size, out, scale):
+    by = {"size": out} if scale is None else {"scale_factor": scale}
+    line = torch.arange(size).double()[None, None]
+    theirs = F.interpolate(line, **by, mode=kind.replace("_", "-")).flatten()
+    layer = resampled(size, out, kind, scale, False, False).layer
+    assert [[*layer.inputs(unit)] for unit in range(out)] == theirs[:, None].tolist()
+
+
+def test_nearest_pixels_that_torch_rounds_otherwise_are_not_told():
+    # pixel 20 stands at 20.5 · 4 / 41, which is 2, and in single precision just below
+    line = torch.arange(4.0)[None, None]
+    assert F.interpolate(line, 41, mode="nearest-exact")[0, 0, 20] == 1
+    assert resampled(4, 41, "nearest_exact", None, False, False) is None
+
+
+@pytest.mark.parametrize("kind", ["nearest", "linear", "bicubic"])
+def test_a_factor_of_one_changes_nothing(kind):
+    assert resampled(6, 6, kind, 1.0, False, False).layer == Sampling(1, ((0,),))
+    # torch may or may not take positions 1.05 apart, and there are six of them again
+    assert resampled(6, 6, kind, 1.05, False, False) is None
 
 
 def test_lengths_around_one_come_by_their_distance():

@@ -117,6 +117,11 @@ def test_counts_are_exact_beyond_64_bits_too():
         counts = dl.coverage([Window(2)] * layers)
         assert counts.dtype == kind
         assert counts.tolist() == [comb(layers, n) for n in range(layers + 1)]
+    # both units that are read repeat the same position, so each pair doubles its paths
+    twice = [Window(2, 2, transposed=True), Window(2, 2)]
+    for doubled, kind in ((62, np.int64), (63, object), (64, object)):
+        (count,) = counts = dl.coverage(twice * doubled)
+        assert (count, counts.dtype) == (2**doubled, kind)
     shares = dl.coverage([Window(3)] * 60)
     shares = (shares / shares.sum()).astype(float)
     place = np.arange(121) - 60
