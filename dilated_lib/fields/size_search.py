@@ -207,7 +207,7 @@ def _balanced(field: ReceptiveField, size: int, cells: int, whole: bool) -> None
     if not _plain(field):
         return
     over = size - fixed_pixels(field) - cells * int(field.stride)
-    if over and (whole or not 0 < over < field.stride):
+    if not 0 <= over < field.stride or (over and whole):
         raise ValueError(
             f"{size} pixels give {cells} cells, which see {over:+} pixels more after "
             "the input than before it: the network pads one side more than the other"

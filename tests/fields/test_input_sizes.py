@@ -83,6 +83,31 @@ def test_the_sizes_that_an_error_names_are_whole(layers, size):
         assert sizes.cells(int(pixels)) == int(cells)
 
 
+@pytest.mark.parametrize(
+    ("each", "more", "count"),
+    [(1, 0, "n"), (1, 1, "n + 1"), (3, -2, "3n - 2"), (4, 2, "4n + 2")],
+)
+def test_cells_are_counted_by_a_line_in_the_n_of_the_sizes(each, more, count):
+    sizes = InputSizes(dl.ReceptiveField(8, ((0, 9),)), 8, each=each, more=more)
+    assert (str(sizes), sizes.count) == ("8n", count)
+    assert sizes.cells(40) == 5 * each + more
+    assert sizes.stride == Fraction(8, each)
+    assert isinstance(sizes.stride, Fraction if each == 3 else int)
+
+
+def test_the_first_size_has_at_least_a_pixel():
+    field = dl.ReceptiveField(8, ((0, 9),))
+    assert InputSizes(field, 8, fixed=-15).cells(1) == 2
+    with pytest.raises(ValueError, match=r"such as 8 \(3 cells\) or 16 \(4\)$"):
+        InputSizes(field, 8, fixed=-16).cells(1)
+
+
+def test_an_input_without_pixels_has_no_cells():
+    sizes = InputSizes(dl.ReceptiveField(8, ((0, 379),)))
+    with pytest.raises(ValueError, match=r"^size must be at least 1, got 0$"):
+        sizes.cells(0)
+
+
 def test_the_papers_numbers_follow_from_the_network():
     with torch.device("meta"):
         network = dl.networks.dilation8_pascal_voc()
@@ -127,11 +152,16 @@ def keras_same():
     return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 4, 3, 2))
 
 
+def padded_before():
+    return nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(3, 4, 3, 2))
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
         (Lopsided(), "pads one side more than the other"),
         (keras_same(), "pads one side more than the other"),
+        (padded_before(), "pads one side more than the other"),
         (nn.ConvTranspose2d(3, 3, 4, 2), "before the upsampling"),
         (nn.AdaptiveAvgPool2d(1), "sees the whole axis"),
     ],
@@ -170,6 +200,45 @@ def test_a_chain_that_pads_to_other_sizes_is_traced():
     chain = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(2, 2, 5, padding=1))
     height, _ = dl.input_sizes(chain)
     assert (str(height), height.margin) == ("2 + 1n", 1)
+
+
+def test_a_chain_that_pads_late_takes_no_size_below_its_first_kernel():
+    # by the arithmetic of the stack alone n pixels would give n cells for any n
+    chain = nn.Sequential(nn.Conv2d(3, 2, 5), nn.Conv2d(2, 2, 1, padding=2))
+    for sizes in dl.input_sizes(chain):
+        assert (str(sizes), sizes.size(5)) == ("1n", 5)
+        with pytest.raises(ValueError, match=r"4 cells.*such as 5 \(5 cells\)"):
+            sizes.size(4)
+    assert chain(torch.zeros(1, 3, 5, 5)).shape[2:] == (5, 5)
+
+
+def test_layers_after_the_cells_may_leave_pixels_over():
+    network = nn.Sequential(nn.Conv2d(3, 1, 3), nn.MaxPool2d(4))
+    for sizes in dl.input_sizes(network, to="0", at=(9, 9)):
+        assert (str(sizes), sizes.size(4)) == ("2 + 1n", 6)
+        with pytest.raises(ValueError, match=r"3 cells.*such as 6 \(4 cells\)"):
+            sizes.size(3)  # the pooling would have no output
+
+
+@pytest.mark.parametrize("step", [(200, 1), (1, 200)])
+def test_the_search_begins_at_512_pixels_and_does_not_go_far(step):
+    network = nn.Sequential(nn.MaxPool2d(step))
+    with pytest.raises(ValueError, match=r"^no size near 512 pixels is whole"):
+        dl.input_sizes(network, to="0")
+    height, width = dl.input_sizes(network, to="0", at=(400, 400))
+    assert (height.step, width.step) == step
+
+
+def test_a_chain_is_refused_what_a_traced_network_is():
+    chain = nn.Sequential(nn.Conv2d(1, 1, 3))
+    assert [one.size(1) for one in dl.input_sizes(chain, channels=1)] == [3, 3]
+    for wrong, message in [
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"at": (0, 8)}, r"at\[0\] must be at least 1, got 0"),
+        ({"at": (8,)}, r"at must list a height and a width, got \(8,\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            dl.input_sizes(chain, **wrong)
 
 
 def twice(channels, out, padding):
