@@ -139,6 +139,12 @@ def test_a_resnet_wants_one_pixel_more_than_a_multiple():
     assert height.cells(225) == 8 and height.cells(513) == 17
 
 
+def test_zeros_on_one_side_that_no_cell_reads_do_not_count():
+    for sizes in dl.input_sizes(keras_same(), at=(33, 33)):
+        assert (str(sizes), sizes.margin, sizes.cells(33)) == ("1 + 2n", 0.5, 16)
+    assert keras_same()(torch.zeros(1, 3, 33, 33)).shape[2:] == (16, 16)
+
+
 class Lopsided(nn.Module):
     def __init__(self):
         super().__init__()

@@ -59,6 +59,25 @@ def test_steps_to_64_pixels_are_found_whatever_the_stride():
         Rule(lambda length: length % 240 == 0, stride=80).search(240)
 
 
+def test_a_step_is_a_multiple_of_the_strides():
+    found = Rule(lambda length: length % 6 == 0, stride=4).search(36)
+    assert (found.step, found.each) == (12, 3)
+
+
+def test_tracing_says_why_no_size_is_taken_and_is_not_asked_where_one_is():
+    class Refuses(Rule):
+        def tried(self, length):
+            return self.takes
+
+        def trace(self, size):
+            raise ValueError(f"not on {size[0]} pixels")
+
+    with pytest.raises(ValueError, match=r"^not on 50 pixels$"):
+        Refuses(None).search(50)
+    with pytest.raises(ValueError, match=r"^no size near 50 pixels is whole"):
+        Refuses((trial.REMAINDER,)).search(50)
+
+
 def test_a_whole_size_is_looked_for_32_pixels_around():
     assert Rule(lambda length: length >= 65).search(33).least == 65
     with pytest.raises(ValueError, match=r"^no size near 32 pixels is whole"):
@@ -79,18 +98,18 @@ def test_a_size_without_padding_left_over_is_half_a_period_away_at_most():
 
 
 class Shifted(Rule):
-    """Cells of 4 pixels, after which ``over`` pixels more follow than come before."""
+    """Cells of 4 pixels, which see 8 beside their own, and ``over`` more after them."""
 
     def __init__(self, level, over):
-        super().__init__(lambda length: length % 4 == 0, stride=4)
+        super().__init__(lambda length: length in range(12, 99, 4), stride=4)
         self.level, self.over = level, over
 
     def tried(self, length):
         return (self.level,) if self.takes(length) else None
 
     def trace(self, size):
-        answer = Traced([ReceptiveField(4, ((-3, 6 - self.over),))])
-        answer.lengths = (size[0] // 4,)
+        answer = Traced([ReceptiveField(4, ((-3, 14 - self.over),))])
+        answer.lengths = (size[0] // 4 - 2,)
         return answer
 
 
@@ -105,7 +124,10 @@ def test_one_side_is_padded_more_than_the_other(level, over):
 
 def test_padding_that_a_stride_leaves_over_may_be_on_one_side():
     for level, over in ((trial.WHOLE, 0), (trial.PADDING, 1), (trial.PADDING, 3)):
-        assert Shifted(level, over).search(32).step == 4
+        found = Shifted(level, over).search(32)
+        # n counts the cells
+        assert (found.fixed, found.step, found.each, found.more) == (8, 4, 1, 0)
+        assert found.least == 1
 
 
 @pytest.mark.parametrize("counted", [(5, 5, 5), (5, 6, 8)])
