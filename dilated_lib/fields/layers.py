@@ -168,14 +168,22 @@ def resampled(
         kind, (ratio - 1) / 2
     )
     if corners:
-        ratio, shift = Fraction(size - 1, max(out - 1, 1)), Fraction(0)
+        ratio = Fraction(size - 1, out - 1) if out > 1 else Fraction(0)
+        # where it smooths, torch does not put the first unit on the first position
+        shift = (ratio - 1) / 2 if smooth else Fraction(0)
     places = [unit * ratio + shift for unit in range(ratio.denominator)]
     reach = {"bicubic": 2}.get(kind, 0 if nearest else 1)  # taps on either side
     if smooth and ratio > 1:  # the kernel is as much wider; it ends at the border
         far = ratio * reach
-        wide = (range(floor(n - far + 1), floor(n + far + 1)) for n in places)
-        table = Sampling(ratio.numerator, tuple(map(tuple, wide)))
-        return Along(table, places=tuple(places))
+        wide = [range(floor(n - far) + 1, floor(n + far) + 1) for n in places]
+        idle = Sampling(ratio.numerator, tuple(map(tuple, wide)))
+        # a whole number of units away from its middle the kernel is zero
+        inner = (
+            tuple(one for one in row if one == n or (one - n) % ratio)
+            for n, row in zip(places, wide, strict=True)
+        )
+        table = Sampling(ratio.numerator, tuple(inner))
+        return Along(table, idle=idle, places=tuple(places))
     low = [floor(place) for place in places]
     rows = [[*range(n - reach + 1, n + reach + 1)] if reach else [n] for n in low]
     exact = [
