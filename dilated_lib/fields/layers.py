@@ -194,7 +194,7 @@ def resampled(
     if not nearest:
         # before the first position torch reads the second with weight zero
         more = [
-            [*row, n + 2] if n < 0 and reach == 1 else row
+            [*row, n + 2] if n < 0 and reach == 1 and not smooth else row
             for n, row in zip(low, rows, strict=True)
         ]
         idle = Sampling(ratio.numerator, tuple(map(tuple, more)))
