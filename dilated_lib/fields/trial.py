@@ -44,7 +44,6 @@ def attempt(
     Raises TracingError where the network needs the input's values before ``to``.
     """
     watch = _Leftovers(len(size) - 1)
-    module = dict(model.named_modules()).get(to) if to else None
     with (
         export.ONE_AT_A_TIME,
         export.left_alone(model),  # takes the hook off as well
@@ -52,8 +51,9 @@ def attempt(
         torch.no_grad(),
         watch,
     ):
-        if module is not None:
-            module.register_forward_hook(lambda *_: watch.reach())
+        for name, module in model.named_modules():
+            if name == to:
+                module.register_forward_hook(lambda *_: watch.reach())
         try:
             model(*export.example_inputs(model, [size]))
         except NEEDS_VALUES:
@@ -92,11 +92,11 @@ class _Leftovers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         name = name_of(func)
         if name == "native_batch_norm":  # of fake tensors, most of a trial's time
-            return torch.empty_like(args[0]), torch.empty(0), torch.empty(0)
+            return torch.empty_like(args[0]), None, None
         result = func(*args, **(kwargs or {}))
         if "backward" in name or "adaptive" in name:
             return result
-        call = Call(name, named(func, args, kwargs or {}), [], None)
+        call = Call(name, named(func, args, {}), [], None)
         if "convolution" in name:
             self.windows(rules.convolution_windows(call), call["input"], result)
         elif "_pool" in name:
@@ -113,26 +113,23 @@ class _Leftovers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def windows(self, layers: Sequence[Window], source: Any, result: Tensor) -> None:
         """Note what convolving or pooling leaves over."""
-        if len(layers) != len(self.worst):
+        if len(layers) != len(self.worst) or layers[0].transposed:
             return
         padded = [*getattr(source, "padded", ()), *(0 for _ in layers)]
-        for axis, layer in enumerate(layers):
-            back = axis - len(layers)
-            if layer.transposed:
-                continue
-            read = (result.shape[back] - 1) * layer.stride + layer.extent
-            over = source.shape[back] + sum(layer.pads) - read
+        for axis in range(-len(layers), 0):
+            layer = layers[axis]
+            read = (result.shape[axis] - 1) * layer.stride + layer.extent
+            over = source.shape[axis] + sum(layer.pads) - read
             gap = max(0, layer.stride - layer.extent)  # as between two windows
-            spare = layer.pads[1] + padded[-1 - back] + gap
+            spare = layer.pads[1] + padded[-1 - axis] + gap
             level = PADDING if 0 < over <= spare else REMAINDER if over else WHOLE
             self.worst[axis] = max(self.worst[axis], level)
 
     def resized(self, source: Tensor, result: Tensor, corners: bool) -> None:
         """Note whether a resized length, or that between corners, is a multiple."""
-        for axis in range(len(self.worst)):
-            back = axis - len(self.worst)
-            low, high = sorted((source.shape[back], result.shape[back]))
-            between = corners and (low == 1 or (high - 1) % (low - 1) == 0)
+        for axis in range(-len(self.worst), 0):
+            low, high = sorted((source.shape[axis], result.shape[axis]))
+            between = corners and (high - 1) % max(1, low - 1) == 0
             self.uneven[axis] |= high % low > 0 and not between
 
 
