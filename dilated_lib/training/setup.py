@@ -206,7 +206,6 @@ def launch(config: Config, logger: TensorBoardLogger) -> Fabric:
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=here,
         num_nodes=world // here,
-        strategy="ddp" if world > 1 else "auto",
         precision=config.precision,
         loggers=logger,
     )

@@ -634,7 +634,8 @@ def test_no_kind_of_loss_that_is_not_finite_is_noted(value):
 def test_whatever_a_run_draws_has_a_seed_of_its_own(tmp_path):
     """Each step's dropout, and each picture's crop; what a turn leaves is the mean."""
     own_data(tmp_path / "data")
-    config = TINY.changed(data=str(tmp_path / "data"), steps=3, pictures=0)
+    config = TINY.changed(data=str(tmp_path / "data"), steps=3, pictures=0, scale=1.5)
+    config = replace(config, recipe=replace(RECIPE, rotation=4.0, colour=0.25))
     with (
         patch.object(loop, "_seed", wraps=loop._seed) as seed,
         patch.object(setup, "augmentation", wraps=augmentation) as augment,
@@ -642,8 +643,10 @@ def test_whatever_a_run_draws_has_a_seed_of_its_own(tmp_path):
         dl.train(config, tmp_path / "run")
     seeds = [call.args for call in seed.call_args_list]
     assert len(seeds) == len({*seeds}) == 1 + 3 * (2 + 1)
-    fill = augment.call_args.kwargs["fill"]
-    assert fill == (123.68, 116.779, 103.939)  # ImageNet's mean, in RGB
+    given = augment.call_args.kwargs
+    assert given.pop("fill") == (123.68, 116.779, 103.939)  # ImageNet's mean, in RGB
+    assert given.pop("scale") == pytest.approx((1.5 * 0.9, 1.5 * 1.1))
+    assert given == {"cells": (3, 4), "margin": 0, "rotation": 4.0, "colour": 0.25}
 
 
 def stage(**changes):
@@ -797,6 +800,14 @@ def test_the_paper_doubles_the_rate_of_biases():
     network, trained = build_network(config, dl.open_data("shapes"))
     groups = build_optimizer(network, config, trained).param_groups
     assert {g["base"]: g["weight_decay"] for g in groups} == {1e-4: 5e-4, 2e-4: 0.0}
+    assert {g["momentum"] for g in groups} == {0.99}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
+def test_adamw_is_fused_unless_the_loss_is_scaled(precision):
+    config = TINY.changed(precision=precision)
+    optimizer = build_optimizer(nn.Linear(2, 3), config, set())
+    assert optimizer.defaults["fused"] is (precision == "32-true")
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
