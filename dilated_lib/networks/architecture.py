@@ -41,7 +41,7 @@ class Architecture:
             "conv4"; or one that keeps VGG-16's five poolings, by its name in
             :func:`~dilated_lib.networks.pooled.pooled_front_end`.
         padding: What the front end's convolutions pad. With zeros or reflection inside,
-            a crop needs no margin, and a step takes a quarter of the time.
+            a crop needs no margin, and a step takes less time.
         width: The channels of conv1; VGG-16 has 64.
         fc_channels: The channels of fc6 and fc7; the paper has 4096.
         batch_norm: Normalise behind each convolution of a front end from scratch.

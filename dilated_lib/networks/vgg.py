@@ -53,7 +53,8 @@ def front_end(
     the same weights. A unit more than 24 cells from the border computes the same as
     without padding. Reflection needs at least 13 cells along each axis, since fc6
     mirrors 12 of them. No margin of the picture is read, which makes a training step
-    about four times cheaper for the same labelled pixels.
+    cheaper for the same labelled pixels: four times, measured on crops of 36 x 48 cells
+    with 256 channels in fc6.
 
     ``weights`` fills the 13 convolutions, and fc6 and fc7 if the file has them in the
     width of these. The file must be made for values from 0 to 255, which torchvision's
