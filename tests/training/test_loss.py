@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from training_runs import TINY
 
 import dilated_lib as dl
+from dilated_lib.networks.architecture import Architecture
 from dilated_lib.networks.baselines import Baseline
 from dilated_lib.training.config import MODERN, PAPER, Config
 from dilated_lib.training.loss import Stage, median_frequency_weights
@@ -252,7 +253,50 @@ def test_the_papers_recipe_is_the_papers():
     assert (PAPER.zoom, PAPER.rotation, PAPER.colour) == ((1.0, 1.0), 0.0, 0.0)
     with pytest.raises(FrozenInstanceError):
         PAPER.learning_rate = 1.0
-    assert replace(MODERN) == MODERN and asdict(MODERN)["zoom"] == (0.5, 2.0)
+    off = "trained_rate", "warmup", "clip", "auxiliary"
+    assert [getattr(PAPER, name) for name in off] == [1.0, 0.0, None, 0.0]
+
+
+def test_the_modern_recipe_is_what_runs_do_unless_more_is_said():
+    """Another value would make another run of everyone's that relies on it."""
+    assert replace(MODERN) == MODERN and asdict(MODERN) == {
+        "optimizer": "adamw",
+        "learning_rate": 4e-4,
+        "bias_rate": 1.0,
+        "trained_rate": 0.2,
+        "momentum": 0.9,
+        "weight_decay": 0.01,
+        "schedule": "cosine",
+        "warmup": 0.05,
+        "clip": 1.0,
+        "loss_at": "pixels",
+        "class_weights": True,
+        "auxiliary": 0.4,
+        "dropout": 0.2,
+        "zoom": (0.5, 2.0),
+        "rotation": 5.0,
+        "colour": 0.3,
+    }
+    assert asdict(Config()) == {
+        "data": "camvid",
+        "stage": "front",
+        "network": "dilated",
+        "start": None,
+        "architecture": asdict(Architecture()),
+        "recipe": asdict(MODERN),
+        "steps": 2000,
+        "batch": 8,
+        "cells": (32, 32),
+        "pictures": 0,
+        "seed": 0,
+        "precision": "32-true",
+        "compile": False,
+        "deterministic": False,
+        "checkpoint_every": 500,
+        "validate_every": 0,
+        "workers": 0,
+        "test": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -266,6 +310,7 @@ def test_the_papers_recipe_is_the_papers():
         ({"loss_at": "pixel"}, "^loss_at must be one of cells, pixels; got 'pixel'$"),
         ({"zoom": (0.0, 1.0)}, "^zoom must be .* above 0, got 0.0 and 1.0$"),
         ({"zoom": (2.0, 0.5)}, "^zoom must be a least and a largest scale .* 2.0 and"),
+        ({"zoom": (1.0, float("inf"))}, "^zoom must be .*, got 1.0 and inf$"),
         ({"zoom": (1.0, float("nan"))}, "^zoom must be .*, got 1.0 and nan$"),
         ({"dropout": 1.0}, "^dropout must be from 0 to below 1, got 1.0$"),
         ({"warmup": 5.0}, "^warmup must be from 0 to below 1, got 5.0$"),

@@ -5,10 +5,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import fx, nn
-from torch._ops import OpOverload
 
 from dilated_lib.fields.arithmetic import compose
-from dilated_lib.fields.tracing.export import label, named, operation, shapes_of
+from dilated_lib.fields.tracing.export import label, named, operation
 from dilated_lib.fields.tracing.report import receptive_field
 from dilated_lib.fields.tracing.rules import Call, convolution_windows, pool_windows
 from dilated_lib.fields.windows import Window
@@ -42,13 +41,13 @@ def chain(model: nn.Module, input_size: Sequence[int]) -> tuple[Link, ...]:
             reached.add(one)
     links: list[Link] = []
     while node is not fields.traced.start:
-        call = _call(node)
-        if "conv" in call.operation:
-            links.insert(0, Link(tuple(convolution_windows(call)), False))
-        elif call.operation.startswith(("max_pool", "avg_pool")):
-            links.insert(0, Link(tuple(pool_windows(call)), True))
-        elif "pad" in call.operation:
-            _pad(links, call, label(node))
+        name = operation(node)
+        if "conv" in name:
+            links.insert(0, Link(tuple(convolution_windows(_call(node))), False))
+        elif name.startswith(("max_pool", "avg_pool")):
+            links.insert(0, Link(tuple(pool_windows(_call(node))), True))
+        elif "pad" in name:
+            _pad(links, _call(node), label(node))
         sources = [one for one in node.all_input_nodes if one in reached]
         if len(sources) != 1:
             raise ValueError(
@@ -69,11 +68,9 @@ def chain(model: nn.Module, input_size: Sequence[int]) -> tuple[Link, ...]:
 
 def _call(node: fx.Node) -> Call:
     """Return a node's operation and its arguments, those of the graph as shown."""
-    if not isinstance(node.target, OpOverload):  # one of several results
-        return Call("", {}, [], None)
     arguments: Any = named(node.target, node.args, node.kwargs)
     given = fx.map_arg(arguments, lambda one: one.meta.get("val"))
-    return Call(operation(node), dict(given), shapes_of(node), None)
+    return Call(operation(node), dict(given), [], None)
 
 
 def _pad(links: list[Link], call: Call, name: str) -> None:
