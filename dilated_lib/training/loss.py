@@ -58,8 +58,7 @@ class Stage(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Add up the losses of all pixels, or cells, that have a label."""
         network = self.network
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            logits = network.front(network.normalised(images))
+        logits = network.front(network.normalised(images))
         if isinstance(network.context, nn.Identity):
             return self._sum(logits, labels)
         loss = self._sum(network.context(logits), labels)
@@ -123,6 +122,6 @@ def median_frequency_weights(counts: Tensor) -> Tensor:
     """
     if not counts.any():
         raise ValueError("no pixel has a label: there is nothing to weigh")
-    shares = counts.double() / counts.sum()
-    weights = (shares[counts > 0].quantile(0.5) / shares).sqrt()
+    found = counts.double()
+    weights = (found[counts > 0].quantile(0.5) / found).sqrt()
     return torch.where(counts > 0, weights, 0.0).float()

@@ -35,7 +35,7 @@ def build_optimizer(
             decay = 0.0 if flat else recipe.weight_decay
             groups.setdefault((rate, decay), []).append(parameter)
     rows = [
-        {"params": parameters, "lr": rate, "base": rate, "weight_decay": decay}
+        {"params": parameters, "base": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()
     ]
     if recipe.optimizer == "sgd":

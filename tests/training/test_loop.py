@@ -21,7 +21,7 @@ def run(tmp_path):
     return SimpleNamespace(
         config=TINY.changed(test=True, seed=3),
         fabric=Mock(global_rank=0, device=device),
-        optimizer=SimpleNamespace(param_groups=[{"base": 0.5, "lr": 0.1}]),
+        optimizer=SimpleNamespace(param_groups=[{"base": 0.5}]),
         stage=SimpleNamespace(network=None),
         identity={"config": {"steps": 6}, "data": {"train": "abc"}},
         data=dl.open_data("shapes"),

@@ -13,7 +13,7 @@ import dilated_lib as dl
 from dilated_lib.networks.architecture import Architecture
 from dilated_lib.networks.baselines import Baseline
 from dilated_lib.training.config import MODERN, PAPER, Config
-from dilated_lib.training.loss import Stage, median_frequency_weights
+from dilated_lib.training.loss import Stage, layout, median_frequency_weights
 from dilated_lib.training.setup import build_network
 
 CELLS = replace(MODERN, loss_at="cells", auxiliary=0.0)
@@ -356,6 +356,13 @@ def test_a_recipe_that_cannot_be_is_refused(options, message):
 def test_a_run_that_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Config().changed(**options)
+
+
+def test_weights_lie_channels_last_on_a_gpu_in_any_precision():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    for device, precision in ((gpu, "32-true"), (gpu, "bf16-mixed"), (cpu, "16-mixed")):
+        assert layout(device, precision) is torch.channels_last
+    assert layout(cpu, "32-true") is torch.contiguous_format
 
 
 @pytest.mark.parametrize("stage", ["front", "joint"])

@@ -808,6 +808,8 @@ def test_adamw_is_fused_unless_the_loss_is_scaled(precision):
     config = TINY.changed(precision=precision)
     optimizer = build_optimizer(nn.Linear(2, 3), config, set())
     assert optimizer.defaults["fused"] is (precision == "32-true")
+    # weights decay, of two dimensions too
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.01, 0.0]
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
