@@ -125,23 +125,19 @@ def _squared_error(runs: NDArray[Any]) -> float:
 def _permutation_p(one: NDArray[Any], other: NDArray[Any], paired: bool) -> float:
     from scipy.stats import permutation_test
 
-    # Deals that are equal must not differ by a rounding error, so the runs are brought
-    # to the scale of 1, and the means are rounded.
-    pool = np.concatenate([one, other])
-    scale = float(np.ptp(pool)) or 1.0
-    one, other = ((runs - pool.mean()) / scale for runs in (one, other))
+    # Deals that are equal must not differ by a rounding error, so the differences are
+    # brought to the scale of 1, and rounded.
+    scale = float(np.ptp(np.concatenate([one, other]))) or 1.0
 
-    def means(*sides: NDArray[Any], axis: int) -> NDArray[Any]:
-        first, *second = (side.mean(axis) for side in sides)
-        result: NDArray[Any] = np.round(first - second[0] if second else first, 9)
-        return result
+    def gap(first: NDArray[Any], second: NDArray[Any], axis: int) -> NDArray[Any]:
+        result: NDArray[Any] = first.mean(axis) - second.mean(axis)
+        return (result / scale).round(9)
 
     test = permutation_test(
-        (other - one,) if paired else (other, one),
-        means,
+        (other, one),
+        gap,
         permutation_type="samples" if paired else "independent",
         n_resamples=_REGROUPINGS,
-        vectorized=True,
         random_state=0,
     )
     return float(test.pvalue)

@@ -112,6 +112,13 @@ def test_many_runs_take_random_deals_and_the_same_ones_each_time(monkeypatch):
     assert found[0].p == pytest.approx(by_t, abs=0.03)
 
 
+def test_whole_numbers_of_a_byte_are_subtracted_as_numbers():
+    one, other = np.uint8([[3, 4, 200], [1, 5, 9]])
+    for paired in (False, True):
+        wanted = difference([3, 4, 200], [1, 5, 9], paired=paired)
+        assert difference(one, other, paired=paired) == wanted
+
+
 def test_to_turn_the_sides_turns_the_signs():
     there, back = difference(BEFORE, AFTER), difference(AFTER, BEFORE)
     turned = (-back.mean, -back.high, -back.low, back.p)
@@ -142,6 +149,7 @@ def test_runs_without_spread_give_an_interval_without_width(paired):
     [
         *((0.0079, "p = .008"), (0.0625, "p = .0625"), (0.25, "p = .25")),
         *((1.0, "p = 1"), (0.00001, "p < .001"), (0.3571, "p = .357")),
+        *((0.001, "p = .001"), (0.01, "p = .01")),
     ],
 )
 def test_the_text_has_n_interval_and_p(p, text):
