@@ -55,6 +55,20 @@ def test_what_is_in_the_file_stays_only_if_it_is_kept(tmp_path):
         assert len(records.read_file(out)) == count
 
 
+def test_a_record_is_there_with_its_name_seed_and_settings_or_not_at_all(tmp_path):
+    recorder = Recorder(tmp_path / "mine.json")
+    assert not recorder.has("a", config={})
+    for name, seed in (("a", 0), ("b", 3)):
+        recorder.add(name, seed=seed, config={"rate": 2}, metrics={}, seconds=1)
+    assert recorder.has("a", config={"rate": 2})
+    assert recorder.has("b", seed=3, config={"rate": 2})
+    assert not recorder.has("b", config={"rate": 2})
+    assert not recorder.has("a", seed=3, config={"rate": 2})
+    assert not recorder.has("a", config={"rate": 3})
+    # another recorder begins anew unless it is told otherwise
+    assert Recorder(tmp_path / "mine.json").records == []
+
+
 def test_by_name_the_newest_of_each_experiment_is_held_in_order(tmp_path):
     out = tmp_path / "mine.json"
     for name, score in (("b", 1), ("a", 2), ("b", 3)):
