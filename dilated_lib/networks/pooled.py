@@ -74,8 +74,8 @@ def pooled_front_end(
         return nn.Sequential(_dense(paper, large_field=kind == "largefov"))
     layers = _with_poolings(
         paper,
-        pool4=nn.MaxPool2d(2, 2, ceil_mode=True),
-        pool5=nn.MaxPool2d(2, 2, ceil_mode=True),
+        pool4=nn.MaxPool2d(2, ceil_mode=True),
+        pool5=nn.MaxPool2d(2, ceil_mode=True),
     )
     for name, layer in layers.items():
         if isinstance(layer, DilatedConv2d):

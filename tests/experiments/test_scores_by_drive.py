@@ -55,6 +55,16 @@ def test_the_split_is_scored_as_by_evaluate():
     assert found == asdict(wanted)
 
 
+def test_pixels_are_counted_by_label_and_prediction():
+    meter, counts = DriveMeter(CLASSES), torch.zeros(3, 3, dtype=torch.long)
+    for name, predicted, labels in pictures():
+        meter.update(name, predicted, labels)
+        for label, guess in zip(labels.flatten(), predicted.flatten(), strict=True):
+            if label != VOID:
+                counts[label, guess] += 1
+    assert torch.equal(meter.confusion, counts)
+
+
 def test_a_drive_without_labels_has_no_score():
     meter = DriveMeter(CLASSES)
     nothing = torch.full((2, 2), VOID)

@@ -172,6 +172,19 @@ def test_void_does_not_count_and_a_batch_is_as_good_as_one():
     assert number == 10 and drive.pictures == 1
 
 
+def test_a_front_end_is_asked_about_splits_and_train_has_mirror_images(shapes, capfd):
+    front = stored_logits.FrontEnd(shapes.parent / "front.safetensors", str(shapes))
+    for split, names in (("train", [0, 0, 1, 1, 2, 2, 3, 3]), ("val", [4])):
+        found = front.logits(split)
+        assert found.names == [f"{number}.png" for number in names]
+        assert "logits: 100%|" in capfd.readouterr().err
+    pixels = torch.cat([labels.flatten() for _, labels in front.data.split("train")])
+    shares = pixels.long().bincount(minlength=3).double()
+    wanted = (shares.median() / shares).sqrt().float()
+    torch.testing.assert_close(front.weights(), wanted)
+    assert front.classes == ("background", "cat", "dog")
+
+
 def test_a_network_that_enlarges_its_pictures_is_refused():
     network = small_network()
     network.scale = 1.5
