@@ -1,6 +1,7 @@
 """Far cells are replaced by another picture's: which, where, and what is counted."""
 
 import json
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -114,7 +115,9 @@ def test_the_command_reads_the_modules_that_were_kept(tmp_path, monkeypatch):
     assert [(one["experiment"], one["seed"]) for one in found] == [
         ("evidence/far/streets/basic", seed) for seed in (0, 1)
     ]
+    digest = sha256(front.read_bytes()).hexdigest()[:16]
     for one in found:
+        assert one["config"] == {"data": "streets", "front": digest, "cells": 3}
         assert one["metrics"]["same drive"][-1] == one["metrics"]["whole"]
         assert len(one["metrics"]["other drive"]) == len(RADII)
     for file in tmp_path.glob("evidence/context/**/seed-1.safetensors"):

@@ -1,6 +1,9 @@
 """Context modules on stored logits: what is stored, learned and scored."""
 
+import copy
+from hashlib import sha256
 from itertools import chain
+from math import log
 
 import numpy as np
 import pytest
@@ -183,6 +186,23 @@ def test_a_front_end_is_asked_about_splits_and_train_has_mirror_images(shapes, c
     wanted = (shares.median() / shares).sqrt().float()
     torch.testing.assert_close(front.weights(), wanted)
     assert front.classes == ("background", "cat", "dog")
+    whole = (shapes.parent / "front.safetensors").read_bytes()
+    assert front.digest == sha256(whole).hexdigest()[:16]
+
+
+def test_the_loss_is_a_mean_over_the_cells_of_all_sizes():
+    """Without weights yet a module gives all three classes the same: ln 3 a cell."""
+    maps = [drawn(3, 4, 5), drawn(3, 2, 2), drawn(3, 2, 3)]
+    labels = [torch.zeros(8 * h, 8 * w).byte() for _, h, w in (m.shape for m in maps)]
+    module = nn.Conv2d(3, 3, 1)
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    data = as_stored(maps, labels)
+    for weights in (None, torch.tensor([0.5, 2.0, 7.0])):
+        first, *_ = stored_logits.fit(
+            copy.deepcopy(module), data, weights=weights, steps=1, generator=seeded()
+        )
+        assert first == pytest.approx(log(3))
 
 
 def test_a_network_that_enlarges_its_pictures_is_refused():

@@ -198,6 +198,13 @@ def test_deconvolutions_start_bilinear(kind):
     assert corner.tolist() == [15.5, 15.5, 31]  # those of the coarse cell there
 
 
+def test_unless_it_is_said_otherwise_it_is_as_wide_as_vgg_16():
+    with torch.device("meta"):
+        layers = dict(pooled_front_end("largefov", 21).named_modules())
+    assert layers["conv1_1"].out_channels == 64
+    assert layers["fc6"].out_channels == layers["fc7"].out_channels == 4096
+
+
 def weights_of_vgg(path):
     """A file of VGG-16's convolutions, with weights that a start does not draw."""
     torch.manual_seed(3)
