@@ -16,6 +16,8 @@ from dilated_lib.experiments.far_evidence import RADII, far, replaced
 from dilated_lib.experiments.stored_logits import Logits
 from dilated_lib.networks.architecture import Architecture
 
+FAR = "evidence/far/"
+
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -55,13 +57,15 @@ def test_replacements_come_from_the_same_drive_and_from_another():
         assert label == stored.labels[index][8 * row + 4, 8 * column + 4]
         assert others["same drive"] != index
         assert others["same drive"] % 2 == index % 2 != others["other drive"] % 2
+    assert drawn == [*far_evidence._drawn(stored, 5, seeded())]
     for index in (0, 1):
         cells = [cell for one, cell, *_ in drawn if one == index]
         assert len({*cells}) == 5
 
 
-def test_a_module_loses_what_it_reads_and_nothing_else():
-    """One that reads the cell three to the right, and one that reads its own."""
+@pytest.mark.parametrize("reach", [1, 3])
+def test_a_module_loses_what_it_reads_and_nothing_else(reach):
+    """One that reads a cell to the right, and one that reads its own."""
     stored = streets()
     drawn = [*far_evidence._drawn(stored, 20, seeded())]
     own = far_evidence._hidden(nn.Identity(), stored, drawn)
@@ -70,7 +74,7 @@ def test_a_module_loses_what_it_reads_and_nothing_else():
     right = nn.Conv2d(3, 3, 7, padding=3, bias=False)
     with torch.no_grad():
         right.weight.zero_()
-        right.weight[:, :, 3, 6] = torch.eye(3)
+        right.weight[:, :, 3, 3 + reach] = torch.eye(3)
     moved = Logits([right(one[None])[0].detach() for one in stored.maps], [], [])
     labels = [
         one.argmax(0).repeat_interleave(8, 0).repeat_interleave(8, 1)
@@ -81,8 +85,21 @@ def test_a_module_loses_what_it_reads_and_nothing_else():
     found = far_evidence._hidden(right, shifted, drawn)
     assert found["whole"] == 100
     for kind in ("same drive", "other drive"):
-        assert max(found[kind][:2]) < 80  # r = 0 and 1
-        assert found[kind][2:] == [100.0] * 4  # from r = 3 on
+        near = sum(radius < reach for radius in RADII)
+        assert near == (reach + 1) // 2 and max(found[kind][:near]) < 80
+        assert found[kind][near:] == [100.0] * (6 - near)
+        hits = [share * len(drawn) / 100 for share in found[kind]]  # whole numbers
+        assert hits == pytest.approx([round(one) for one in hits], abs=0.01)
+
+
+def test_the_books_records_are_those_of_the_command_as_it_stands():
+    defaults = far.__kwdefaults__
+    config = {key: defaults[key] for key in ("data", "cells")}
+    found = [r for r in dl.records.read("evidence") if r.experiment.startswith(FAR)]
+    assert all(config.items() <= one.config.items() for one in found)
+    assert {one.experiment for one in found} == {f"{FAR}camvid/basic"}
+    assert "basic" in defaults["modules"]
+    assert {one.seed for one in found} == {*range(defaults["seeds"])}
 
 
 def test_the_command_reads_the_modules_that_were_kept(tmp_path, monkeypatch):
@@ -105,15 +122,16 @@ def test_the_command_reads_the_modules_that_were_kept(tmp_path, monkeypatch):
     torch.manual_seed(0)
     front, out = tmp_path / "front.safetensors", tmp_path / "e.json"
     dl.save_network(kind.build(palette, (1.0, 2.0, 3.0)), kind, front)
-    one = {"basic": MODULES["basic"]}
-    monkeypatch.setattr("dilated_lib.experiments.context_evidence.MODULES", one)
+    names = ("basic", "no dilation")
+    two = {name: MODULES[name] for name in names}
+    monkeypatch.setattr("dilated_lib.experiments.context_evidence.MODULES", two)
     both = {"data": str(root), "runs": tmp_path, "out": out}
     context(front, seeds=2, steps=2, **both)
-    for _ in range(2):  # a record that is there is not made again
-        far(front, modules=("basic",), seeds=2, cells=3, **both)
-    found = json.loads(out.read_text())[3:]
+    for asked in (names[:1], names, names):  # a record that is there is not made again
+        far(front, modules=asked, seeds=2, cells=3, **both)
+    found = json.loads(out.read_text())[5:]
     assert [(one["experiment"], one["seed"]) for one in found] == [
-        ("evidence/far/streets/basic", seed) for seed in (0, 1)
+        (f"{FAR}streets/{name}", seed) for name in names for seed in (0, 1)
     ]
     digest = sha256(front.read_bytes()).hexdigest()[:16]
     for one in found:
