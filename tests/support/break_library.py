@@ -1,10 +1,10 @@
 """Break the library in small ways, one at a time, and see whether its tests notice.
 
 ``make mutants`` runs this. Of each file some mutants are drawn (``mutants.py`` makes
-them), and each meets the tests and examples of its room: all of them if what is broken
-runs on import, otherwise those that run it, quick ones first, for about a minute. At
-least 95 of 100 must be noticed; a test that takes far too long has noticed. A test that
-fails must pass in the same place on the whole library, or everything ends there.
+them), and each meets the tests and examples of its room that run what is broken: those
+named after the file first, then the quick ones, for about a minute. At least 95 of 100
+must be noticed; a test that takes far too long has noticed. A test that fails must pass
+in the same place on the whole library, or everything ends there.
 ``equivalent_mutants.toml`` explains the mutants that compute the same as the library
 does; these are not drawn.
 """
@@ -76,13 +76,13 @@ class Tracer:
 class Choice:
     """The tests that run what is broken, quick ones first, each with a time limit.
 
-    Those that have noticed something come before all others: they are the likeliest
-    to notice again. The first that fails is written down. They end with ``last``, if
-    it is given.
+    Those that have noticed something come before all others, as they are the likeliest
+    to notice again, and then those of files that are named ``like`` the broken one. The
+    first that fails is written down. They end with ``last``, if it is given.
     """
 
-    def __init__(self, seconds, running, noticed, failed, last=""):
-        self.seconds, self.running = seconds, running
+    def __init__(self, seconds, running, like, noticed, failed, last=""):
+        self.seconds, self.running, self.like = seconds, running, like
         self.noticed, self.failed, self.last = noticed, failed, last
         self.taken, self.longest = defaultdict(float), defaultdict(float)
         for test, taken in seconds.items():
@@ -95,14 +95,13 @@ class Choice:
 
     def place(self, item):  # a file stays together: its tests share what they set up
         test, path = item.nodeid, path_of(item.nodeid)
-        late = test not in self.noticed
-        return late, self.taken[path], path, self.seconds.get(test, 0)
+        late, like = test not in self.noticed, any(one in path for one in self.like)
+        return late, not like, self.taken[path], path, self.seconds.get(test, 0)
 
     def pytest_collection_modifyitems(self, items):
         items[:] = sorted((i for i in items if self.has(i.nodeid)), key=self.place)
-        if EVERY not in self.running:
-            until = accumulate(self.seconds.get(item.nodeid, 0) for item in items)
-            del items[1 + sum(seconds < ENOUGH for seconds in until) :]
+        until = accumulate(self.seconds.get(item.nodeid, 0) for item in items)
+        del items[1 + sum(seconds < ENOUGH for seconds in until) :]
         names = [item.nodeid for item in items]
         if self.last in names:
             del items[names.index(self.last) + 1 :]
@@ -198,7 +197,9 @@ def check(room, files, folder, *, draw, seed):
             running = running or {EVERY}  # as far as is known, only other processes do
             some = paths if EVERY in running else {path_of(test) for test in running}
             failed.write_text("")
-            given = seconds, running, {test for test, _ in sound}, failed
+            noticed = {test for test, _ in sound}
+            like = Path(file).with_suffix("").parts[1:]  # without the room
+            given = seconds, running, like, noticed, failed
             if in_child(run_silently, some, Choice(*given)) == 0:
                 unnoticed.append(mutant)
             broken.write_text(code)
