@@ -100,9 +100,8 @@ class _Leftovers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if "convolution" in name:
             self.windows(rules.convolution_windows(call), call["input"], result)
         elif "_pool" in name:
-            rank = int(name.partition("pool")[2][0])
             first = result[0] if isinstance(result, tuple) else result
-            self.windows(rules.pool_windows(call, rank), call["self"], first)
+            self.windows(rules.pool_windows(call), call["self"], first)
         elif "upsample" in name:
             (source,) = (one for one in args if isinstance(one, Tensor))
             self.resized(source, result, bool(call.args.get("align_corners")))

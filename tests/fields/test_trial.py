@@ -1,5 +1,6 @@
 """Trials: what each kind of layer leaves over, and the sizes near one that fails."""
 
+import sys
 from unittest.mock import patch
 
 import pytest
@@ -164,6 +165,13 @@ def test_sizes_nearby_are_looked_for_64_pixels_to_either_side(fitting, sizes, to
 def test_no_sizes_are_told_for_several_inputs_or_where_values_are_needed():
     assert trial.near(Takes({8}.__contains__), [(3, 9), (3, 9)]) == ""
     assert trial.near(Late(decides=True), [(1, 2, 2)]) == ""
+
+
+def test_no_sizes_are_told_for_a_network_that_is_nested_too_deeply():
+    network = nn.Conv2d(1, 1, 3)
+    for _ in range(sys.getrecursionlimit()):
+        network = nn.Sequential(network)
+    assert trial.near(network, [(1, 2, 2)]) == ""
 
 
 @pytest.mark.parametrize(("taken", "told"), [(5.0, "3 x 8"), (5.5, "")])
