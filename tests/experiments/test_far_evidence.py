@@ -2,6 +2,7 @@
 
 import json
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +101,9 @@ def test_the_books_records_are_those_of_the_command_as_it_stands():
     assert {one.experiment for one in found} == {f"{FAR}camvid/basic"}
     assert "basic" in defaults["modules"]
     assert {one.seed for one in found} == {*range(defaults["seeds"])}
+    assert (defaults["runs"], defaults["out"].name) == (Path("runs"), "evidence.json")
+    assert {len(one.metrics["same drive"]) for one in found} == {len(RADII)}
+    assert RADII == (0, 1, 3, 7, 15, 33)  # for which the records were made
 
 
 def test_the_command_reads_the_modules_that_were_kept(tmp_path, monkeypatch):
@@ -138,6 +142,8 @@ def test_the_command_reads_the_modules_that_were_kept(tmp_path, monkeypatch):
         assert one["config"] == {"data": "streets", "front": digest, "cells": 3}
         assert one["metrics"]["same drive"][-1] == one["metrics"]["whole"]
         assert len(one["metrics"]["other drive"]) == len(RADII)
+        shares = {round(100 * right / 12, 2) for right in range(13)}  # of 4 · 3 cells
+        assert {one["metrics"]["whole"], *one["metrics"]["same drive"]} <= shares
     for file in tmp_path.glob("evidence/context/**/seed-1.safetensors"):
         file.unlink()
     out.unlink()
