@@ -83,7 +83,10 @@ def test_p_of_pairs_flips_every_sign(digits):
 
 @pytest.mark.parametrize(
     ("n", "paired", "least"),
-    [(3, True, 0.25), (5, True, 0.0625), (3, False, 0.1), (5, False, 2 / 252)],
+    [
+        *((3, True, 0.25), (5, True, 0.0625), (3, False, 0.1), (5, False, 2 / 252)),
+        (8, False, 2 / 12870),  # more than scipy deals unless it is told to
+    ],
 )
 def test_p_has_a_least_value_that_no_effect_gets_below(n, paired, least):
     one = drawn(n)
