@@ -69,7 +69,7 @@ def test_a_wrong_name_is_answered_with_three_that_exist():
     with pytest.raises(ValueError, match="nothing named 'nar'; near to it: ") as wrong:
         graph.find("nar")
     assert str(wrong.value).count("'nar") == 4  # and the wrong one itself
-    with pytest.raises(ValueError, match="near to it: 'nar1', 'nar2', 'nar3'$"):
+    with pytest.raises(ValueError, match=r"near to it: 'nar1', 'nar2', 'nar3'$"):
         graph.find("qqq")
     with pytest.raises(TypeError, match="told by its name, got 3"):
         graph.find(3)
