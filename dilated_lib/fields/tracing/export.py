@@ -79,7 +79,7 @@ class Graph:
             if name == node.name or name in path_of(node):
                 return node
         known = {*self.outputs, *(path for n in self.nodes for path in path_of(n))}
-        near = get_close_matches(name, known, 3) or sorted(known)[:3]
+        near = get_close_matches(name, known) or sorted(known)[:3]
         raise ValueError(
             f"the network computes nothing named {name!r}; near to it: "
             + ", ".join(map(repr, near))

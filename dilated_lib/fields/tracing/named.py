@@ -20,34 +20,33 @@ def named_network(name: str, *, device: str = "meta") -> nn.Module:
     >>> named_network("resnet18.conv1")
     Conv2d(3, 64, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), bias=False)
     """
-    place, _, inner = name.partition(".")
-    if ":" in name:
-        module, _, rest = name.partition(":")
-        function, _, inner = rest.partition(".")
+    module, colon, rest = name.rpartition(":")
+    function, _, inner = rest.partition(".")
+    whole = module + colon + function
+    if colon:
         try:
             builder = getattr(import_module(module), function)
         except Exception as error:  # a module of the user's may raise anything
-            raise TracingError(
-                f"{module}:{function} cannot be loaded: {_line(error)}"
-            ) from error
+            raise TracingError(f"{whole} cannot be loaded: {_line(error)}") from error
         options = {}
     else:
         from torchvision import models  # only for its names; the library does without
 
         try:
-            builder = models.get_model_builder(place)
+            builder = models.get_model_builder(function)
         except ValueError:
             raise TracingError(
-                f"torchvision has no network {place!r}; one of yours is "
+                f"torchvision has no network {function!r}; one of yours is "
                 "'module:function'"
             ) from None
         known = inspect.signature(builder).parameters
         options = {"weights_backbone": None} if "weights_backbone" in known else {}
     try:
-        with torch.device(device):
+        try:
+            with torch.device(device):
+                network = builder(**options)
+        except RuntimeError:  # some compute with tensors, and on meta these are empty
             network = builder(**options)
-    except NotImplementedError:  # some compute their widths with tensors
-        network = builder(**options)
     except Exception as error:
         raise TracingError(f"{name} cannot be built: {_line(error)}") from error
     if not isinstance(network, nn.Module):
@@ -55,7 +54,7 @@ def named_network(name: str, *, device: str = "meta") -> nn.Module:
     try:
         part: nn.Module = network.get_submodule(inner)
     except AttributeError:
-        raise TracingError(f"{place} has no module {inner!r}") from None
+        raise TracingError(f"{whole} has no module {inner!r}") from None
     return part
 
 
