@@ -221,7 +221,7 @@ def receptive_field(  # type: ignore[misc]
     ignore = statistics == "ignore"
     answers = [_analysed(graph, one, of, to, ignore, seconds) for one in starts]
     for answer in answers if coverage else ():
-        vars(answer)["coverage"] = _covered(model, sizes, answer, of, to)
+        vars(answer)["coverage"] = _covered(model, sizes, answer, of, to, ignore)
     several = isinstance(next(iter(input_size)), list | tuple)
     return tuple(answers) if several else answers[0]
 
@@ -430,6 +430,7 @@ def _covered(
     answer: Fields,
     of: str | None,
     to: str | None,
+    ignore: bool,
 ) -> Bools:
     """Return the region of a unit like unit 0, on an input larger than its field."""
     if any(field.size == inf for field in answer):
@@ -440,7 +441,7 @@ def _covered(
     large = [(size[0], *(times * one for one in size[1:])) for size in sizes]
     graph = export.trace(model, large, rules.known, to)
     start = graph.inputs[0] if of is None else graph.find(of)
-    wide = _analysed(graph, start, of, to, False, 0.0)
+    wide = _analysed(graph, start, of, to, ignore, 0.0)
     unit, box = [], []
     for field, length in pairs:
         period = len(field.phases)

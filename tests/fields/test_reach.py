@@ -1,0 +1,90 @@
+"""What is seen, carried as data: sums, views of tokens, borders, maps side by side."""
+
+from math import inf
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import dilated_lib as dl
+from dilated_lib.fields.tracing.export import TracingError
+
+
+class Net(nn.Module):
+    """A network from a function of the input and of one layer of 3 x 3."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x, self.conv)
+
+
+def fields(function):
+    return dl.receptive_field(Net(function), (2, 12, 12))
+
+
+def sizes(function):
+    return [one.size for one in fields(function)]
+
+
+def test_a_running_sum_takes_together_what_lies_before_it():
+    assert sizes(lambda x, conv: conv(x).cumsum(1)) == [3, 3]
+    assert sizes(lambda x, conv: conv(x).cumsum(2)) == [inf, 3]
+    assert sizes(lambda x, conv: conv(x).cumsum(-1)) == [3, inf]
+    wide_first = fields(lambda x, conv: torch.cat([conv(x), x], 1).cumsum(1)[:, 3:])
+    wide_last = fields(lambda x, conv: torch.cat([x, conv(x)], 1).cumsum(1)[:, :2])
+    assert [one.size for one in (*wide_first, *wide_last)] == [3, 3, 1, 1]
+
+
+def tokens(x, *sides):
+    """All positions in one row, which is cut in pieces."""
+    return x.flatten(2).unflatten(2, sides)
+
+
+# of 12 x 12 positions: which of the cut row are taken together, and added to each
+@pytest.mark.parametrize(
+    ("sides", "dim", "size"),
+    [
+        ((4, 36), 2, [inf, 1]),  # every third row
+        ((6, 24), 3, [2, inf]),  # two whole rows
+        ((24, 6), 2, [inf, inf]),  # every half row
+        ((72, 2), 2, [inf, inf]),  # every other position
+    ],
+)
+def test_positions_all_over_the_picture_are_taken_together(sides, dim, size):
+    def added(x, _):
+        pieces = tokens(x, *sides)
+        whole = pieces + pieces.mean(dim, keepdim=True)
+        return whole.flatten(2).unflatten(2, (12, 12))
+
+    assert sizes(added) == size
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, _: tokens(x, 9, 16).mean(2),  # a row and a third apart
+        lambda x, _: tokens(x, 9, 16).mean(3),  # a row and a third
+        lambda x, _: x.flatten(2)[..., :140].unflatten(2, (7, 20)).mean(2),
+    ],
+)
+def test_a_part_of_an_axis_that_no_unit_shares_is_refused(function):
+    with pytest.raises(TracingError, match="a part of an axis together, unevenly"):
+        fields(function)
+
+
+def test_a_position_repeated_beyond_the_border_is_read():
+    for mode, first in (("replicate", [0]), ("reflect", [2]), ("circular", [10])):
+        found = fields(lambda x, _, mode=mode: F.pad(x, (2, 0, 2, 0), mode=mode))
+        assert [*found.region(0, 0).any(1).nonzero()[0]] == first
+        assert [*found.region(0, 0).any(0).nonzero()[0]] == first
+    assert not fields(lambda x, _: F.pad(x, (2, 0, 2, 0))).region(0, 0).any()
+
+
+def test_units_that_see_everything_still_run():
+    beside = fields(lambda x, _: torch.cat([x.cumsum(2), x], 1)[:, :2])
+    assert [(one.size, one.stride) for one in beside] == [(inf, 1), (1, 1)]
