@@ -89,7 +89,7 @@ class Graph:
 def path_of(node: fx.Node) -> list[str]:
     """Return the modules in which a node is computed, from the outermost in."""
     stack = node.meta.get("nn_module_stack", {})
-    return [path.split("@")[0] for path, _ in stack.values() if path]
+    return [path for path, _ in stack.values() if path]
 
 
 def trace(
