@@ -1,5 +1,6 @@
 """What the loop hands on: to its loader, to torch, to the log and into the record."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock, patch
@@ -112,6 +113,16 @@ def test_settings_go_to_the_loader_to_measuring_and_to_torch(tmp_path, determini
 def test_no_bar_is_shown_unless_it_is_asked_for(tmp_path, capfd):
     dl.train(TINY.changed(steps=1), tmp_path)
     assert "run:" not in capfd.readouterr().err
+
+
+def test_the_bar_ends_with_the_loss_and_the_last_validation(tmp_path):
+    told = []
+    with patch.object(loop.tqdm, "set_postfix_str", lambda *one, **_: told.append(one)):
+        dl.train(TINY.changed(steps=5, validate_every=3), tmp_path, progress=True)
+    said = [text for bar, text in told if bar.desc == "run"]
+    losses = r"loss \d\.\d{3}"
+    assert re.fullmatch(losses, said[0])
+    assert re.fullmatch(rf"{losses}, validation \d+\.\d mean IoU", said[-1])
 
 
 def test_a_gradient_that_is_not_finite_is_told_as_a_loss(tmp_path):

@@ -1,0 +1,95 @@
+"""What a run begins with: devices, weights of classes, what an earlier part left."""
+
+from dataclasses import replace
+from unittest.mock import Mock, patch
+
+import pytest
+import torch
+from torch import nn
+from training_runs import RECIPE, TINY
+
+import dilated_lib as dl
+from dilated_lib.networks.baselines import Baseline
+from dilated_lib.training import setup
+from dilated_lib.training.config import Config
+from dilated_lib.training.loss import median_frequency_weights
+
+
+def begun(config, out):
+    return setup.begin(config, setup.launch(config, Mock()), out, False)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_rare_classes_count_more_if_the_recipe_says_so(tmp_path, weighted):
+    run = begun(TINY.changed(recipe=replace(RECIPE, class_weights=weighted)), tmp_path)
+    if weighted:
+        counts = run.identity["counts"]
+        assert len(set(counts.tolist())) == 4
+        wanted = median_frequency_weights(counts)
+        assert torch.equal(run.stage.class_weights, wanted)
+    else:
+        assert run.stage.class_weights is None
+
+
+def test_a_run_that_goes_on_counts_no_labels_again(tmp_path):
+    assert dl.train(TINY, tmp_path, deadline=0.0) is None  # it stops after a step
+    state = setup.checkpoints.latest(tmp_path / "checkpoints")
+    scaled = state["precision"] = {"scale": 8.0, "steps": 3}
+    fabric, taken = setup.launch(TINY, Mock()), []
+    precision = type(fabric.strategy.precision)
+    with (
+        patch.object(setup.checkpoints, "resumed", return_value=state),
+        patch.object(setup, "class_counts", side_effect=AssertionError),
+        patch.object(precision, "load_state_dict", lambda _, one: taken.append(one)),
+    ):
+        run = setup.begin(TINY, fabric, tmp_path, False)
+    assert torch.equal(run.identity["counts"], state["counts"])
+    assert (run.step, run.losses) == (state["step"], state["losses"])
+    assert taken == [scaled]
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_processes_are_as_torchrun_says_on_the_gpu_if_there_is_one(gpu, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    logger, config = Mock(), TINY.changed(precision="bf16-mixed", batch=12)
+    with (
+        patch.object(setup, "Fabric") as fabric,
+        patch.object(torch.cuda, "is_available", lambda: gpu),
+    ):
+        fabric.return_value.world_size = 6
+        assert setup.launch(config, logger) is fabric.return_value
+        with pytest.raises(ValueError, match="a batch of 8 does not divide into 6 par"):
+            setup.launch(config.changed(batch=8), logger)
+    fabric.return_value.launch.assert_called()
+    assert fabric.call_args.kwargs == {
+        "accelerator": "cuda" if gpu else "cpu",
+        "devices": 2,
+        "num_nodes": 3,
+        "precision": "bf16-mixed",
+        "loggers": logger,
+    }
+
+
+@pytest.mark.parametrize("start", ["imagenet", None])
+def test_of_a_baseline_the_body_was_trained_before_and_its_head_not(start):
+    class Small(nn.Module):
+        def __init__(self, kind, classes, start, *, scale):
+            super().__init__()
+            assert (kind, classes, scale) == ("fcn_resnet50", 4, 1.25)
+            self.backbone, self.classifier = nn.Linear(2, 2), nn.Linear(2, classes)
+
+    config = Config(data="shapes", network="fcn_resnet50", start=start)
+    with patch.object(setup, "Baseline", Small):
+        network, trained = setup.build_network(
+            config.changed(scale=1.25), dl.open_data("shapes")
+        )
+    assert isinstance(network, Small) and not isinstance(network, Baseline)
+    body = {"backbone.weight", "backbone.bias"}
+    assert trained == (body if start else set())
+
+
+def test_the_smallest_crop_is_one_cell():
+    assert TINY.changed(cells=(1, 1)).cells == (1, 1)
+    with pytest.raises(ValueError, match=r"cells must be above 0, got \(3, 0\)"):
+        TINY.changed(cells=(3, 0))
