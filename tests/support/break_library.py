@@ -141,6 +141,16 @@ def in_child(work, *arguments):
 
 
 def run(paths, plugin):
+    """Run tests and examples, on the library as everyone else imports it.
+
+    A file of examples would be loaded a second time, with classes of its own, and come
+    to lie in its package where a function of the same name was.
+    """
+    for path in paths:
+        name = ".".join(Path(path).with_suffix("").parts)
+        if name.startswith(HOME.name):
+            with suppress(Exception):  # what a mutant breaks, pytest finds as well
+                import_module(name)
     return pytest.main(["-x", "-q", *paths], plugins=[plugin])
 
 
