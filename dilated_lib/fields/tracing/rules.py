@@ -90,7 +90,7 @@ def is_map(value: Any) -> bool:
 
 def maps_in(value: Any) -> list[Map]:
     """List the maps in an argument or a result, which may be a list."""
-    return [one for one in pytree.tree_leaves(value, is_leaf=is_map) if is_map(one)]
+    return [one for one in pytree.tree_leaves(value) if is_map(one)]
 
 
 # --- windows and resampling -----------------------------------------------------------
@@ -132,7 +132,7 @@ def convolution_windows(call: Call) -> list[Window]:
         padding=call["padding"],
         dilation=call["dilation"],
         transposed=transposed,
-        output_padding=call.args.get("output_padding", 0) if transposed else 0,
+        output_padding=call["output_padding"] if transposed else 0,
         rank=len(taps),
     )
 
@@ -500,7 +500,7 @@ def _moved(target: OpOverload, call: Call) -> Any:
     if "view" in name or name == "_reshape_alias":
         return call.move(call.maps[0], lambda p: p.reshape(shape))
     places = {key: args[key] for key in PLACES if key in args}
-    for place in pytree.tree_leaves(places, is_leaf=is_map):
+    for place in pytree.tree_leaves(places):
         if is_map(place):
             raise TracingError("takes places that the input decides")
         if isinstance(place, Tensor) and (type(place) is not Tensor or place.is_meta):
@@ -516,7 +516,7 @@ def _moved(target: OpOverload, call: Call) -> Any:
                 return torch.tensor(blank).double().expand(value.shape)
             return next(present) if is_map(value) else value
 
-        return target(**{**pytree.tree_map(plane, args, is_leaf=is_map), **places})
+        return target(**{**pytree.tree_map(plane, args), **places})
 
     return call.algebra.move(call.maps, run)
 
