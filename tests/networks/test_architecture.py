@@ -187,7 +187,10 @@ def test_weights_that_do_not_say_of_which_network_are_refused(metadata, tmp_path
         ),
         ({"scale": 1e-9}, "scale must be a number from 0.001 to 1000, got 1e-09"),
         ({"scale": float("inf")}, "scale must be a number above 0, got inf"),
-        ({"upsampling": "best"}, "upsampling must be one of released, "),
+        (
+            {"upsampling": "best"},
+            "upsampling must be one of released, deconvolution, half_pixel; got 'best'",
+        ),
     ],
 )
 def test_an_architecture_that_is_none_is_named(change, message, tmp_path):
@@ -304,7 +307,7 @@ def test_a_file_that_does_not_mention_padding_has_none(tmp_path):
     with safe_open(results() / "small.safetensors", "pt") as file:
         assert "padding" not in json.loads(file.metadata()["dilated_lib"])
     network, architecture = open_network(results() / "small.safetensors")
-    assert architecture.padding == "none" and network.sizes[0].margin == 186
+    assert architecture.padding == "none" and network.margin == 186
 
 
 def test_a_file_of_before_tells_the_same_when_it_is_saved_again(tmp_path):
