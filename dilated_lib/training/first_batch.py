@@ -65,7 +65,8 @@ def check_start(stage: Stage, images: Tensor, labels: Tensor, config: Config) ->
     classes = stage.network.num_classes
     guess = log(classes)
     loss *= guess / guessing_loss(config, classes)
-    if not abs(loss - guess) < 0.5:
+    # of 4096 channels one class alone, such as all background, is off by up to 0.9
+    if not abs(loss - guess) < 1:
         raise ValueError(
             f"the first loss is {loss:.2f}; equal probabilities for "
             f"{classes} classes have ln C = {guess:.2f}. Something starts "

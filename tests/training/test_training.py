@@ -673,14 +673,14 @@ def test_a_first_loss_far_from_ln_c_is_refused():
         check_start(one, images, labels, config)
 
 
-@pytest.mark.parametrize(("logit", "far"), [(-0.5, False), (-1.0, True), (3.0, True)])
-def test_a_first_loss_may_be_half_away_unless_an_earlier_stage_ended_there(logit, far):
+@pytest.mark.parametrize(("logit", "far"), [(-1.0, False), (-1.5, True), (3.0, True)])
+def test_a_first_loss_may_be_1_away_unless_an_earlier_stage_ended_there(logit, far):
     """All pixels are of class 0, whose logit is given and those of three others 0."""
     one, images, labels, config = stage()
     nn.init.zeros_(one.network.front.final.weight)
     one.network.front.final.bias.data = torch.tensor([logit, 0.0, 0.0, 0.0])
     away = log(3 + exp(logit)) - logit - log(4)
-    assert (abs(away) > 0.5) == far
+    assert (abs(away) > 1) == far
     message = rf"first loss is {log(4) + away:.2f};"
     with pytest.raises(ValueError, match=message) if far else nullcontext():
         check_start(one, images, 0 * labels, config)
