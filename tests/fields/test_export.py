@@ -1,5 +1,7 @@
 """From a network to its graph: what is followed, how it is named, what is refused."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -91,6 +93,47 @@ def test_as_far_as_a_module_a_network_may_decide():
         return decides(wide(x), narrow, wide)
 
     assert sizes(decides_later, to="wide") == [5, 5]
+
+
+def test_a_network_that_returns_nothing_is_refused():
+    with pytest.raises(ValueError, match="the network returns nothing: choose one"):
+        sizes(lambda x, narrow, wide: None)
+
+
+class Packed(nn.Module):
+    """A network whose first parameter is of whole numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
+        self.layer = nn.Conv2d(2, 2, 3)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_inputs_are_of_the_kind_of_the_weights():
+    for model, kind in (
+        (nn.ReLU(), torch.float32),
+        (Packed(), torch.float32),
+        (nn.Conv2d(2, 2, 3).half(), torch.float16),
+        (nn.Conv2d(2, 2, 3, device="meta"), torch.float32),
+    ):
+        first, second = export.example_inputs(model, [(2, 9, 9), (4,)])
+        assert (first.shape, second.shape) == ((1, 2, 9, 9), (1, 4))
+        device = next(iter(model.parameters()), torch.empty(0)).device
+        assert (first.dtype, first.device) == (kind, device)
+    assert [one.size for one in dl.receptive_field(Packed(), (2, 9, 9))] == [3, 3]
+
+
+def test_a_script_among_the_layers_works_as_before():
+    with warnings.catch_warnings(action="ignore"):  # scripts are deprecated
+        script = torch.jit.script(nn.Conv2d(2, 2, 3))
+    model = nn.Sequential(script, nn.Conv2d(2, 2, 5))
+    x = torch.rand(1, 2, 9, 9)
+    before = model(x)
+    assert [one.size for one in dl.receptive_field(model, (2, 9, 9))] == [7, 7]
+    assert torch.equal(model(x), before)
 
 
 def test_an_error_that_says_nothing_is_told_by_its_kind():

@@ -146,8 +146,6 @@ def _exported(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
 
         if not isinstance(model, jit.TopLevelTracedModule):
             saved = jit.script(model)  # a part may be a script, and not the whole
-            noise = tuple(map(torch.rand_like, examples))
-            saved = jit.trace(saved, noise, check_trace=False)
         model = TS2EPConverter(saved, examples).convert().module()
     return torch.export.export(model, examples, strict=False)
 
@@ -246,7 +244,7 @@ def _graph(program: Any, inputs: int) -> Graph:
     returned = program.graph.output_node().args[0]
     names = list(signature.user_outputs)
     spec = program.call_spec.out_spec
-    tree = pytree.tree_unflatten(names, spec) if spec else names
+    tree = pytree.tree_unflatten(names, spec)
     by_name = {node.name: node for node in returned if isinstance(node, fx.Node)}
     placed = by_place(tree).items()
     outputs = {place: by_name[name] for place, name in placed if name in by_name}
