@@ -1,5 +1,6 @@
 """Ways to start a context module: what is drawn, how the best rate is chosen."""
 
+import inspect
 import json
 import math
 
@@ -113,6 +114,19 @@ def test_inside_are_the_blank_pixels_alone():
     assert judge(inside, PICTURES)["inside"] == 100
 
 
+def test_percentages_have_two_digits_and_a_loss_four():
+    maps = Maps(
+        torch.zeros(1, 3, 1, 7),
+        torch.tensor([[[0, 0, 1, 1, 1, 2, 2]]]),
+        torch.tensor([[[0, 1, 1, 1, 0, 0, 0]]]),
+    )
+    assert judge(maps.maps, maps) == {
+        "loss": 1.0986,  # ln 3
+        "accuracy": 28.57,  # 2 of 7
+        "inside": 33.33,  # 1 of 3
+    }
+
+
 def test_unseen_scenes_are_none_of_the_seen():
     candidates = Maps.of(Shapes(200, seed=1))
     seen = Maps.of(Shapes(200))
@@ -143,11 +157,20 @@ def few(monkeypatch):
     monkeypatch.setattr(context_initialisation, "STARTS", ("identity", "He's"))
 
 
-def test_a_record_for_each_training(few, tmp_path):
+def test_a_record_for_each_training(few, tmp_path, monkeypatch):
+    asked, of = [], Maps.of
+    monkeypatch.setattr(
+        Maps, "of", lambda data: asked.append((len(data), data.split)) or of(data)
+    )
+    told = {"cells": 12}
+    monkeypatch.setattr(context_initialisation, "_small_network", lambda data: told)
     out = tmp_path / "starts.json"
-    measure(out, seeds=1, steps=2, scenes=3)
-    done = json.loads(out.read_text())
-    assert len(done) == 2 * (1 + 2 * 3)
+    measure(out, seeds=1, steps=2, scenes=3, data="streets")
+    small, *done = json.loads(out.read_text())
+    assert (small["experiment"], small["metrics"]) == ("starts/small network", told)
+    assert small["config"] == {"data": "streets", "network": "small"}
+    assert len(done) == 2 * (1 + 2 * 3) and {one["seed"] for one in done} == {0}
+    assert asked == [(21, "train"), (21, "train"), (21, "test")]  # in 7 colours
     trained = [one for one in done if "front end" not in one["experiment"]]
     assert {one["experiment"] for one in trained} == {
         f"starts/{optimizer}/{start}"
@@ -234,11 +257,20 @@ def test_the_books_record_has_every_training_on_a_clean_commit():
         "val": 101 * 45 * 60,
         "test": 233 * 45 * 60,
     }
+    usual = inspect.signature(measure).parameters
+    rates = (0.001, 0.003, 0.01, 0.03, 0.1)
+    assert rates == context_initialisation.LEARNING_RATES
+    for run in rest:
+        steps, rate = run.config["steps"], run.config["learning_rate"]
+        assert run.config["scenes"] == usual["scenes"].default
+        if "front end" not in run.experiment:
+            assert steps in (usual["steps"].default, 4 * usual["steps"].default)
+            assert rate in rates
     seeds = {}
     for run in rest:
         which = run.experiment, run.config["steps"], run.config["learning_rate"]
         seeds.setdefault(which, []).append(run.seed)
-    assert all(each == [0, 1, 2, 3, 4] for each in seeds.values())
+    assert all(each == [*range(usual["seeds"].default)] for each in seeds.values())
     grid = len(context_initialisation.STARTS) * (
         len(context_initialisation.LEARNING_RATES) + 1
     )
