@@ -166,11 +166,15 @@ def test_a_record_for_each_training(few, tmp_path, monkeypatch):
     monkeypatch.setattr(context_initialisation, "_small_network", lambda data: told)
     out = tmp_path / "starts.json"
     measure(out, seeds=1, steps=2, scenes=3, data="streets")
+    measure(tmp_path / "again.json", seeds=1, steps=2, scenes=3)
+    again = json.loads((tmp_path / "again.json").read_text())
     small, *done = json.loads(out.read_text())
+    assert [one["metrics"] for one in again] == [one["metrics"] for one in done]
     assert (small["experiment"], small["metrics"]) == ("starts/small network", told)
     assert small["config"] == {"data": "streets", "network": "small"}
     assert len(done) == 2 * (1 + 2 * 3) and {one["seed"] for one in done} == {0}
-    assert asked == [(21, "train"), (21, "train"), (21, "test")]  # in 7 colours
+    scenes = [(21, "train"), (21, "train"), (21, "test")]  # in seven colours
+    assert asked == 2 * scenes
     trained = [one for one in done if "front end" not in one["experiment"]]
     assert {one["experiment"] for one in trained} == {
         f"starts/{optimizer}/{start}"
