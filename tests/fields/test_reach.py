@@ -85,6 +85,25 @@ def test_a_position_repeated_beyond_the_border_is_read():
     assert not fields(lambda x, _: F.pad(x, (2, 0, 2, 0))).region(0, 0).any()
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_maps_that_repeat_every_2_and_every_3_units_repeat_every_6(turned):
+    def blocks(x, side):
+        return F.interpolate(F.avg_pool2d(x, side), scale_factor=side)
+
+    def both(x, _):
+        parts = [blocks(x, 2), blocks(x, 3)]
+        return parts[turned] + parts[not turned]
+
+    wanted = []
+    for unit in range(6):  # the blocks in which it lies
+        starts = [unit // side * side for side in (2, 3)]
+        ends = [start + side - 1 for start, side in zip(starts, (2, 3), strict=True)]
+        wanted.append((min(starts) - unit, max(ends) - unit))
+    for found in fields(both):
+        hulls = [(found.start(unit), found.end(unit)) for unit in range(6)]
+        assert [(a - n, b - n) for n, (a, b) in enumerate(hulls)] == wanted
+
+
 def test_units_that_see_everything_still_run():
     beside = fields(lambda x, _: torch.cat([x.cumsum(2), x], 1)[:, :2])
     assert [(one.size, one.stride) for one in beside] == [(inf, 1), (1, 1)]

@@ -680,7 +680,7 @@ def _lone(terms: Sequence[Axis], maps: Sequence[Hull], shape: Shape) -> Track | 
     for axis, one in zip(terms, maps, strict=True):
         if axis.dim is not None and one.shape[axis.dim] == 1:
             back = axis.dim - len(one.shape)
-            if len(shape) >= -back and shape[back:] == one.shape[back:]:
+            if shape[back:] == one.shape[back:]:
                 return Track(back + len(shape), 1, 1)
     return None
 
