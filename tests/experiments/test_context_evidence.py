@@ -66,6 +66,8 @@ def test_coordinates_tell_above_from_below_and_left_from_right():
 def test_mistakes_between_objects_are_told_from_those_at_the_border():
     confusion = torch.tensor([[50, 3, 1], [5, 20, 2], [1, 4, 8]])
     assert mistakes(confusion) == {"another object": 15.0, "border": 25.0}
+    thirds = mistakes(torch.tensor([[5, 1, 0], [1, 1, 1], [0, 0, 0]]))
+    assert thirds == {"another object": 33.33, "border": 66.67}
     objects = 40
     assert 100 * (2 + 4) / objects == 15 and 100 * (3 + 1 + 5 + 1) / objects == 25
 
@@ -104,6 +106,22 @@ def test_every_module_is_recorded_once_and_kept(shapes, tmp_path, monkeypatch):
     ] * 2
     weights = load_file(next(file for file in kept if "no dilation" in str(file)))
     assert built("no dilation", 3).load_state_dict(weights)
+
+
+def test_the_loss_is_the_mean_of_the_last_hundred_steps(shapes, tmp_path, monkeypatch):
+    small = {"1 x 1": MODULES["1 x 1"]}
+
+    def fitted(module, stored, *, weights, steps, generator):
+        assert (steps, generator.initial_seed()) == (150, 0)
+        return [step + 0.123456 for step in range(steps)]
+
+    room = "dilated_lib.experiments.context_evidence"
+    monkeypatch.setattr(f"{room}.MODULES", small)
+    monkeypatch.setattr(f"{room}.fit", fitted)
+    front, out = tmp_path / "front.safetensors", tmp_path / "e.json"
+    context(front, data=str(shapes), seeds=1, steps=150, runs=tmp_path, out=out)
+    _, trained = json.loads(out.read_text())
+    assert trained["metrics"]["loss"] == 99.6235
 
 
 @pytest.fixture
