@@ -44,6 +44,15 @@ def test_a_module_sees_as_far_as_it_should_and_starts_as_the_identity(name, sees
         assert (33 - places.min(), places.max() - 33) == (sees, sees)
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_a_start_is_drawn_by_its_seed_alone(name):
+    one, same, other = (
+        torch.cat([weight.flatten() for weight in built(name, seed=seed).parameters()])
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
 def test_each_has_eight_layers_but_the_one_without_dilation_16():
     counts = {
         name: sum(isinstance(one, nn.Conv2d) for one in built(name).modules())
