@@ -26,7 +26,6 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 def without_context(network: DilatedNetwork) -> DilatedNetwork:
     """Return the front end as a network of its own, made of the same layers.
 
-
     >>> network = small_network()
     >>> network.context.num_classes, without_context(network).context
     (11, Identity())

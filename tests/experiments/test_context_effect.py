@@ -61,7 +61,10 @@ def answers(weights):
 def recorded(data, weights, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "changes.json"
     changes(out, data=data, weights=weights, every=1)
-    return json.loads(out.read_text())[0]["metrics"]
+    (record,) = json.loads(out.read_text())
+    assert record["experiment"] == f"changes/{data}"
+    assert record["config"] == {"data": data, "every": 1}
+    return record["metrics"]
 
 
 def predicted(network, picture):
