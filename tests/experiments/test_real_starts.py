@@ -112,7 +112,7 @@ def test_a_record_has_the_last_losses_and_the_scores_of_each_split(
 def test_each_training_is_recorded_once(shapes, tmp_path, monkeypatch):
     for start in [*STARTS][1:]:
         monkeypatch.delitem(STARTS, start)
-    monkeypatch.setitem(RATES, "SGD", (1e-3, 1e30))
+    monkeypatch.setitem(RATES, "SGD", (1e30, 1e-3))
     front, out = tmp_path / "front.safetensors", tmp_path / "e.json"
     options = {"data": str(shapes), "steps": 6, "out": out}
     real_starts(front, seeds=1, **options)
@@ -121,8 +121,10 @@ def test_each_training_is_recorded_once(shapes, tmp_path, monkeypatch):
     assert (cells["cells"], 0 <= cells["not above 0"] <= cells["cells"]) == (12, True)
     rates = [*RATES["Adam"], *RATES["SGD"]]
     assert [one["config"]["learning_rate"] for one in found] == rates
-    assert [one["metrics"]["diverged"] for one in found] == [False] * 4 + [True]
-    assert "val" in found[0]["metrics"] and "val" not in found[-1]["metrics"]
+    assert [one["metrics"]["diverged"] for one in found] == [False] * 3 + [True, False]
+    assert ["val" in one["metrics"] for one in found] == [True] * 3 + [False, True]
+    other = counted | {"experiment": "evidence/other"}
+    out.write_text(json.dumps([other, counted, *found]))
     real_starts(front, seeds=2, **options)
     again = json.loads(out.read_text())
-    assert again[:6] == [counted, *found] and len(again) == 11
+    assert again[:7] == [other, counted, *found] and len(again) == 12

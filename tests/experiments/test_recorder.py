@@ -1,10 +1,27 @@
 """The recorder: what it keeps, what it replaces, and what it does not write."""
 
+import inspect
+from pathlib import Path
+
 import pytest
 import torch
 
 from dilated_lib import records
+from dilated_lib.experiments import (
+    context_initialisation,
+    other_tools,
+    timm_survey,
+    torchvision_survey,
+    traps,
+)
+from dilated_lib.experiments.context_effect import changes
+from dilated_lib.experiments.context_evidence import context
+from dilated_lib.experiments.context_reach import reach
+from dilated_lib.experiments.far_evidence import far
+from dilated_lib.experiments.real_starts import real_starts
 from dilated_lib.experiments.recorder import Recorder
+from dilated_lib.experiments.speed import speed
+from dilated_lib.experiments.vgg_erf import erf
 
 
 def named(path):
@@ -81,3 +98,21 @@ def test_versions_of_other_packages_stand_beside_torchs(tmp_path):
     recorder = Recorder(tmp_path / "mine.json", packages=("numpy",))
     recorder.add("a", config={}, metrics={}, seconds=1)
     assert {*recorder.records[0].versions} == {"python", "torch", "numpy"}
+
+
+COMMANDS = (
+    *(changes, context, context_initialisation.measure, erf, far, reach, real_starts),
+    *(speed, traps.measure, other_tools.compare, timm_survey.main),
+    torchvision_survey.main,
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_adds_to_the_books_record_of_its_name(command):
+    usual = inspect.signature(command).parameters
+    out = usual["out"].default
+    assert (
+        out.parent == Path("book/results") and (records.results() / out.name).is_file()
+    )
+    if "data" in usual:
+        assert usual["data"].default in (None, "camvid", inspect.Parameter.empty)
