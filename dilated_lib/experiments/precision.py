@@ -63,7 +63,7 @@ def _gradient_error(
         conv = conv.to(kind)
         with torch.enable_grad():
             out = conv(x.to(kind))
-        both += torch.autograd.grad(out, [conv.weight], gradient.to(kind))
+        both += torch.autograd.grad(out, [conv.weight], gradient)
     error = ((both[0] - both[1]).abs().max() / both[1].abs().max()).item()
     return round(error, 4) if isfinite(error) else str(error)
 

@@ -147,7 +147,7 @@ def _experiments(device: torch.device, small: bool) -> Iterator[Experiment]:
             )
         x = torch.randn(batch, width, side, side, device=device)
         for d in DILATIONS[1:]:
-            conv = _layer(x, outputs, d, torch.contiguous_format)
+            conv = _layer(x, outputs, d)
             split = partial(
                 dilated_conv2d, x, conv.weight, conv.bias, dilation=d, padding=d
             )
@@ -207,8 +207,7 @@ def _cliffs(kinds: dict[str, torch.dtype], small: bool) -> Iterator[Experiment]:
             continue
         x = torch.randn(1, channels[0], 64, 64, dtype=kinds[dtype])
         ways: dict[str, Callable[[], object]] = {
-            str(d): partial(_layer(x, channels[1], d, torch.contiguous_format), x)
-            for d in (1, edge - 1, edge)
+            str(d): partial(_layer(x, channels[1], d), x) for d in (1, edge - 1, edge)
         }
         bare = nn.Conv2d(*channels, 3, dilation=edge).to(x)
         ways["padded before"] = partial(nn.Sequential(nn.ZeroPad2d(edge), bare), x)
@@ -271,7 +270,10 @@ def _modules(module: ContextModule, x: Tensor) -> dict[str, Callable[[], object]
 
 
 def _layer(
-    x: Tensor, outputs: int, dilation: int, order: torch.memory_format
+    x: Tensor,
+    outputs: int,
+    dilation: int,
+    order: torch.memory_format = torch.contiguous_format,
 ) -> nn.Conv2d:
     conv = nn.Conv2d(x.shape[1], outputs, 3, padding=dilation, dilation=dilation)
     return conv.to(x).to(memory_format=order)
