@@ -116,6 +116,7 @@ def test_changes_are_counted_pixel_by_pixel_in_a_split_and_in_each_drive(
         assert recorded["test"]["changed"][kind] == pytest.approx(
             share.item(), abs=1e-3
         )
+    assert tuple(recorded["test"]["changed"]) == kinds
     assert whole[:3].min() > 0  # there are pixels of every kind
 
 
