@@ -100,6 +100,12 @@ def test_of_a_detector_s_backbone_the_finest_map_is_asked_for():
     assert output("fcos_resnet50_fpn") is None and output("resnet18") is None
 
 
+def test_a_network_is_surveyed_at_its_own_input_and_output():
+    found, seconds = survey("resnet18.conv1")
+    assert found["size"] == [7, 7] and found["stride"] == ["2", "2"]
+    assert seconds > 0
+
+
 @pytest.fixture
 def compared(monkeypatch):
     """A network of ten weights, the sizes of its layers' fields, and what is asked."""
@@ -162,6 +168,17 @@ def test_no_layer_is_compared_twice(compared):
     assert verified("resnet18", "2") == [
         f"agrees, to None of {PICTURE} on one of {SIDES}",
         f"agrees, to 2 of {PICTURE} on one of {SIDES}",
+    ]
+
+
+def test_a_video_is_compared_on_squares_up_to_its_usual_side(compared):
+    sizes, _ = compared
+    sizes |= {"1": (3, 3, 3), "2": (9, 50, 400)}
+    size = (3, 16, 224, 224)
+    assert verified("r3d_18", "2") == [
+        f"agrees, to None of {size} on one of {SIDES}",
+        f"agrees, to 2 of {size} on one of {SIDES}",
+        f"agrees, to 1 of {size} on one of (160, 224)",
     ]
 
 
