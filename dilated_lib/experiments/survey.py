@@ -49,7 +49,8 @@ def outcome(
             "stride": [str(field.stride) for field in last.fields],
             "padding": [f.padding if f.phases[0] else None for f in last.fields],
             "aligned": all(
-                layer.aligned for layer in answer.layers[: answer.layers.index(last)]
+                layer.aligned
+                for layer in answer.layers[: answer.layers.index(last) + 1]
             ),
         }
     return found, answer.seconds[1]

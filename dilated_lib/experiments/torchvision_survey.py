@@ -67,6 +67,7 @@ def verified(name: str, module: str | None) -> list[str]:
     """
     network = named_network(name, device="cpu")
     size = input_size(name)
+    *_, side = size
     layers = receptive_field(network, size, to=module or output(name)).layers
     near = [
         layer.module
@@ -75,11 +76,11 @@ def verified(name: str, module: str | None) -> list[str]:
     ]
     tried = []
     if sum(weight.numel() for weight in network.parameters()) < MANY_WEIGHTS:
-        tried.append(agreement(network, size, output(name), (64, 96, 128, size[-1])))
+        tried.append(agreement(network, size, output(name), (64, 96, 128, side)))
     if module is not None:
-        tried.append(agreement(network, size, module, (64, 96, 128, size[-1])))
+        tried.append(agreement(network, size, module, (64, 96, 128, side)))
     if near and near[-1] != module:
-        tried.append(agreement(network, size, near[-1], (160, size[-1])))
+        tried.append(agreement(network, size, near[-1], (160, side)))
     return tried
 
 
