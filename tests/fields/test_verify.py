@@ -13,7 +13,7 @@ from dilated_lib.fields.tracing.verify import Disagreement
 SIZE = (1, 10, 11)  # of which a layer of 3 x 3 makes 8 x 9 units
 
 
-KINDS = []  # of the inputs with numbers that a network was given, copies of it, too
+kinds_seen = []  # of the inputs with numbers that a network was given, copies of it, too
 
 
 class Noted(nn.Module):
@@ -25,7 +25,7 @@ class Noted(nn.Module):
 
     def forward(self, x):
         if type(x) is torch.Tensor:
-            KINDS.append(x.dtype)
+            kinds_seen.append(x.dtype)
         return self.layer(x)
 
 
@@ -37,7 +37,7 @@ def test_corners_the_middle_and_four_random_units_are_asked_in_float64(monkeypat
         return region(self, *unit, idle=idle)
 
     monkeypatch.setattr(Fields, "region", noted)
-    KINDS.clear()
+    kinds_seen.clear()
     assert dl.verify(Noted(), SIZE) is None
     draw = np.random.default_rng(0)
     drawn = [tuple(int(draw.integers(0, n)) for n in (8, 9)) for _ in range(4)]
@@ -45,7 +45,7 @@ def test_corners_the_middle_and_four_random_units_are_asked_in_float64(monkeypat
     assert asked == [unit for unit in sorted(units) for _ in range(2)]
     # each with NaN all around, at both ends of both axes and at two more positions; and
     # once without NaN
-    assert KINDS == [torch.float64] * (1 + len(units) * (1 + 4 + 2))
+    assert kinds_seen == [torch.float64] * (1 + len(units) * (1 + 4 + 2))
     asked.clear()
     dl.verify(Noted(), SIZE, units=0, seed=1)
     assert {*asked} == {(0, 0), (7, 8), (3, 4)}
