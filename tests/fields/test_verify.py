@@ -13,7 +13,7 @@ from dilated_lib.fields.tracing.verify import Disagreement
 SIZE = (1, 10, 11)  # of which a layer of 3 x 3 makes 8 x 9 units
 
 
-kinds_seen = []  # of the inputs with numbers that a network was given, copies of it, too
+kinds_seen = []  # of all inputs with numbers that a network or a copy of it was given
 
 
 class Noted(nn.Module):
