@@ -125,7 +125,7 @@ def _pyramid(one: Candidate) -> Iterator[dict[str, Any]]:
             found["verified"] = [agreement(stage, one.input_size, None, sides)]
         yield found
         if found["outcome"] != "exact":
-            break
+            return
 
 
 def main(

@@ -4,6 +4,7 @@ A stand-in for timm has two families and tells how it is asked to build their me
 one for segmentation-models-pytorch tells the same of its decoders.
 """
 
+import runpy
 import sys
 import warnings
 from functools import partial
@@ -263,3 +264,13 @@ def test_some_are_surveyed_anew_and_the_other_records_stay(packages, surveyed):
     main(surveyed)
     kept = [one.experiment for one in records.read_file(surveyed)]
     assert kept == ["timm/resnet", "timm/vit"]
+
+
+def test_the_command_says_what_it_surveys(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["timm_survey", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(timm_survey.__file__, run_name="__main__")
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "What the units of timm's networks see" in printed
+    assert "--only" in printed and "book/results" in printed

@@ -4,6 +4,7 @@ Ten networks are analysed anew, and every one each week.
 """
 
 import json
+import runpy
 from types import SimpleNamespace
 
 import pytest
@@ -305,3 +306,13 @@ def test_networks_are_surveyed_anew_and_the_other_records_stay(pools, tmp_path):
     assert compared == {"alexnet": False, "r3d_18": True, "vgg11": False}
     main(path)
     assert [*written(path)] == ["torchvision/alexnet", "torchvision/r3d_18"]
+
+
+def test_the_command_says_what_it_surveys(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["torchvision_survey", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(torchvision_survey.__file__, run_name="__main__")
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "What the units of every network of torchvision see" in printed
+    assert "--verify" in printed and "book/results" in printed
