@@ -171,7 +171,7 @@ def probabilities(
 
 
 def _images(pixels: Tensor) -> Tensor:
-    if any(side % 8 or side < 187 for side in pixels.shape[1:]):
+    if any(side % 8 or side < 192 for side in pixels.shape[1:]):
         raise ValueError(
             f"sides must be multiples of 8 above 186, got {pixels.shape[2]} x "
             f"{pixels.shape[1]} pixels"

@@ -7,123 +7,14 @@ import runpy
 
 import pytest
 import torch
-from torch import nn
 
 import dilated_lib as dl
 from dilated_lib import records
 from dilated_lib.data.shapes import Shapes
+from dilated_lib.experiments import context_reach
 from dilated_lib.experiments.context_reach import STACKS, reach
-from dilated_lib.experiments.shape_training import (
-    Maps,
-    accuracies,
-    deepened,
-    fit,
-    front_end,
-)
+from dilated_lib.experiments.shape_training import deepened
 from dilated_lib.records import Record
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-PICTURES = Maps.of(Shapes(24))
-
-
-def test_maps_hold_the_data_set_in_its_order():
-    shapes = Shapes(24)
-    assert PICTURES.maps.shape == (168, 3, 36, 36)
-    for index in (0, 6, 7, 100):
-        picture, label = shapes[index]
-        assert torch.equal(PICTURES.maps[index], picture)
-        assert torch.equal(PICTURES.labels[index], label)
-        assert torch.equal(PICTURES.distances[index], shapes.distances(index // 7))
-
-
-def test_the_front_end_sees_one_pixel_and_knows_the_outline():
-    front = front_end(PICTURES, generator=seeded())
-    assert dl.compose([dl.Window(front.kernel_size[0])]).size == 1
-    shares = accuracies(front, PICTURES, farthest=8)
-    assert shares[0] > 0.95
-    assert max(shares[1:]) <= 1 / 7 + 1e-9
-    maps = PICTURES.through(front)
-    assert torch.equal(maps.maps, front(PICTURES.maps))
-    assert not maps.maps.requires_grad
-    assert torch.equal(maps.labels, PICTURES.labels)
-    assert torch.equal(maps.distances, PICTURES.distances)
-
-
-def test_training_learns_to_the_edge_of_the_field_and_no_further():
-    maps = PICTURES.through(front_end(PICTURES, generator=seeded()))
-    module = dl.ContextModule(8, dilations=(1, 2))
-    module.reset_parameters(generator=seeded())
-    losses = fit(module, maps, steps=150, generator=seeded())
-    assert len(losses) == 150
-    assert losses[-1] < losses[0]
-    shares = accuracies(module, maps, farthest=6)
-    assert min(shares[:3]) > 0.9
-    assert max(shares[4:]) <= 1 / 7 + 1e-9
-
-
-def test_training_repeats_itself():
-    runs = []
-    for _ in range(2):
-        layer = nn.Conv2d(3, 8, 1)
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-        runs.append(fit(layer, PICTURES, steps=5, generator=seeded(1)))
-    assert runs[0] == runs[1]
-    assert runs[0][0] == pytest.approx(math.log(8))
-
-
-def test_void_pixels_do_not_count():
-    data = Maps.of(Shapes(4, nearest=99))
-    layer = nn.Conv2d(3, 8, 1)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    fit(layer, data, steps=60, learning_rate=0.3, generator=seeded())
-    # all that is left is background
-    assert (layer(data.maps).argmax(1)[data.labels == 0] == 0).all()
-    assert layer.bias[0] > layer.bias[1:].max()
-
-
-def test_the_control_is_as_deep_as_nine_layers_and_sees_what_five_see():
-    nine = dl.ContextModule(8, dilations=(1,) * 9)
-    five = dl.ContextModule(8, dilations=(1, 1, 2, 4, 1))
-    network = deepened(five, 4, generator=seeded())
-    convs, relus = (
-        sum(isinstance(part, kind) for part in network.modules())
-        for kind in (nn.Conv2d, nn.ReLU)
-    )
-    assert convs == len(nine.layers) == 10
-    assert relus == 5  # four, and one that the layers of the module share
-    sizes = [axis.size for axis in dl.receptive_field(network, (8, 36, 36))]
-    assert sizes == [19, 19] == [dl.compose(five.windows).size] * 2
-    # the new layers start as the identity: only their ReLU changes anything
-    with torch.no_grad():
-        logits = torch.randn(2, 8, 9, 9, generator=seeded())
-        assert (network(logits) - five(logits).relu()).abs().max() < 0.5
-    again = deepened(five, 4, generator=seeded())
-    assert torch.equal(again[-1].weight, network[-1].weight)
-
-
-def test_accuracies_are_shares_of_pixels_at_one_distance():
-    class Cheat(nn.Module):
-        def forward(self, maps):
-            right = nn.functional.one_hot(PICTURES.labels, 9).movedim(-1, 1)
-            return torch.where((PICTURES.distances == 2)[:, None], 0, right)
-
-    shares = accuracies(Cheat(), PICTURES, farthest=3)
-    assert shares == [1, 1, 0, 1]
-
-
-def test_a_distance_that_no_pixel_has_is_refused():
-    farthest = int(PICTURES.distances.max())
-    front = nn.Conv2d(3, 8, 1)
-    assert len(accuracies(front, PICTURES, farthest=farthest)) == farthest + 1
-    with pytest.raises(ValueError, match=f"^no pixel is {farthest + 1} pixels from"):
-        accuracies(front, PICTURES, farthest=farthest + 1)
-
 
 # Records
 
@@ -188,12 +79,12 @@ def test_the_books_records_have_seeds_and_a_clean_commit():
 # The command
 
 
-def test_the_command_writes_a_record_for_each_module_and_seed(tmp_path):
+def test_the_command_trains_every_stack_and_none_sees_beyond_its_field(tmp_path):
     out = tmp_path / "results" / "reach.json"
-    reach(out, seeds=2, steps=2, scenes=2, test_scenes=8)
+    reach(out, seeds=1, steps=2, scenes=2, test_scenes=8)
     runs = [Record(**run) for run in json.loads(out.read_text())]
     assert [(run.experiment, run.seed) for run in runs] == [
-        (f"reach/{name}", seed) for name in STACKS for seed in (0, 1)
+        (f"reach/{name}", 0) for name in STACKS
     ]
     for run in runs:
         assert run.config["steps"] == 2
@@ -205,27 +96,115 @@ def test_the_command_writes_a_record_for_each_module_and_seed(tmp_path):
         edge = sum(dilations)
         assert run.metrics["receptive_field"] == 2 * edge + 1
         assert max(correct[edge + 1 :]) <= 14.29
-    # the seed decides, and the 1 × 1 layers are there
-    losses = {(run.experiment, run.seed): run.metrics["loss"] for run in runs}
-    assert losses["reach/1,1,2,4,1", 0] != losses["reach/1,1,2,4,1", 1]
-    assert losses["reach/1,1,2,4,1", 0] != losses["reach/1,1,2,4,1 + four 1x1", 0]
+    losses = {run.experiment: run.metrics["loss"] for run in runs}
+    # the 1 × 1 layers are there
+    assert losses["reach/1,1,2,4,1"] != losses["reach/1,1,2,4,1 + four 1x1"]
 
 
-def test_the_command_measures_on_scenes_that_it_did_not_train_on(monkeypatch, tmp_path):
-    made = []
+@pytest.fixture
+def replaced(monkeypatch, tmp_path):
+    """Scenes, trainings and measurements of nothing, and what was asked of them."""
+    asked = {"scenes": [], "fits": []}
 
-    def keep(scenes, **others):
-        made.append(Shapes(scenes, **others))
-        return made[-1]
+    class Stored:
+        def __init__(self, name):
+            self.name = name
 
-    monkeypatch.setattr("dilated_lib.experiments.context_reach.Shapes", keep)
-    monkeypatch.setattr("dilated_lib.experiments.context_reach.STACKS", {})
-    keep.classes = Shapes.classes
-    reach(tmp_path / "reach.json", scenes=2, test_scenes=3)
-    assert [(shapes.scenes, shapes.split) for shapes in made] == [
-        (2, "train"),
-        (3, "test"),
+        def through(self, front):
+            assert front == "front end"
+            return Stored(f"{self.name}, through the front end")
+
+    def of(shapes):
+        return Stored(shapes)
+
+    def scenes(count, *, size, seed=0, split="train"):
+        asked["scenes"].append((count, size, seed, split))
+        return split
+
+    def front_end(data, *, generator):
+        assert data.name == "train"
+        assert generator.initial_seed() == 0
+        return "front end"
+
+    def fit(network, data, *, steps, learning_rate, generator):
+        assert data.name == "train, through the front end"
+        drawn = torch.rand(1, generator=generator).item()
+        asked["fits"].append((network, drawn, steps, learning_rate))
+        return [100.0, *[0.123456] * 25, *[0.2] * 25]
+
+    def accuracies(network, data, *, farthest):
+        assert network is asked["fits"][-1][0]
+        assert data.name == "test, through the front end"
+        return [distance / 21 for distance in range(farthest + 1)]
+
+    scenes.classes = Shapes.classes
+    monkeypatch.setattr(context_reach, "Shapes", scenes)
+    monkeypatch.setattr(context_reach.Maps, "of", of)
+    for one in (front_end, fit, accuracies):
+        monkeypatch.setattr(context_reach, one.__name__, one)
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def test_the_command_measures_on_scenes_that_it_did_not_train_on(replaced):
+    reach(seeds=1, scenes=2, test_scenes=3, size=20)
+    assert replaced["scenes"] == [(2, 20, 0, "train"), (3, 20, 1, "test")]
+
+
+def test_the_long_version_trains_each_stack_with_five_seeds(replaced, tmp_path):
+    reach()
+    stacks = {
+        "1,1,1,1,1": ((1, 1, 1, 1, 1), 0, 11),
+        "1,1,2,2,1": ((1, 1, 2, 2, 1), 0, 15),
+        "1,1,2,4,1": ((1, 1, 2, 4, 1), 0, 19),
+        "1,2,4,4,1": ((1, 2, 4, 4, 1), 0, 25),
+        "1,2,4,8,1": ((1, 2, 4, 8, 1), 0, 33),
+        "2,2,2,2,2": ((2, 2, 2, 2, 2), 0, 21),
+        "1,1,1,1,1,1,1,1,1": ((1,) * 9, 0, 19),
+        "1,1,2,4,1 + four 1x1": ((1, 1, 2, 4, 1), 4, 19),
+    }
+    assert replaced["scenes"] == [(512, 52, 0, "train"), (200, 52, 1, "test")]
+    made = json.loads((tmp_path / "book" / "results" / "reach.json").read_text())
+    assert [(one["experiment"], one["seed"]) for one in made] == [
+        (f"reach/{name}", seed) for name in stacks for seed in range(5)
     ]
+    pairs = [(stack, seed) for stack in stacks.values() for seed in range(5)]
+    for (stack, seed), record, fitted in zip(
+        pairs, made, replaced["fits"], strict=True
+    ):
+        dilations, pointwise, field = stack
+        assert record["config"] == {
+            "steps": 1500,
+            "learning_rate": 0.001,
+            "scenes": 512,
+            "test_scenes": 200,
+            "size": 52,
+        }
+        assert record["metrics"] == {
+            "receptive_field": field,
+            "loss": 0.1617,  # of the last 50 steps, without the first one
+            "accuracy_by_distance": [round(100 * d / 21, 2) for d in range(21)],
+        }
+        network, drawn, steps, learning_rate = fitted
+        assert (steps, learning_rate) == (1500, 0.001)
+        # one generator, with the record's seed, draws the weights and then the scenes
+        draw = torch.Generator().manual_seed(seed)
+        module = dl.ContextModule(8, dilations=dilations)
+        module.reset_parameters(generator=draw)
+        wanted = deepened(module, pointwise, generator=draw).state_dict()
+        assert network.state_dict().keys() == wanted.keys()
+        for name, weights in network.state_dict().items():
+            assert torch.equal(weights, wanted[name])
+        assert drawn == torch.rand(1, generator=draw).item()
+
+
+def test_settings_of_ones_own_reach_the_training_and_the_record(replaced, tmp_path):
+    reach(tmp_path / "mine.json", seeds=1, steps=7, learning_rate=3.0)
+    assert [fit[2:] for fit in replaced["fits"]] == [(7, 3.0)] * 8
+    made = json.loads((tmp_path / "mine.json").read_text())
+    assert {one["config"]["steps"] for one in made} == {7}
+    assert {one["config"]["learning_rate"] for one in made} == {3.0}
+    assert {one["seed"] for one in made} == {0}
 
 
 def test_the_command_explains_itself_and_refuses_what_it_does_not_know(
@@ -244,8 +223,19 @@ def test_the_command_explains_itself_and_refuses_what_it_does_not_know(
 
 
 @pytest.mark.parametrize(
-    "options", [{"seeds": 0}, {"learning_rate": math.nan}, {"learning_rate": -1}]
+    ("options", "values"),
+    [
+        ({"seeds": 0}, "0 and 0.001"),
+        ({"learning_rate": math.nan}, "5 and nan"),
+        ({"learning_rate": math.inf}, "5 and inf"),
+        ({"learning_rate": 0}, "5 and 0"),
+        ({"learning_rate": -1}, "5 and -1"),
+    ],
 )
-def test_impossible_trainings_are_refused_before_the_work(options, tmp_path):
-    with pytest.raises(ValueError, match="seeds must be at least 1, and learning_rate"):
+def test_impossible_trainings_are_refused_before_the_work(
+    options, values, replaced, tmp_path
+):
+    said = "seeds must be at least 1, and learning_rate a number above 0, got "
+    with pytest.raises(ValueError, match=f"^{re.escape(said + values)}$"):
         reach(tmp_path / "reach.json", **options)
+    assert replaced["scenes"] == [] and not any(tmp_path.iterdir())

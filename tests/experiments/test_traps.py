@@ -50,14 +50,23 @@ def test_the_correct_version_is_one_tile_of_the_picture():
 @pytest.mark.parametrize("trap", TRAPS)
 def test_a_trap_changes_the_answer_and_not_the_network(trap):
     before = {name: one.clone() for name, one in NETWORK.state_dict().items()}
-    pads = [getattr(layer, "padding", None) for layer in NETWORK.children()]
+    pads = [getattr(layer, "padding", None) for layer in NETWORK.modules()]
     wrong = probabilities(NETWORK, PHOTO, trap)
     assert wrong.shape == RIGHT.shape == (11, 192, 240)
     torch.testing.assert_close(wrong.sum(0), torch.ones(192, 240))
     assert apart(wrong, RIGHT) > 1e-4
-    assert pads == [getattr(layer, "padding", None) for layer in NETWORK.children()]
+    assert pads == [getattr(layer, "padding", None) for layer in NETWORK.modules()]
+    assert not wrong.requires_grad
     for name, one in NETWORK.state_dict().items():
         assert torch.equal(one, before[name])
+
+
+@pytest.mark.parametrize("trap", [None, "zeros around every layer"])
+def test_a_network_in_training_is_asked_in_evaluation_and_stays_in_training(trap):
+    network = copy.deepcopy(NETWORK).train()  # with dropout behind fc6 and fc7
+    wanted = probabilities(NETWORK, PHOTO, trap)
+    assert torch.equal(probabilities(network, PHOTO, trap), wanted)
+    assert network.training and network.front.training
 
 
 def test_an_unknown_trap_is_refused():
@@ -93,6 +102,17 @@ def test_zeros_reach_as_far_as_the_field_and_no_further():
     )
     off = (right - wrong).abs().amax(0)
     assert off[8 * 26 : 8 * 29, 8 * 26 : 8 * 29].max() < 1e-6 < off[:100].max()
+
+
+def test_every_layer_of_the_front_end_is_padded_so_that_sizes_stay():
+    front = tiny(classes=11, front="zeros").front  # which draws the same weights
+    bgr = torch.tensor(np.asarray(PHOTO)[..., ::-1].copy()).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        cells = front(bgr - torch.tensor(NETWORK.mean)[:, None, None])
+        wanted = answer(NETWORK.context(cells))
+    assert cells.shape == (1, 11, 24, 30)
+    wrong = probabilities(NETWORK, PHOTO, "zeros around every layer")
+    assert apart(wrong, wanted) < 1e-6
 
 
 def test_the_relu_stands_between_final_and_the_context_module():
@@ -147,7 +167,28 @@ def test_aligned_corners_put_the_last_cell_at_the_last_pixel(own):
     assert apart(wrong[:, 0, 0], cells[:, 0, 0]) < 1e-6
 
 
-@pytest.mark.parametrize("size", [(192, 203), (184, 200)])
+def hat(cells, pixels):
+    """Weights of cells for each pixel where the corners of both grids coincide."""
+    at = torch.arange(pixels) * (cells - 1) / (pixels - 1)
+    return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+
+
+@pytest.mark.parametrize("own", ["half_pixel", "released"])
+def test_aligned_corners_interpolate_what_the_network_does(own):
+    """The small network interpolates logits, the released one probabilities."""
+    network = copy.deepcopy(NETWORK)
+    network.upsampling = own
+    with torch.no_grad():
+        cells = NETWORK.context(logits())
+    if own == "released":
+        cells = cells.softmax(1)
+    grown = torch.einsum("yi,ncij,xj->ncyx", hat(24, 192), cells, hat(30, 240))
+    wanted = grown.softmax(1) if own == "half_pixel" else grown
+    wrong = probabilities(network, PHOTO, "align_corners=True")
+    assert apart(wrong, wanted[0]) < 1e-5
+
+
+@pytest.mark.parametrize("size", [(192, 203), (203, 192), (184, 200), (200, 184)])
 def test_a_picture_of_another_size_is_refused(size):
     with pytest.raises(ValueError, match=r"multiples of 8 above 186, got \d+ x \d+"):
         probabilities(NETWORK, Image.new("RGB", size))
@@ -180,7 +221,9 @@ def streets(tmp_path, monkeypatch):
         },
     )
     monkeypatch.setattr("dilated_lib.experiments.traps.small_network", lambda: NETWORK)
-    monkeypatch.setattr("dilated_lib.experiments.traps.open_data", lambda _: data)
+    monkeypatch.setattr(
+        "dilated_lib.experiments.traps.open_data", lambda name: {"camvid": data}[name]
+    )
     return data
 
 
@@ -204,6 +247,47 @@ def test_every_version_is_measured_on_both_splits_and_each_drive(streets, tmp_pa
     wrong = done["traps/mean not subtracted"]["val"]  # the row of void changes, too
     assert wrong["accuracy"] < 99
     assert wrong["changed"] == pytest.approx(100 - wrong["accuracy"], abs=1)
+
+
+def test_what_is_recorded_of_a_version_is_what_it_says_of_each_picture(
+    streets, tmp_path, monkeypatch
+):
+    """And the front end computes equal cells once: four kinds, of five pictures."""
+    calls, clock = [], iter([10.0, 13.5])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    monkeypatch.chdir(tmp_path)
+    counted = NETWORK.front.register_forward_hook(lambda *_: calls.append(1))
+    measure()
+    counted.remove()
+    assert len(calls) == 5 * 4
+    done = json.loads((tmp_path / "book" / "results" / "traps.json").read_text())
+    assert len(done) == 10
+    val = streets.split("val")
+    photos = [Image.fromarray(val[n][0].permute(1, 2, 0).numpy()) for n in range(3)]
+    known = [val[n][1] != 255 for n in range(3)]
+    own = [probabilities(NETWORK, photo).argmax(0) for photo in photos]
+    for record in done:
+        assert record["config"] == {"data": "camvid", "network": "small"}
+        assert record["seconds"] == 3.5
+        name = record["experiment"].removeprefix("traps/")
+        found = own
+        if name != "none":
+            found = [probabilities(NETWORK, photo, name).argmax(0) for photo in photos]
+        metrics = record["metrics"]
+        off = [
+            100 * float((one != other).float().mean())
+            for one, other in zip(found, own, strict=True)
+        ]
+        assert metrics["val"]["changed"] == round(np.mean(off), 2)
+        right = [
+            (one == val[n][1])[known[n]].float().mean() for n, one in enumerate(found)
+        ]
+        assert metrics["val"]["accuracy"] == pytest.approx(
+            100 * np.mean(right), abs=0.006
+        )
+        assert metrics["picture"] == "a_1"
+        text = [[int(one, 16) for one in row] for row in metrics["labels"]]
+        assert text == found[1][::4, ::4].tolist()
 
 
 def test_a_data_set_of_other_classes_is_refused(tmp_path):
