@@ -74,7 +74,7 @@ def test_a_network_that_decides_by_values_is_refused():
 
 
 def test_the_smallest_member_stands_for_a_family():
-    widths = {"test_tiny": 1, "large": 9, "small": 2, "as_small": 2}
+    widths = {"test_tiny": 1, "a_large": 9, "small": 2, "as_small": 2}
     chosen = smallest(widths, lambda name: nn.Linear(3, widths[name]))
     assert chosen == "as_small"
     with pytest.raises(ValueError, match="empty"):

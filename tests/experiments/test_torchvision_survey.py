@@ -107,6 +107,21 @@ def test_a_network_is_surveyed_at_its_own_input_and_output():
     assert seconds > 0
 
 
+def test_of_a_backbone_the_field_of_its_finest_map_is_surveyed(monkeypatch):
+    class Pyramid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fine, self.coarse = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 5, 2)
+
+        def forward(self, x):
+            fine = self.fine(x)
+            return {"1": self.coarse(fine), "0": fine}
+
+    monkeypatch.setattr(torchvision_survey, "named_network", lambda _: Pyramid())
+    found, _ = survey("fcos_resnet50_fpn.backbone")
+    assert found["module"] == "fine" and found["size"] == [3, 3]
+
+
 @pytest.fixture
 def compared(monkeypatch):
     """A network of ten weights, the sizes of its layers' fields, and what is asked."""
