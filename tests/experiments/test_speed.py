@@ -396,6 +396,14 @@ def test_channels_of_the_large_module_are_filled_up_layer_by_layer():
     assert [one["weights"][:2] for one in noted] == [(8, 8), (16, 8), (8, 16)]
 
 
+def test_the_fewest_channels_in_eights_are_taken():
+    module = dl.ContextModule(9, dilations=(1, 2))
+    with torch.no_grad():
+        steps = speed._modules(module, torch.randn(1, 9, 5, 5))
+        noted = convolutions(steps["full channels"])
+    assert [one["weights"][:2] for one in noted] == [(16, 16)] * 3
+
+
 def test_torchs_layers_are_torchs_and_the_others_are_the_librarys():
     """Only the library's layers fill up channels in bfloat16, where they are dilated.
 

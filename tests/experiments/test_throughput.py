@@ -227,12 +227,12 @@ def test_a_frozen_front_end_only_goes_forward():
 
 @pytest.fixture
 def timed(monkeypatch):
-    """Known times and counts: 2 ms for the product, 5 and 12.3 for the steps."""
+    """Known times and counts: 3 ms for the product, 5 and 12.3477 for the steps."""
     asked, clock = {"compiled": []}, iter([10.0, 16.0])
     times = {
-        "product": Timing(2.0, 0.1),
+        "product": Timing(3.0, 0.1),
         "one": Timing(5.0, 0.2),
-        "two": Timing(12.3, 0.3),
+        "two": Timing(12.3477, 0.3),
     }
 
     def measure(functions, *, seconds):
@@ -282,7 +282,7 @@ def test_a_record_sets_the_step_beside_the_product_and_the_first_step(timed, tmp
         "compiled": False,
         "product": 100,
     }
-    # the product takes 2 · 100³ operations, in 2 ms
+    # the product takes 2 · 100³ operations, in 3 ms
     assert one["metrics"] == {
         "median_ms": 5.0,
         "spread_ms": 0.2,
@@ -290,20 +290,20 @@ def test_a_record_sets_the_step_beside_the_product_and_the_first_step(timed, tmp
         "labelled_pixels": 2 * 16 * 24,
         "tera_operations": 0.0002,
         "tera_operations_per_second": 0.0494,
-        "ceiling": 0.001,
-        "ratio": 49.383,
+        "ceiling": 0.0007,
+        "ratio": 74.074,
         "relative": 1.0,
     }
     assert two["metrics"] == {
-        "median_ms": 12.3,
+        "median_ms": 12.3477,
         "spread_ms": 0.3,
-        "images_per_second": 243.9,
+        "images_per_second": 242.96,
         "labelled_pixels": 3 * 32 * 40,
         "tera_operations": 0.0004,
-        "tera_operations_per_second": 0.0301,
-        "ceiling": 0.001,
-        "ratio": 30.111,
-        "relative": 2.46,
+        "tera_operations_per_second": 0.03,
+        "ceiling": 0.0007,
+        "ratio": 44.993,
+        "relative": 2.47,
     }
     assert timed["compiled"] == [False, False]
     assert [*timed["functions"]] == ["product", "one", "two"]
