@@ -111,6 +111,14 @@ def test_the_context_module_is_the_paper_s():
     assert recorded["measured"] == [dl.compose(network.windows).size] * 2
 
 
+def test_a_plain_case_has_a_relu_and_branches_differ_in_their_kernels():
+    kinds = [type(layer) for layer in cases()["plain"]]
+    assert kinds == [nn.Conv2d, nn.ReLU, nn.Conv2d]
+    kernels = {"residual": [(5, 5), (1, 1)], "dead branch": [(3, 3), (9, 9)]}
+    for name, wanted in kernels.items():
+        assert [layer.kernel_size for layer in cases()[name].layers] == wanted
+
+
 @torch.no_grad()
 def test_branches_meet_as_their_case_says():
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
