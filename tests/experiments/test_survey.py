@@ -2,22 +2,12 @@
 
 import pytest
 import torch
+from nets import Net
 from torch import nn
 
 from dilated_lib.experiments import survey, timm_survey
 from dilated_lib.fields.tracing import TracingError
 from dilated_lib.fields.tracing.verify import Disagreement
-
-
-class Net(nn.Module):
-    """A function of the input and of some layers."""
-
-    def __init__(self, function, *layers):
-        super().__init__()
-        self.layers, self.function = nn.ModuleList(layers), function
-
-    def forward(self, x):
-        return self.function(x, *self.layers)
 
 
 def conv(*options):

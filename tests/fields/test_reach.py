@@ -4,6 +4,7 @@ from math import inf
 
 import pytest
 import torch
+from nets import Net
 from torch import nn
 from torch.nn import functional as F
 
@@ -11,20 +12,10 @@ import dilated_lib as dl
 from dilated_lib.fields.tracing.export import TracingError
 
 
-class Net(nn.Module):
-    """A network from a function of the input and of one layer of 3 x 3."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.conv = nn.Conv2d(2, 2, 3, padding=1)
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x, self.conv)
-
-
 def fields(function):
-    return dl.receptive_field(Net(function), (2, 12, 12))
+    """Fields of a function of the input and of a layer of 3 x 3."""
+    net = Net(function, nn.Conv2d(2, 2, 3, padding=1))
+    return dl.receptive_field(net, (2, 12, 12))
 
 
 def sizes(function):

@@ -53,9 +53,8 @@ def test_as_far_as_a_layer_what_follows_does_not_matter():
     found = dl.receptive_field(model, (2, 19, 22), to="first", coverage=True)
     assert [one.size for one in found] == [5, 5]
     assert read_along(found.coverage.any(0)) == [0, 2, 4]
-    assert read_along(region(model, (2, 19, 22), (1, 2), to="first").any(0)) == [
-        *(2, 4, 6)
-    ]
+    reads = region(model, (2, 19, 22), (1, 2), to="first")
+    assert read_along(reads.any(0)) == [2, 4, 6]
 
 
 def test_a_layer_before_the_end_is_covered_as_it_is_itself():

@@ -5,6 +5,7 @@ from math import inf
 
 import pytest
 import torch
+from nets import Net
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,17 +14,6 @@ from dilated_lib.fields.tracing import chain
 from dilated_lib.fields.tracing.export import TracingError
 
 aten = torch.ops.aten
-
-
-class Net(nn.Module):
-    """A network from a function of the input and of layers."""
-
-    def __init__(self, function, *layers):
-        super().__init__()
-        self.layers, self.function = nn.ModuleList(layers), function
-
-    def forward(self, x):
-        return self.function(x, *self.layers)
 
 
 def wide():

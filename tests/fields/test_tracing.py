@@ -12,6 +12,7 @@ from itertools import accumulate
 import numpy as np
 import pytest
 import torch
+from nets import Net
 from random_networks import RandomNetwork
 from torch import nn
 from torch.nn import functional as F
@@ -20,17 +21,6 @@ import dilated_lib as dl
 from dilated_lib import Window
 from dilated_lib.fields.tracing import reach, rules
 from dilated_lib.fields.tracing.export import TracingError
-
-
-class Net(nn.Module):
-    """A network from layers and a function of them and the input."""
-
-    def __init__(self, function, *layers):
-        super().__init__()
-        self.layers, self.function = nn.ModuleList(layers), function
-
-    def forward(self, x):
-        return self.function(x, *self.layers)
 
 
 def conv(k=3, s=1, *, d=1, p=0, c=2, **options):
