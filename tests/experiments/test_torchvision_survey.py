@@ -96,7 +96,7 @@ def test_each_network_has_its_usual_input():
     assert input_size("r3d_18") == (3, 16, 224, 224)
 
 
-def test_of_a_detector_s_backbone_the_finest_map_is_asked_for():
+def test_of_a_detectors_backbone_the_finest_map_is_asked_for():
     assert output("fcos_resnet50_fpn.backbone") == "0"
     assert output("fcos_resnet50_fpn") is None and output("resnet18") is None
 
