@@ -68,6 +68,7 @@ def test_processes_are_as_torchrun_says_on_the_gpu_if_there_is_one(gpu, monkeypa
         "precision": "bf16-mixed",
         "loggers": logger,
     }
+    assert isinstance(fabric.call_args.kwargs["num_nodes"], int)
 
 
 @pytest.mark.parametrize("start", ["imagenet", None])
@@ -76,6 +77,7 @@ def test_of_a_baseline_the_body_was_trained_before_and_its_head_not(start):
         def __init__(self, kind, classes, start, *, scale):
             super().__init__()
             assert (kind, classes, scale) == ("fcn_resnet50", 4, 1.25)
+            assert start == config.start
             self.backbone, self.classifier = nn.Linear(2, 2), nn.Linear(2, classes)
 
     config = Config(data="shapes", network="fcn_resnet50", start=start)
@@ -86,6 +88,28 @@ def test_of_a_baseline_the_body_was_trained_before_and_its_head_not(start):
     assert isinstance(network, Small)
     body = {"backbone.weight", "backbone.bias"}
     assert trained == (body if start else set())
+
+
+@pytest.mark.parametrize(
+    ("loss_at", "upsampling"), [("pixels", "half_pixel"), ("cells", "released")]
+)
+def test_a_network_predicts_where_its_loss_was(loss_at, upsampling):
+    config = TINY.changed(recipe=replace(RECIPE, loss_at=loss_at))
+    network, _ = setup.build_network(config, dl.open_data("shapes"))
+    assert network.upsampling == upsampling
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_labels_of_the_splits_that_are_read_are_counted_with_a_bar(tmp_path, tested):
+    config, counted = TINY.changed(pictures=1, test=tested), []
+
+    def count(data, classes, *, progress):
+        counted.append((len(data), classes, progress))
+        return torch.ones(classes)
+
+    with patch.object(setup, "class_counts", count):
+        setup.begin(config, setup.launch(config, Mock()), tmp_path, True)
+    assert counted == (3 if tested else 2) * [(1, 4, True)]
 
 
 def test_the_smallest_crop_is_one_cell():

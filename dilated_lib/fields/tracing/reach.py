@@ -110,7 +110,7 @@ class Axis:
 
     def looks(self, units: Tensor) -> Tensor:
         """Return at which positions units look; between two of them, in proportion."""
-        known = units.double().nan_to_num(0, 0, 0)
+        known = units.double().where(units.isfinite(), 0)
         low, share, ends = known.floor().long(), known % 1, []
         for unit in (low, low + 1):
             turn = unit.div(self.period, rounding_mode="floor")
