@@ -176,7 +176,6 @@ def label_map(rows: list[str]) -> Tensor:
     tensor([[  0,   1],
             [ 10, 255]])
     """
-    values = [
-        [VOID if one == "." else _DIGITS.index(one) for one in row] for row in rows
-    ]
+    base = len(_DIGITS)
+    values = [[VOID if one == "." else int(one, base) for one in row] for row in rows]
     return torch.tensor(values)

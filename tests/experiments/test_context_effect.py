@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,8 +11,15 @@ from PIL import Image
 
 import dilated_lib as dl
 from dilated_lib.data.palettes import CAMVID
-from dilated_lib.experiments.context_effect import changes, label_map, without_context
+from dilated_lib.experiments import context_effect as module
+from dilated_lib.experiments.context_effect import (
+    as_text,
+    changes,
+    label_map,
+    without_context,
+)
 from dilated_lib.networks.architecture import Architecture
+from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.prediction.segmentation import probabilities
 
 # the third picture of test has no label, so nothing can be said of it
@@ -25,7 +33,7 @@ def data(tmp_path_factory):
     for kind in ("pictures", "labels"):
         (folder / kind).mkdir()
     (folder / "classes.txt").write_text("\n".join(CAMVID))
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(1)
     for split, names in SPLITS.items():
         (folder / f"{split}.txt").write_text("\n".join(names))
         for name in names:
@@ -143,9 +151,49 @@ def test_pictures_have_their_accuracy_and_the_best_and_the_worst_their_maps(
         assert torch.equal(label_map(stored["labels"]), labels.long())
         for name, answer in maps.items():
             assert torch.equal(label_map(stored[name]), answer)
-    accuracy = {one["name"]: one["accuracy"][1] for one in pictures}
+    assert pictures[0]["accuracy"][1] > pictures[1]["accuracy"][1]
     stored = recorded["test"]["maps"]
-    assert accuracy[stored["worst"]["name"]] <= accuracy[stored["best"]["name"]]
+    assert (stored["best"]["name"], stored["worst"]["name"]) == ("a_1", "c_0")
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_the_gpu_compares_if_there_is_one(gpu, data, weights, tmp_path):
+    with (
+        patch.object(torch.cuda, "is_available", lambda: gpu),
+        patch.object(module, "Recorder") as recorder,
+        patch.object(DilatedNetwork, "to") as moved,
+        patch.object(module, "_compare") as compared,
+    ):
+        changes(tmp_path / "changes.json", data=data, weights=weights)
+    device = torch.device("cuda" if gpu else "cpu")
+    moved.assert_called_once_with(device)
+    recorder.assert_called_once_with(tmp_path / "changes.json", device=device)
+    assert [call.kwargs for call in compared.call_args_list] == 2 * [
+        {"device": device, "every": 4}
+    ]
+
+
+def test_pictures_go_to_the_device_and_labels_come_back(data, answers):
+    seen = []
+
+    def answer(network, images):
+        seen.append(images.device.type)
+        return torch.zeros(1, 11, 24, 32)
+
+    with patch.object(module, "probabilities", answer):
+        module._compare(
+            answers["context"],
+            dl.open_data(data).split("val"),
+            device=torch.device("meta"),
+            every=1,
+        )
+    assert seen == ["meta", "meta"]
+
+
+def test_a_label_is_one_character_up_to_36_classes():
+    labels = torch.tensor([[*range(36), 255]])
+    assert as_text(labels) == ["0123456789abcdefghijklmnopqrstuvwxyz."]
+    assert torch.equal(label_map(as_text(labels)), labels)
 
 
 def test_a_data_set_of_other_classes_is_refused(tmp_path):
