@@ -12,15 +12,16 @@ from torch.nn import functional as F
 from dilated_lib import records
 from dilated_lib.data.scenes import ShapeScenes
 from dilated_lib.data.shapes import Shapes
-from dilated_lib.experiments import context_initialisation
+from dilated_lib.experiments import context_initialisation, stored_logits
 from dilated_lib.experiments.context_initialisation import (
     initialised,
     judge,
     measure,
     unseen,
 )
-from dilated_lib.experiments.shape_training import Maps, front_end
+from dilated_lib.experiments.shape_training import FRONT_ENDS, Maps, front_end
 from dilated_lib.experiments.stored_logits import Logits
+from dilated_lib.networks.architecture import small_network
 
 PICTURES = Maps.of(Shapes(12))
 
@@ -160,7 +161,9 @@ def few(monkeypatch):
 def test_a_record_for_each_training(few, tmp_path, monkeypatch):
     asked, of = [], Maps.of
     monkeypatch.setattr(
-        Maps, "of", lambda data: asked.append((len(data), data.split)) or of(data)
+        Maps,
+        "of",
+        lambda data: asked.append((len(data), data.split, data.seed)) or of(data),
     )
     told = {"cells": 12}
     monkeypatch.setattr(context_initialisation, "_small_network", lambda data: told)
@@ -173,8 +176,12 @@ def test_a_record_for_each_training(few, tmp_path, monkeypatch):
     assert (small["experiment"], small["metrics"]) == ("starts/small network", told)
     assert small["config"] == {"data": "streets", "network": "small"}
     assert len(done) == 2 * (1 + 2 * 3) and {one["seed"] for one in done} == {0}
-    scenes = [(21, "train"), (21, "train"), (21, "test")]  # in seven colours
+    scenes = [(21, "train", 0), (21, "train", 1), (21, "test", 0)]  # in seven colours
     assert asked == 2 * scenes
+    fronts = [one for one in done if "front end" in one["experiment"]]
+    for one, (steps, rate) in zip(fronts, FRONT_ENDS.values(), strict=True):
+        wanted = {"scenes": 3, "steps": steps, "learning_rate": rate}
+        assert one["config"] == wanted
     trained = [one for one in done if "front end" not in one["experiment"]]
     assert {one["experiment"] for one in trained} == {
         f"starts/{optimizer}/{start}"
@@ -247,6 +254,14 @@ def test_the_small_networks_cells_are_counted_on_val_and_test(monkeypatch):
     after = found["test"]["max(x, 0)"]["accuracy"]
     assert after == pytest.approx(share, abs=0.01)
     assert found["test"]["front end"] == found["val"]["front end"]
+    front = Logits(maps, labels, ("a_0", "b_0"))
+    classes = tuple(small_network().palette)
+    score = stored_logits.measure(nn.Identity(), front, classes).compute()
+    assert found["val"]["front end"] == {
+        "miou": score.miou,
+        "accuracy": score.accuracy,
+        "drives": {drive: one.miou for drive, one in score.drives.items()},
+    }
 
 
 def test_the_books_record_has_every_training_on_a_clean_commit():

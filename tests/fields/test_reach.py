@@ -98,3 +98,27 @@ def test_maps_that_repeat_every_2_and_every_3_units_repeat_every_6(turned):
 def test_units_that_see_everything_still_run():
     beside = fields(lambda x, _: torch.cat([x.cumsum(2), x], 1)[:, :2])
     assert [(one.size, one.stride) for one in beside] == [(inf, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("function", "read"),
+    [
+        (lambda x: x[:, :, :1].transpose(2, 3) + x, [(0, 3), (3, 5)]),
+        (lambda x: x[:, :, :, :1].transpose(2, 3) + x, [(3, 5), (5, 0)]),
+        (
+            lambda x: x.transpose(2, 3).amax(2, keepdim=True) + x,
+            [(3, 5), *((5, column) for column in range(12))],
+        ),
+    ],
+)
+def test_a_map_beside_a_part_of_it_that_was_turned_keeps_its_units(function, read):
+    found = fields(lambda x, conv: function(x))
+    assert [one.size for one in found] == [inf, inf]
+    assert [*zip(*found.region(3, 5).nonzero(), strict=True)] == read
+
+
+def test_a_unit_that_no_diagonal_has_is_refused():
+    found = fields(lambda x, conv: x.amax(3) + x.amax(2))
+    assert found.region(3, 3).sum() == 23  # a row and a column
+    with pytest.raises(ValueError, match=r"there is no unit \(3, 5\): units run along"):
+        found.region(3, 5)

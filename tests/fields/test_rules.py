@@ -132,3 +132,110 @@ def test_the_window_of_a_transposed_layer_has_its_output_padding():
     layers = nn.Sequential(nn.ConvTranspose2d(2, 2, 3, 2, output_padding=1))
     (link,) = chain(layers, (2, 9, 9))
     assert link.windows == (dl.Window(3, 2, output_padding=1, transposed=True),) * 2
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("steps_first", [True, False])
+def test_states_stay_beside_the_sequence_that_they_sum_up(part, steps_first):
+    def rows(x, layer):
+        lines = x[0].permute(2, 1, 0) if steps_first else x[0].permute(1, 2, 0)
+        _, states = layer(lines)
+        return x + states[part].permute(0, 2, 1)[:, :2, :, None]
+
+    layer = nn.LSTM(2, 3, batch_first=not steps_first)
+    assert sizes(rows, layer) == [1, inf]
+
+
+def test_a_layer_with_one_state_has_it_too():
+    def rows(x, layer):
+        _, last = layer(x[0].permute(1, 2, 0))
+        return x + last.permute(0, 2, 1)[:, :2, :, None]
+
+    assert sizes(rows, nn.GRU(2, 3, batch_first=True)) == [1, inf]
+
+
+def test_norms_read_what_they_take_statistics_of_and_no_other_picture():
+    def rows(x, norm):  # each row is a picture of its own
+        return norm(x[0].transpose(0, 1)).transpose(0, 1)[None]
+
+    assert sizes(rows, nn.GroupNorm(2, 2)) == [1, inf]
+    assert sizes(rows, nn.InstanceNorm1d(2)) == [1, inf]
+    mean, variance = torch.zeros(2), torch.ones(2)
+    for own, size in ((True, inf), (False, 1)):
+
+        def kept(x, own=own):
+            return F.instance_norm(x, mean, variance, use_input_stats=own)
+
+        assert sizes(kept) == [size, size]
+
+
+def test_of_a_network_that_sees_everything_each_result_keeps_its_shape():
+    def factors(x):  # torch.linalg.qr has no rule
+        whole = x.mean((2, 3)).expand(4, 2)
+        one, other = torch.linalg.qr(whole)
+        return x[:, :, :4, :2] + one, x[:, :, :2, :2] + other
+
+    for part in (0, 1):
+        assert sizes(lambda x, part=part: factors(x)[part]) == [inf, inf]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda x: F.prelu(x, x[0, :, 0, 0]), "prelu takes its weight from the input"),
+        (
+            lambda x: torch.gather(x, 3, x.long()),
+            "gather takes places that the input decides",
+        ),
+        (
+            lambda x: x[:, :, x[0, 0, :, 0].long()],
+            "index takes places that the input decides",
+        ),
+        (
+            lambda x: torch.fused_moving_avg_obs_fake_quant(
+                x, *torch.ones(2, 1), *torch.ones(4, 1), 0.1, 0, 255, 0
+            ),
+            "rounds by the range of all values that it has met; to=… names a layer bef",
+        ),
+    ],
+)
+def test_what_values_decide_is_refused_in_a_sentence(function, said):
+    with pytest.raises(TracingError, match=said):
+        dl.receptive_field(Net(function), (2, 12, 12))
+
+
+def test_a_product_with_a_vector_that_the_input_makes():
+    assert sizes(lambda x: x @ x.mean((0, 1, 2))) == [inf, inf]
+    assert sizes(lambda x: x @ torch.ones(12)) == [1, inf]
+    assert sizes(lambda x: torch.ones(3, 12) @ x.mean((0, 1, 2))) == [inf, inf]
+    assert sizes(lambda x: x[0, 0, :, 5]) == [1, 1]
+
+
+def test_a_spectrum_reads_all_along_its_dimension():
+    for transform in (torch.fft.fft, torch.fft.rfft, torch.fft.irfft):
+        for dim, wanted in ((2, [inf, 1]), (3, [1, inf])):
+
+            def spectrum(x, transform=transform, dim=dim):
+                return transform(x, dim=dim).abs()
+
+            assert sizes(spectrum) == wanted
+
+
+def test_an_index_of_words_is_read_where_it_stands():
+    def words(x, table):
+        return table(x[:, 0].long()).permute(0, 3, 1, 2)
+
+    assert sizes(words, nn.Embedding(5, 2)) == [1, 1]
+
+
+def test_what_takes_only_a_shape_or_a_kind_reads_nothing_else():
+    kinds = (torch.Tensor.expand_as, torch.Tensor.type_as, torch.Tensor.to)
+    for kind in kinds:
+        assert sizes(lambda x, wide, kind=kind: kind(x, wide(x)), wide()) == [1, 1]
+
+
+def test_places_that_are_computed_keep_how_they_are_rounded():
+    def doubled(x):
+        return x[:, :, torch.div(torch.arange(12), 2, rounding_mode="floor")]
+
+    assert [one.stride for one in fields(doubled)] == [Fraction(1, 2), 1]

@@ -208,7 +208,11 @@ class Hulls:
         wide = [*dict.fromkeys(one for n, one in enumerate(wide) if n not in aside)]
         if len(wide) == 1:
             return wide[0]
-        columns = [_paced(terms, met=True) for terms in _by_axis(wide)]
+        for order in (wide, sorted(wide, key=lambda one: -len(one.homes))):
+            wide, columns = order, [_paced(one, met=True) for one in _by_axis(order)]
+            homes = [max(terms, key=_leads).dim for terms in columns]
+            if all(homes.count(home) == 1 for home in homes if home is not None):
+                break  # no two axes run along one dimension
         periods: dict[int, int] = {}
         for axis in (axis for column in columns for axis in column):
             if axis.dim is not None:
@@ -772,7 +776,7 @@ def _folded(axes: list[Axis], n: int, track: Track, size: int) -> list[Axis] | N
         result.append(replace(axis, data=data))
     ends, unit = result[n].data[:2], result[n].data[2]
     looks = own.looks(unit)
-    centres = looks.movedim(dim, -1).flatten(0, -2).nanmean(0)
+    centres = looks.movedim(dim, -1).reshape(-1, period).nanmean(0)
     unit = line(torch.arange(period).double(), dim, unit.dim())
     result[n] = Axis(_stacked(ends, unit), rate, dim, centres)
     return result

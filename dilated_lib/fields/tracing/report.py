@@ -134,6 +134,11 @@ class Fields(tuple[ReceptiveField, ...]):
             self.paths[idle] = sums, _followed(*self.traced[:3], sums)
         sums, values = self.paths[idle]
         end, belongs = values[self.traced.end], self.elements(unit)
+        if not belongs.any():
+            raise ValueError(
+                f"there is no unit {unit}: units run along both axes at once, as on a "
+                "diagonal"
+            )
         return _read(sums, end, belongs.reshape(end.shape))
 
     def elements(self, unit: tuple[int, ...]) -> Tensor:

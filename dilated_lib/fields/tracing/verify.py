@@ -79,7 +79,7 @@ def verify(
     if answer.traced.end not in numbers:
         raise ValueError("the output is made of indices or truths: it is never NaN")
     turns_nan = _real(model, answer, input_size, to)
-    for unit in sorted(chosen):
+    for unit in sorted(one for one in chosen if answer.elements(one).any()):
         found = _by_nan(turns_nan, answer, unit, draw)
         if found:
             return found
@@ -120,7 +120,7 @@ def _real(
     if any(weight.is_meta for weight in weights):
         raise ValueError("a network on the meta device has no weights to run with")
     noise = torch.Generator().manual_seed(0)
-    example = torch.randn(1, *input_size, dtype=torch.float64, generator=noise)
+    example = torch.randn(1, *input_size, generator=noise)
     device = next(iter(weights), example).device
     own = next((one.dtype for one in weights if one.is_floating_point()), torch.float32)
     for dtype in (torch.float64, own):  # some insist on their own
@@ -181,9 +181,9 @@ def _run(
     if to in outputs:  # and not the module of that name
         caught.clear()
     elif caught:
-        outputs = {"output": caught[-1]}
-    name = to if to in outputs or (to and not caught) else next(iter(outputs))
-    found = outputs.get(str(name))
+        outputs = {str(to): caught[-1]}
+    name = next(iter(outputs)) if to is None else to
+    found = outputs.get(name)
     if not isinstance(found, Tensor):
         raise ValueError(f"{name!r} is no output, and no module that gives one tensor")
     return found, len(caught)
