@@ -1,8 +1,9 @@
 """The plan of runs, and what is measured besides: throughput."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from training_runs import TINY
 import dilated_lib as dl
 from dilated_lib.cli import plan
 from dilated_lib.dilation.cost import Timing
+from dilated_lib.experiments import plan as module
 from dilated_lib.experiments.plan import (
     TIERS,
     Planned,
@@ -22,6 +24,7 @@ from dilated_lib.experiments.plan import (
 )
 from dilated_lib.experiments.throughput import operations, throughput, training_step
 from dilated_lib.networks.weights import read_weights
+from dilated_lib.training.config import MODERN, PAPER, Config, read_config
 from dilated_lib.training.setup import build_network
 
 
@@ -55,6 +58,156 @@ def test_tiers_for_a_cpu_have_front_ends_that_differ_in_their_seed_alone(tier, p
     assert first.test
     rows, columns = first.cells
     assert first.steps * first.batch * 64 * rows * columns >= pilot
+
+
+MODERN_FRONT = Config(
+    data="camvid",
+    start="imagenet",
+    architecture=dl.Architecture(fc_channels=1024, scale=1.5),
+    recipe=MODERN,
+    steps=3200,
+    batch=8,
+    cells=(66, 66),
+    precision="bf16-mixed",
+    workers=8,
+    test=True,
+)
+FRONT = {"stage": "front", "start": "imagenet", "steps": 3200}
+HEAD = {"stage": "context", "start": None, "steps": 800, "learning_rate": 1e-3}
+ON = {"start": None, "steps": 1200, "learning_rate": 2e-4, "trained_rate": 0.5}
+SCRATCH = {"start": None, "steps": 3000, "learning_rate": 1e-3}
+PHOTOGRAPHS = {
+    "data": "voc_animals",
+    "scale": 1.0,
+    "cells": (44, 44),
+    "batch": 12,
+    "test": False,
+}
+BASIC, LARGE, NORM = {"context": "basic"}, {"context": "large"}, {"batch_norm": True}
+JOINT, STREETS, ANIMALS = (
+    {"stage": "joint"},
+    "camvid/imagenet/",
+    "voc_animals/imagenet/",
+)
+GPU = {  # by name: the tier, the run before, what differs from the first front end
+    f"{STREETS}front": ("imagenet", None, FRONT),
+    f"{STREETS}front + basic": ("imagenet", f"{STREETS}front", HEAD | BASIC),
+    f"{STREETS}front + large": ("imagenet", f"{STREETS}front", HEAD | LARGE),
+    f"{STREETS}front + basic, together": ("together", None, JOINT | BASIC),
+    f"{STREETS}front + large, together": ("together", None, JOINT | LARGE),
+    f"{STREETS}front, on": ("joint", f"{STREETS}front", ON),
+    f"{STREETS}front + basic, joint": (
+        "joint",
+        f"{STREETS}front + basic",
+        ON | JOINT | BASIC,
+    ),
+    f"{STREETS}front + large, joint": (
+        "joint",
+        f"{STREETS}front + large",
+        ON | JOINT | LARGE,
+    ),
+    f"{STREETS}front + basic, no dilation": (
+        "ablations",
+        f"{STREETS}front",
+        HEAD | BASIC | {"dilations": (1, 1, 1, 1, 1, 1, 1)},
+    ),
+    f"{STREETS}front + basic, no dilation 16": (
+        "ablations",
+        f"{STREETS}front",
+        HEAD | BASIC | {"dilations": (1, 1, 2, 4, 8, 1)},
+    ),
+    "camvid/scratch/front": ("scratch", None, SCRATCH | NORM),
+    "camvid/scratch/front + basic": (
+        "scratch",
+        "camvid/scratch/front",
+        HEAD | BASIC | NORM,
+    ),
+    "camvid/scratch/front + large": (
+        "scratch",
+        "camvid/scratch/front",
+        HEAD | LARGE | NORM,
+    ),
+    "camvid/scratch/front + basic, together": (
+        "scratch",
+        None,
+        SCRATCH | JOINT | BASIC | NORM | {"steps": 6000},
+    ),
+    "camvid/scratch/fcn_resnet50": (
+        "peers",
+        None,
+        SCRATCH | {"network": "fcn_resnet50"},
+    ),
+    "camvid/scratch/deeplabv3_resnet50": (
+        "peers",
+        None,
+        SCRATCH | {"network": "deeplabv3_resnet50"},
+    ),
+    f"{ANIMALS}front": ("voc", None, PHOTOGRAPHS),
+    f"{ANIMALS}front + basic": (
+        "voc",
+        f"{ANIMALS}front",
+        HEAD | BASIC | PHOTOGRAPHS,
+    ),
+    f"{ANIMALS}front + large": (
+        "voc",
+        f"{ANIMALS}front",
+        HEAD | LARGE | PHOTOGRAPHS,
+    ),
+}
+
+
+def settings(config):
+    """All settings of a run on one level."""
+    nested = asdict(config)
+    inner = {**nested.pop("architecture"), **nested.pop("recipe")}
+    return nested | inner
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_runs_for_a_gpu_differ_in_what_their_question_asks(seed):
+    runs = {one.name: one for one in planned() if one.config.seed == seed}
+    first = settings(runs[f"{STREETS}front"].config)
+    assert first == settings(MODERN_FRONT) | {"seed": seed}
+    found = {name: one for name, one in runs.items() if name in GPU}
+    assert [*found] == [*GPU]
+    for name, (tier, after, changes) in GPU.items():
+        assert (runs[name].tier, runs[name].after) == (tier, after)
+        assert settings(runs[name].config) == first | changes
+    others = {one.tier for name, one in runs.items() if name not in GPU}
+    single = {"photos", "paper", "small"} if seed == 0 else set()
+    assert others == {"padded", "animals", "fronts"} | single
+
+
+def test_the_papers_run_has_the_papers_recipe_size_and_crops():
+    (paper,) = (one for one in planned() if one.tier == "paper")
+    assert (paper.name, paper.after) == ("camvid/paper/front", None)
+    config = paper.config
+    changes = {"fc_channels": 4096, "cells": (32, 32), "steps": 5000, "scale": 4 / 3}
+    assert config == MODERN_FRONT.changed(recipe=PAPER, **changes)
+    assert 480 * config.architecture.scale == 640
+    assert 8 * 32 + 372 == 628
+
+
+def test_the_photo_network_goes_on_from_the_first_front_end_of_animals():
+    (photos,) = (one for one in planned() if one.tier == "photos")
+    animals = next(one for one in planned() if one.tier == "animals")
+    assert (photos.name, photos.after) == ("voc_animals/photos", animals.name)
+    slower = replace(animals.config.recipe, trained_rate=0.3)
+    changes = {"start": None, "stage": "joint", "context": "basic", "steps": 5000}
+    assert photos.config == animals.config.changed(recipe=slower, **changes)
+
+
+@pytest.mark.parametrize("name", ["camvid/imagenet/padded front", "camvid/small"])
+def test_what_the_books_records_were_trained_with_is_what_is_planned(name):
+    usual = next(one.config for one in planned() if one.name == name)
+    records = [one for one in dl.records.read("camvid") if one.experiment == name]
+    assert records
+    for one in records:
+        config = read_config(one.config)
+        machine = {"precision": config.precision, "start": config.start}
+        assert replace(usual, seed=one.seed, **machine) == replace(
+            config, checkpoint_every=usual.checkpoint_every, workers=usual.workers
+        )
 
 
 def test_front_ends_are_compared_that_differ_in_nothing_else():
@@ -241,3 +394,39 @@ def test_throughput_compares_steps_with_the_product_and_with_each_other(
         assert found["ceiling"] == pytest.approx(2 * 99**3 / 27e9, abs=1e-4)
         assert found["labelled_pixels"] == 2 * 24 * 32
     assert (first["metrics"]["relative"], second["metrics"]["relative"]) == (1.0, 1.04)
+
+
+def test_a_rehearsal_is_small_and_goes_on_from_what_the_run_does():
+    small = {
+        "start": None,
+        "width": 8,
+        "fc_channels": 32,
+        "steps": 2,
+        "batch": 2,
+        "cells": (4, 6),
+        "scale": 0.5,
+        "pictures": 8,
+        "precision": "32-true",
+        "workers": 0,
+        "checkpoint_every": 1,
+    }
+    assert settings(module._rehearsal(MODERN_FRONT)) == settings(MODERN_FRONT) | small
+    before = Path("runs/network.safetensors")
+    found = module._rehearsal(replace(MODERN_FRONT, start=before))
+    assert settings(found) == settings(MODERN_FRONT) | small | {"start": before}
+    downloaded = replace(MODERN_FRONT, start=Path("vgg16.pth"))
+    assert module._rehearsal(downloaded).start is None
+
+
+def test_the_rate_is_that_of_one_crop_of_the_padded_front_end(monkeypatch):
+    asked = {}
+
+    def measure(functions, **options):
+        asked.update(functions, **options)
+        return {"step": Timing(4.0, 0.1)}
+
+    monkeypatch.setattr(module, "training_step", lambda config: config)
+    monkeypatch.setattr(module, "measure", measure)
+    config = replace(next(planned()).config, start=None, batch=1)
+    assert module.rate() == 1000 * operations(config) / 4.0
+    assert asked == {"step": config, "seconds": 0.5}
