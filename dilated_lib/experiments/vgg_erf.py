@@ -8,7 +8,7 @@ import torch
 from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.fields.effective import effective_receptive_field
 from dilated_lib.fields.tracing import receptive_field
-from dilated_lib.networks.imagenet import published_weights
+from dilated_lib.networks.imagenet import channel_order, published_weights
 from dilated_lib.networks.weights import read_weights
 
 __all__ = ["erf"]
@@ -39,7 +39,7 @@ def erf(
         raise ValueError(f"crops must be at least 1, got {crops}")
     if weights:
         state = read_weights(weights)
-    else:  # for RGB, of the same scale
+    else:  # of the same scale
         state = {
             name.removeprefix("features."): one
             for name, one in published_weights(
@@ -47,7 +47,8 @@ def erf(
             ).items()
             if name.startswith("features.")
         }
-        state["0.weight"] = state["0.weight"].flip(1)
+        if channel_order(state["0.weight"]) == "rgb":
+            state["0.weight"] = state["0.weight"].flip(1)
     names = ("astronaut", "coffee", "chelsea", "rocket")
     photographs = [getattr(data, name)() for name in names]
     draw = torch.Generator().manual_seed(0)

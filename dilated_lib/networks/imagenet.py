@@ -5,6 +5,7 @@ import re
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from torch import Tensor
 from dilated_lib.networks.weights import read_weights
 from dilated_lib.whole_files import written_whole
 
-__all__ = ["published_weights"]
+__all__ = ["channel_order", "published_weights"]
+
+CAFFES = (0.4294, 0.5503, 0.4800)  # VGG-16's first weight for blue, for green, for red
 
 
 def published_weights(url: str) -> dict[str, Tensor]:
@@ -35,6 +38,22 @@ def published_weights(url: str) -> dict[str, Tensor]:
         _fetch(url, file, named[1])
     _check(file, named[1])
     return read_weights(file)
+
+
+def channel_order(conv1_1: Tensor) -> Literal["bgr", "rgb"]:
+    """Tell in which order the first weights of torchvision's VGG-16 read a picture.
+
+    torchvision says red, green, blue. But its file came from Caffe, which has blue
+    first, through a project that does not say whether it turned them. So weights that
+    begin as Caffe's do are taken for Caffe's.
+
+    >>> caffes = torch.tensor(CAFFES)[None, :, None, None].expand(64, 3, 3, 3)
+    >>> channel_order(caffes), channel_order(caffes.flip(1))
+    ('bgr', 'rgb')
+    """
+    first = conv1_1.flatten()[:27:9].double()
+    alike = torch.allclose(first, torch.tensor(CAFFES).double(), atol=1e-3)
+    return "bgr" if alike else "rgb"
 
 
 def _fetch(url: str, file: Path, digits: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dilated_lib.dilation.layer import DilatedConv2d
-from dilated_lib.networks.imagenet import published_weights
+from dilated_lib.networks import imagenet
 from dilated_lib.networks.weights import converted, fits, read_weights
 from dilated_lib.values import one_of, whole
 
@@ -138,7 +138,11 @@ def fill(
             f"weights={str(weights)!r}"
         )
     if weights == "imagenet":
-        return _fill(front, _downloaded(), "rgb", "IMAGENET1K_FEATURES")
+        filled = _fill(front, _downloaded(), "bgr", "IMAGENET1K_FEATURES")
+        if imagenet.channel_order(first.weight) == "rgb":
+            with torch.no_grad():
+                first.weight.copy_(first.weight.flip(1))
+        return filled
     path = Path(weights)
     return _fill(front, read_weights(path), channel_order, path.name)
 
@@ -209,7 +213,7 @@ def _layers(
 def _downloaded() -> dict[str, Tensor]:
     from torchvision.models import VGG16_Weights  # the library does without otherwise
 
-    state = published_weights(VGG16_Weights.IMAGENET1K_FEATURES.url)
+    state = imagenet.published_weights(VGG16_Weights.IMAGENET1K_FEATURES.url)
     # the classifier in this file is not a number
     return {name: state[name] for name in state if name.startswith("features.")}
 

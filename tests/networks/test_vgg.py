@@ -14,6 +14,7 @@ from torch import nn
 from torchvision import models
 
 import dilated_lib as dl
+from dilated_lib.networks import vgg as module
 from dilated_lib.networks.architecture import Architecture
 from dilated_lib.networks.vgg import _CONVOLUTIONS
 
@@ -197,6 +198,19 @@ def test_imagenet_weights_are_downloaded_checked_and_flipped(
         assert torch.equal(front[0].weight, torchvision["0.weight"].flip(1))
         assert torch.equal(front.conv5_3.bias, torchvision["28.bias"])
     assert len(asked) == 2
+
+
+def test_a_download_that_begins_as_caffes_weights_is_not_flipped(vgg, monkeypatch):
+    """Whoever put the file there may not have turned it, whatever is said of it."""
+    torchvision, _ = states(vgg.float())
+    caffes = torchvision["0.weight"].clone()
+    caffes[0, :, 0, 0] = torch.tensor([0.4294, 0.5503, 0.4800])
+    for first, wanted in ((caffes, caffes), (caffes.flip(1), caffes)):
+        state = {f"features.{name}": one for name, one in torchvision.items()}
+        state["features.0.weight"] = first
+        monkeypatch.setattr(module, "_downloaded", lambda state=state: state)
+        front = dl.front_end(4, "imagenet", fc_channels=8)
+        assert torch.equal(front.conv1_1.weight, wanted)
 
 
 @pytest.mark.parametrize("layout", ["torch", "caffe"])
