@@ -31,9 +31,15 @@ def test_the_identity_passes_on_what_is_above_0(logits):
 
 def test_lifted_logits_lose_no_cell(logits):
     (lift, _) = built("identity on lifted logits")
+    logits = torch.cat([logits, 2 * logits.roll(4, 3)])
     lifted = lift(logits)
+    assert lifted.shape == logits.shape and (lifted.amin(1) == 0).all()
     assert torch.allclose(lifted.softmax(1), logits.softmax(1))
     assert torch.equal(built("identity without noise")(lifted), lifted)
+
+
+def test_each_optimizer_has_three_rates():
+    assert RATES == {"Adam": (0.0003, 0.001, 0.003), "SGD": (0.001, 0.01, 0.1)}
 
 
 @pytest.mark.parametrize("start", [*STARTS][3:])
