@@ -55,7 +55,7 @@ def test_the_table_has_the_range_over_all_runs(tmp_path, monkeypatch):
         records.Record(
             experiment="margins/09_x",
             seed=0,
-            config={"chapter": chapter, "claim": name, "above": 0.9, "below": None},
+            config={"chapter": chapter, "claim": name, side: 0.9, other: None},
             metrics={
                 "values": {"AVX2": [0.95, 0.97], "native": [0.931, 1.0]},
                 "untrained": [0.14],
@@ -63,7 +63,10 @@ def test_the_table_has_the_range_over_all_runs(tmp_path, monkeypatch):
             seconds=1.0,
             device="CPU",
         )
-        for chapter, name in (("09", "accuracy"), ("10", "another"))
+        for chapter, name, side, other in (
+            ("09", "accuracy", "above", "below"),
+            ("10", "another", "below", "above"),
+        )
     ]
     records.write(tmp_path / "results" / "margins.json", rows)
     lines = table("09").splitlines()
@@ -73,6 +76,15 @@ def test_the_table_has_the_range_over_all_runs(tmp_path, monkeypatch):
         *("0.93", "to", "1.00", "0.14", "to", "0.14"),
     ]
     assert "4 runs" in lines[-1] and "another" not in table("09")
+    assert table("10").splitlines()[1].split()[:3] == ["another", "<", "0.9"]
+    assert table("11").splitlines()[1:] == [
+        "trained: 0 runs, five seeds per setting of the CPU"
+    ]
+
+
+def test_a_claim_has_none_for_the_bound_that_it_does_not_have():
+    assert Claim(name="accuracy", value=0.97, above=0.9).below is None
+    assert Claim(name="loss", value=0.1, below=0.2).above is None
 
 
 # The script
