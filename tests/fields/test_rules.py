@@ -239,3 +239,66 @@ def test_places_that_are_computed_keep_how_they_are_rounded():
         return x[:, :, torch.div(torch.arange(12), 2, rounding_mode="floor")]
 
     assert [one.stride for one in fields(doubled)] == [Fraction(1, 2), 1]
+
+
+def test_complex_numbers_are_pairs_of_the_last_dimension():
+    pairs = [(2, 2), (1, Fraction(1, 2))]  # size and stride along the columns
+    for function, along in zip(
+        (
+            lambda x: torch.view_as_complex(x.unflatten(3, (6, 2))).abs(),
+            lambda x: torch.view_as_real(x.to(torch.complex64)).flatten(3),
+        ),
+        pairs,
+        strict=True,
+    ):
+        rows, columns = fields(function)
+        assert (rows.size, rows.stride) == (1, 1)
+        assert (columns.size, columns.stride) == along
+
+
+def test_what_is_normalised_together_is_read_together():
+    assert sizes(lambda x: x.softmax(3)) == [1, inf]
+    assert sizes(lambda x: x.softmax(1)) == [1, 1]
+    mean, variance = torch.zeros(2), torch.ones(2)
+    for training, size in ((True, inf), (False, 1)):
+
+        def norm(x, training=training):
+            return F.batch_norm(x, mean, variance, training=training)
+
+        assert sizes(norm) == [size, size]
+
+    def rows(x):  # as channels, each with statistics of its own
+        return F.batch_norm(x.transpose(1, 2), None, None, training=True)
+
+    assert sizes(lambda x: rows(x).transpose(1, 2)) == [1, inf]
+
+
+def test_attention_reads_its_mask_and_if_causal_nothing_ahead():
+    def causal(x):
+        tokens = x.permute(0, 2, 3, 1)
+        seen = F.scaled_dot_product_attention(tokens, tokens, tokens, is_causal=True)
+        return seen.permute(0, 3, 1, 2)
+
+    found = fields(causal)
+    assert [one.size for one in found] == [1, inf]
+    assert [*found.region(3, 5).nonzero()[1]] == [*range(6)]
+
+    def masked(x):
+        same = torch.ones(1, 1, 12, 2)
+        return F.scaled_dot_product_attention(same, same, same, x[:, :1])[..., 0]
+
+    assert sizes(masked) == [1, inf]
+
+
+def test_factors_of_a_product_that_is_added_are_no_maps():
+    def added(x):
+        return torch.addmm(x[0, 1], x[0, 0], torch.ones(12, 12), beta=0.5, alpha=2.0)
+
+    assert sizes(added) == [1, inf]
+
+
+@pytest.mark.parametrize(("count", "first"), [(5, 7), (20, 0)])
+def test_a_slice_from_the_end_begins_within_the_map(count, first):
+    found = fields(lambda x: x[:, :, -count:])
+    assert [one.size for one in found] == [1, 1]
+    assert [*zip(*found.region(0, 3).nonzero(), strict=True)] == [(first, 3)]
