@@ -143,12 +143,15 @@ def test_unseen_scenes_are_none_of_the_seen():
 
 def test_cells_without_a_positive_logit_are_counted():
     logits = torch.tensor([[1.0, -1.0, 0.0], [-3.0, -2.0, 0.0]]).view(1, 2, 1, 3)
-    assert context_initialisation.largest(logits) == {
+    assert context_initialisation.largest(logits / 3) == {
         "cells": 3,
         "not above 0": 2,
-        "least": -1.0,
-        "mean": [-1.5, 0.0],
+        "least": -0.3333,
+        "mean": [-0.5, 0.0],
     }
+    logits = torch.tensor([[[2.0, -4.0], [-1.0, -1.0]]]) / 3
+    assert context_initialisation.largest(logits)["mean"] == [-0.8333, 0.1667]
+    assert context_initialisation.EVALUATED == 50
 
 
 @pytest.fixture
@@ -166,7 +169,8 @@ def test_a_record_for_each_training(few, tmp_path, monkeypatch):
         lambda data: asked.append((len(data), data.split, data.seed)) or of(data),
     )
     told = {"cells": 12}
-    monkeypatch.setattr(context_initialisation, "_small_network", lambda data: told)
+    small = {"streets": told}.__getitem__
+    monkeypatch.setattr(context_initialisation, "_small_network", small)
     out = tmp_path / "starts.json"
     measure(out, seeds=1, steps=2, scenes=3, data="streets")
     measure(tmp_path / "again.json", seeds=1, steps=2, scenes=3)
@@ -214,10 +218,12 @@ def test_the_rate_is_chosen_on_validation_scenes_for_each_start(
 
     monkeypatch.setattr(context_initialisation, "_trained", trained)
     out = tmp_path / "starts.json"
-    measure(out, seeds=1, steps=2, scenes=3)
+    measure(out, seeds=2, steps=2, scenes=3)
+    found = json.loads(out.read_text())
+    assert [one["seed"] for one in found] == [0, 1] * (len(found) // 2)
     longer = {
         one["experiment"]: one["config"]["learning_rate"]
-        for one in json.loads(out.read_text())
+        for one in found
         if one["config"]["steps"] == 8
     }
     assert longer == {
@@ -241,9 +247,11 @@ def test_the_small_networks_cells_are_counted_on_val_and_test(monkeypatch):
     shift = {0: 0.0, 1: -9.0}
 
     def stored(network, data, *, progress):
+        assert progress  # it takes minutes
         return Logits(maps + shift[data.seed], labels, ("a_0", "b_0"))
 
-    monkeypatch.setattr(context_initialisation, "open_data", lambda _: Files())
+    files = {"streets": Files()}
+    monkeypatch.setattr(context_initialisation, "open_data", files.__getitem__)
     monkeypatch.setattr("dilated_lib.experiments.stored_logits.store", stored)
     found = context_initialisation._small_network("streets")
     assert found["val"]["not above 0"] == int((maps.amax(1) <= 0).sum()) == 0
