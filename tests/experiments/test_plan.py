@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from inspect import signature
 from itertools import product
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from dilated_lib.experiments.plan import (
 )
 from dilated_lib.experiments.throughput import operations, throughput, training_step
 from dilated_lib.networks.weights import read_weights
+from dilated_lib.prediction.bfloat16 import has_bfloat16
 from dilated_lib.training.config import MODERN, PAPER, Config, read_config
 from dilated_lib.training.setup import build_network
 
@@ -186,6 +188,24 @@ def test_the_papers_run_has_the_papers_recipe_size_and_crops():
     assert config == MODERN_FRONT.changed(recipe=PAPER, **changes)
     assert 480 * config.architecture.scale == 640
     assert 8 * 32 + 372 == 628
+
+
+def test_animals_are_trained_as_streets_are_but_for_these_settings():
+    streets, animals = (
+        next(one.config for one in planned() if one.tier == tier)
+        for tier in ("padded", "animals")
+    )
+    recipe = replace(streets.recipe, learning_rate=2.5e-4, zoom=(0.6, 1.3))
+    changes = {"data": "voc_animals", "steps": 2000, "cells": (38, 38)}
+    assert animals == streets.changed(recipe=recipe, **changes)
+    fast = has_bfloat16()
+    assert streets.precision == ("bf16-mixed" if fast else "32-true")
+
+
+def test_unless_asked_nothing_is_shown_and_nothing_stops():
+    for function in (execute, module.carry_out):
+        assert not signature(function).parameters["progress"].default
+    assert signature(execute).parameters["minutes"].default == 0
 
 
 def test_the_photo_network_goes_on_from_the_first_front_end_of_animals():
