@@ -302,3 +302,23 @@ def test_a_slice_from_the_end_begins_within_the_map(count, first):
     found = fields(lambda x: x[:, :, -count:])
     assert [one.size for one in found] == [1, 1]
     assert [*zip(*found.region(0, 3).nonzero(), strict=True)] == [(first, 3)]
+
+
+def test_running_sums_read_along_their_dimension():
+    assert sizes(lambda x: x.cumsum(2)) == [inf, 1]
+    assert sizes(lambda x: x.cumsum(3)) == [1, inf]
+
+
+@pytest.mark.parametrize(("part", "size"), [(0, 1), (1, 3)])
+def test_maps_that_are_stacked_keep_what_they_see(part, size):
+    def stacked(x, wide):
+        return torch.stack([x, wide(x)], 1)[:, part]
+
+    assert sizes(stacked, wide()) == [size, size]
+
+
+def test_what_is_overwritten_sees_what_was_written():
+    def written(x, wide):
+        return torch.zeros_like(x).copy_(wide(x))
+
+    assert sizes(written, wide()) == [3, 3]
