@@ -41,11 +41,13 @@ def published_weights(url: str) -> dict[str, Tensor]:
 
 
 def channel_order(conv1_1: Tensor) -> Literal["bgr", "rgb"]:
-    """Tell in which order the first weights of torchvision's VGG-16 read a picture.
+    """Tell in which order conv1_1's weights (64, 3, 3, 3) of VGG-16 read a picture.
 
     torchvision says red, green, blue. But its file came from Caffe, which has blue
-    first, through a project that does not say whether it turned them. So weights that
-    begin as Caffe's do are taken for Caffe's.
+    first, by way of ssd.pytorch, which does not say whether it turned them. So weights
+    that begin as Caffe's do are taken for Caffe's.
+
+    Source: the first weights of VGG_ILSVRC_16_layers.caffemodel.
 
     >>> caffes = torch.tensor(CAFFES)[None, :, None, None].expand(64, 3, 3, 3)
     >>> channel_order(caffes), channel_order(caffes.flip(1))
