@@ -8,7 +8,7 @@ import torch
 from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.fields.effective import effective_receptive_field
 from dilated_lib.fields.tracing import receptive_field
-from dilated_lib.networks.imagenet import channel_order, published_weights
+from dilated_lib.networks.imagenet import published_vgg16
 from dilated_lib.networks.weights import read_weights
 
 __all__ = ["erf"]
@@ -33,22 +33,11 @@ def erf(
         crops: Pictures of 224 x 224 pixels.
     """
     from skimage import data  # neither is needed to import the library
-    from torchvision.models import VGG16_Weights, vgg16
+    from torchvision.models import vgg16
 
     if crops < 1:
         raise ValueError(f"crops must be at least 1, got {crops}")
-    if weights:
-        state = read_weights(weights)
-    else:  # of the same scale
-        state = {
-            name.removeprefix("features."): one
-            for name, one in published_weights(
-                VGG16_Weights.IMAGENET1K_FEATURES.url
-            ).items()
-            if name.startswith("features.")
-        }
-        if channel_order(state["0.weight"]) == "rgb":
-            state["0.weight"] = state["0.weight"].flip(1)
+    state = read_weights(weights) if weights else published_vgg16()
     names = ("astronaut", "coffee", "chelsea", "rocket")
     photographs = [getattr(data, name)() for name in names]
     draw = torch.Generator().manual_seed(0)

@@ -5,7 +5,6 @@ import re
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from dilated_lib.networks.weights import read_weights
 from dilated_lib.whole_files import written_whole
 
-__all__ = ["channel_order", "published_weights"]
+__all__ = ["published_vgg16", "published_weights"]
 
 CAFFES = (0.4294, 0.5503, 0.4800)  # VGG-16's first weight for blue, for green, for red
 
@@ -40,22 +39,35 @@ def published_weights(url: str) -> dict[str, Tensor]:
     return read_weights(file)
 
 
-def channel_order(conv1_1: Tensor) -> Literal["bgr", "rgb"]:
-    """Tell in which order conv1_1's weights (64, 3, 3, 3) of VGG-16 read a picture.
+def published_vgg16() -> dict[str, Tensor]:
+    """Return the weights of VGG-16's 13 convolutions, for BGR pixels from 0 to 255.
 
-    torchvision says red, green, blue. But its file came from Caffe, which has blue
-    first, by way of ssd.pytorch, which does not say whether it turned them. So weights
-    that begin as Caffe's do are taken for Caffe's.
+    Their names are those of torchvision's ``features``, "0.weight" for conv1_1; the
+    classifier in this file is not a number.
 
-    Source: the first weights of VGG_ILSVRC_16_layers.caffemodel.
+    torchvision says that conv1_1 reads red, green, blue. But its file came from Caffe,
+    which has blue first, by way of ssd.pytorch, which does not say whether it turned
+    them. So weights that begin as Caffe's do are taken for Caffe's, and others turned.
 
-    >>> caffes = torch.tensor(CAFFES)[None, :, None, None].expand(64, 3, 3, 3)
-    >>> channel_order(caffes), channel_order(caffes.flip(1))
-    ('bgr', 'rgb')
+    Raises as :func:`published_weights`.
+
+    Source: IMAGENET1K_FEATURES; the first weights of VGG_ILSVRC_16_layers.caffemodel.
     """
-    first = conv1_1.flatten()[:27:9].double()
-    alike = torch.allclose(first, torch.tensor(CAFFES).double(), atol=1e-3)
-    return "bgr" if alike else "rgb"
+    from torchvision.models import VGG16_Weights  # the library does without otherwise
+
+    weights = {
+        name.removeprefix("features."): one
+        for name, one in published_weights(
+            VGG16_Weights.IMAGENET1K_FEATURES.url
+        ).items()
+        if name.startswith("features.")
+    }
+    conv1_1 = weights.get("0.weight", torch.empty(0))
+    if conv1_1.shape[1:] == (3, 3, 3):
+        first = conv1_1[0, :, 0, 0].double()
+        if not torch.allclose(first, torch.tensor(CAFFES).double(), atol=1e-3):
+            weights["0.weight"] = conv1_1.flip(1)
+    return weights
 
 
 def _fetch(url: str, file: Path, digits: str) -> None:

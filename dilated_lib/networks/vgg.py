@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dilated_lib.dilation.layer import DilatedConv2d
-from dilated_lib.networks import imagenet
+from dilated_lib.networks.imagenet import published_vgg16
 from dilated_lib.networks.weights import converted, fits, read_weights
 from dilated_lib.values import one_of, whole
 
@@ -138,11 +138,7 @@ def fill(
             f"weights={str(weights)!r}"
         )
     if weights == "imagenet":
-        filled = _fill(front, _downloaded(), "bgr", "IMAGENET1K_FEATURES")
-        if imagenet.channel_order(first.weight) == "rgb":
-            with torch.no_grad():
-                first.weight.copy_(first.weight.flip(1))
-        return filled
+        return _fill(front, published_vgg16(), "bgr", "IMAGENET1K_FEATURES")
     path = Path(weights)
     return _fill(front, read_weights(path), channel_order, path.name)
 
@@ -208,14 +204,6 @@ def _layers(
     yield from convolution("fc7", fc_channels, fc_channels, 1)
     yield "drop7", nn.Dropout(0.5)
     yield "final", nn.Conv2d(fc_channels, num_classes, 1)
-
-
-def _downloaded() -> dict[str, Tensor]:
-    from torchvision.models import VGG16_Weights  # the library does without otherwise
-
-    state = imagenet.published_weights(VGG16_Weights.IMAGENET1K_FEATURES.url)
-    # the classifier in this file is not a number
-    return {name: state[name] for name in state if name.startswith("features.")}
 
 
 def _fill(

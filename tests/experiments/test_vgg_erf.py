@@ -14,6 +14,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from dilated_lib import records
 from dilated_lib.experiments import vgg_erf
 from dilated_lib.fields.tracing import receptive_field
+from dilated_lib.networks import imagenet
 
 # height and width, all above 224 and in no order; a pixel's red is the photograph's
 # number, its green the row, and its blue the column
@@ -80,7 +81,7 @@ def measured(tmp_path_factory):
             picture = photograph(number, *size)
             patch.setattr(f"skimage.data.{name}", lambda picture=picture: picture)
         patch.setattr("torchvision.models.vgg16", narrow_vgg)
-        patch.setattr(vgg_erf, "published_weights", published)
+        patch.setattr(imagenet, "published_weights", published)
         patch.setattr(vgg_erf, "receptive_field", field)
         patch.setattr(vgg_erf, "effective_receptive_field", gradients)
         patch.chdir(folder)

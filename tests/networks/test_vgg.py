@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models
 
 import dilated_lib as dl
-from dilated_lib.networks import vgg as module
+from dilated_lib.networks import imagenet
 from dilated_lib.networks.architecture import Architecture
 from dilated_lib.networks.vgg import _CONVOLUTIONS
 
@@ -208,7 +208,7 @@ def test_a_download_that_begins_as_caffes_weights_is_not_flipped(vgg, monkeypatc
     for first, wanted in ((caffes, caffes), (caffes.flip(1), caffes)):
         state = {f"features.{name}": one for name, one in torchvision.items()}
         state["features.0.weight"] = first
-        monkeypatch.setattr(module, "_downloaded", lambda state=state: state)
+        monkeypatch.setattr(imagenet, "published_weights", lambda _, state=state: state)
         front = dl.front_end(4, "imagenet", fc_channels=8)
         assert torch.equal(front.conv1_1.weight, wanted)
 
