@@ -469,13 +469,16 @@ def _reads(layer: Sampling, length: int, period: int = 0) -> tuple[Tensor, Tenso
     Of a map whose units see alike after a period, the first and the last period of the
     reads tell the hull: those between come back to the same phase, further inside.
     """
-    rows: list[Sequence[int]] = [layer.inputs(unit) for unit in range(length)]
+    rows: list[Sequence[int]] = [*layer.reads]
     if period:
         rows = [[*row[:period], *row[max(period, len(row) - period) :]] for row in rows]
     widest = max(1, *map(len, rows))
     reads = [[*row, *[row[-1] if row else 0] * (widest - len(row))] for row in rows]
     there = torch.tensor([bool(row) for row in rows])
-    return torch.tensor(reads).T, there.expand(widest, -1)
+    units = torch.arange(length)
+    phases, turns = units % len(rows), units // len(rows)
+    moved = torch.tensor(reads).T[:, phases] + layer.step * turns
+    return moved, there[phases].expand(widest, -1)
 
 
 @lru_cache(1024)
