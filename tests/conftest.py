@@ -2,6 +2,7 @@ import gc
 import os
 
 import pytest
+import torch
 from hypothesis import Phase, settings
 
 # the same examples in every run; `make mutants` takes fewer, and does not ask which is
@@ -21,6 +22,12 @@ def pytest_addoption(parser):
     parser.addoption(
         "--quick", action="store_true", help="only the first test of each file"
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # before its fixtures
+def pytest_runtest_setup():
+    """Draw the same random numbers in each test, whatever ran before it."""
+    torch.manual_seed(0)
 
 
 def pytest_collection_finish():
