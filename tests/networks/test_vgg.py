@@ -1,5 +1,6 @@
 """The front end: its weights, its variants, and the classifier that it comes from."""
 
+import copy
 import hashlib
 import inspect
 import io
@@ -21,14 +22,14 @@ from dilated_lib.networks.vgg import _CONVOLUTIONS
 
 @pytest.fixture(scope="module")
 def vgg():
-    """A classifier with random weights, its last layers narrow, in double precision."""
+    """A classifier with random weights, its last layers narrow; no test changes it."""
     torch.manual_seed(0)
     with torch.device("meta"):
         network = models.vgg16()
         network.classifier[0] = nn.Linear(512 * 49, 24)
         network.classifier[3] = nn.Linear(24, 20)
         network.classifier[6] = nn.Linear(20, 10)
-    network = network.to_empty(device="cpu").double().eval()
+    network = network.to_empty(device="cpu").eval()
     for parameter in network.parameters():
         if parameter.dim() > 1:
             nn.init.kaiming_normal_(parameter, nonlinearity="relu")
@@ -43,6 +44,7 @@ def image(height, width, **options):
 
 
 def test_a_slid_classifier_answers_at_224_as_the_classifier(vgg):
+    vgg = copy.deepcopy(vgg).double()
     slid = dl.fully_convolutional(vgg)
     picture = image(224, 224, dtype=torch.double)
     with torch.no_grad():
@@ -53,7 +55,8 @@ def test_a_slid_classifier_answers_at_224_as_the_classifier(vgg):
 
 def test_what_is_not_trained_in_a_classifier_is_not_in_a_slid_one(vgg):
     for trained in (False, True):
-        slid = dl.fully_convolutional(vgg.requires_grad_(trained))
+        own = copy.deepcopy(vgg).requires_grad_(trained)
+        slid = dl.fully_convolutional(own)
         assert all(one.requires_grad == trained for one in slid.parameters())
 
 
@@ -69,7 +72,7 @@ def states(vgg):
         f"{number}.{kind}": one
         for number, layer in enumerate(vgg.features)
         if isinstance(layer, nn.Conv2d)
-        for kind, one in layer.float().state_dict().items()
+        for kind, one in layer.state_dict().items()
     }
     caffe = {
         f"{_CONVOLUTIONS[n // 2]}.{name.split('.')[1]}": one
@@ -87,7 +90,6 @@ def stage_five(front, picture):
 @pytest.mark.parametrize("channel_order", ["bgr", "rgb"])
 def test_weights_of_a_file_compute_what_they_did(vgg, suffix, channel_order, tmp_path):
     """The same features, from BGR where the file's come from either order."""
-    vgg = vgg.float()
     torchvision, caffe = states(vgg)
     path = tmp_path / f"vgg{suffix}"
     if suffix == ".pth":
@@ -169,7 +171,7 @@ def test_imagenet_weights_are_downloaded_checked_and_flipped(
     vgg, tmp_path, monkeypatch
 ):
     """By torch's own download, but for the wire: its file, hash and cache."""
-    torchvision, _ = states(vgg.float())
+    torchvision, _ = states(vgg)
     state = {f"features.{name}": one for name, one in torchvision.items()}
     state["classifier.0.weight"] = torch.full((2, 2), torch.nan)
     served = io.BytesIO()
@@ -202,7 +204,7 @@ def test_imagenet_weights_are_downloaded_checked_and_flipped(
 
 def test_a_download_that_begins_as_caffes_weights_is_not_flipped(vgg, monkeypatch):
     """Whoever put the file there may not have turned it, whatever is said of it."""
-    torchvision, _ = states(vgg.float())
+    torchvision, _ = states(vgg)
     caffes = torchvision["0.weight"].clone()
     caffes[0, :, 0, 0] = torch.tensor([0.4294, 0.5503, 0.4800])
     for first, wanted in ((caffes, caffes), (caffes.flip(1), caffes)):
@@ -215,7 +217,7 @@ def test_a_download_that_begins_as_caffes_weights_is_not_flipped(vgg, monkeypatc
 
 @pytest.mark.parametrize("layout", ["torch", "caffe"])
 def test_fc6_and_fc7_come_along_where_they_have_the_width(vgg, layout, tmp_path):
-    torchvision, caffe = states(vgg.float())
+    torchvision, caffe = states(vgg)
     fc6, fc7 = torch.randn(8, 512 * 49), torch.randn(8, 8)
     if layout == "torch":
         path = tmp_path / "vgg.pth"
@@ -240,7 +242,7 @@ def test_fc6_and_fc7_come_along_where_they_have_the_width(vgg, layout, tmp_path)
 
 
 def test_without_conv5_fc6_follows_conv4(vgg, tmp_path):
-    torchvision, _ = states(vgg.float())
+    torchvision, _ = states(vgg)
     torch.save(torchvision, tmp_path / "vgg.pth")
     options = {"fc_channels": 8, "padding": "zeros", "last_stage": "conv4"}
     front = dl.front_end(4, tmp_path / "vgg.pth", **options).eval()
@@ -290,7 +292,7 @@ def test_poolings_and_dropout_have_their_released_names():
 
 
 def test_a_file_without_the_layers_is_refused(vgg, tmp_path):
-    torchvision, _ = states(vgg.float())
+    torchvision, _ = states(vgg)
     path = tmp_path / "vgg.safetensors"
     del torchvision["5.bias"]
     save_file(torchvision, path)
@@ -306,7 +308,7 @@ def test_a_file_without_the_layers_is_refused(vgg, tmp_path):
     save_file(turned, path)
     with pytest.raises(ValueError, match=r"conv1_1.weight.*found \(3, 3, 3, 64\)"):
         dl.front_end(4, path, fc_channels=8)
-    _, caffe = states(vgg.float())
+    _, caffe = states(vgg)
     whole = ("final.bias", "fc-final.bias", "ct_fc1.bias", "ctx_fc1.bias")
     for name in ("conv3_4.weight", *whole):  # of VGG-19, and of whole networks
         save_file(caffe | {name: torch.zeros(1)}, path)
