@@ -1,6 +1,7 @@
 """What is seen, carried as data: sums, views of tokens, borders, maps side by side."""
 
-from math import inf
+from fractions import Fraction
+from math import inf, nan
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 import dilated_lib as dl
 from dilated_lib.fields.tracing.export import TracingError
+from dilated_lib.fields.tracing.reach import Axis
 
 
 def fields(function):
@@ -29,6 +31,15 @@ def test_a_running_sum_takes_together_what_lies_before_it():
     wide_first = fields(lambda x, conv: torch.cat([conv(x), x], 1).cumsum(1)[:, 3:])
     wide_last = fields(lambda x, conv: torch.cat([x, conv(x)], 1).cumsum(1)[:, :2])
     assert [one.size for one in (*wide_first, *wide_last)] == [3, 3, 1, 1]
+
+
+def test_units_look_where_those_of_their_period_do_and_halves_between():
+    """Two units a period, at 0 and 3, and eight positions to the next period."""
+    centres = torch.tensor([0.0, 3.0]).double()
+    axis = Axis(torch.zeros(3, 2).double(), Fraction(4), 0, centres)
+    units = torch.tensor([-1, 0, 0.5, 1, 1.5, 2, 3, -inf]).double()
+    wanted = torch.tensor([-5, 0, 1.5, 3, 5.5, 8, 11, nan]).double()
+    torch.testing.assert_close(axis.looks(units), wanted, equal_nan=True)
 
 
 def tokens(x, *sides):
