@@ -33,6 +33,19 @@ def test_a_running_sum_takes_together_what_lies_before_it():
     assert [one.size for one in (*wide_first, *wide_last)] == [3, 3, 1, 1]
 
 
+def test_a_running_sum_down_the_rows_has_the_columns_of_all_rows_above():
+    def every_other(x, conv):
+        rows = torch.stack([x, conv(x)], 3).flatten(2, 3)  # every other one sees more
+        return rows.cumsum(2)[:, :, ::2]
+
+    assert sizes(every_other) == [inf, 3]
+
+
+def test_a_map_without_its_first_dimensions_meets_a_map_that_has_them():
+    assert sizes(lambda x, conv: x + conv(x)[0]) == [3, 3]
+    assert sizes(lambda x, conv: x[:, :1] + conv(x)[0, 0].T) == [inf, inf]
+
+
 def test_units_look_where_those_of_their_period_do_and_halves_between():
     """Two units a period, at 0 and 3, and eight positions to the next period."""
     centres = torch.tensor([0.0, 3.0]).double()
