@@ -739,9 +739,14 @@ def _settled(
     ]
     for n, alone in enumerate(lone):
         others = frozenset().union(*runs[:n], *runs[n + 1 :])
-        for own in (axes[n], axes[n].by_position()):
+        numbered = [axes[n]]
+        if axes[n].period > 1:  # otherwise positions are as even as units are
+            numbered.append(axes[n].by_position())
+        for own in numbered:
+            if axes[n].dim is not None:
+                break
             track = _track(own) if own.runs else alone
-            if axes[n].dim is None and track and track.dim not in others:
+            if track and track.dim not in others:
                 there = [*axes[:n], own, *axes[n + 1 :]]
                 axes = _folded(there, n, track, shape[track.dim]) or axes
     return axes
