@@ -205,7 +205,8 @@ def test_animals_are_trained_as_streets_are_but_for_these_settings():
 def test_unless_asked_nothing_is_shown_and_nothing_stops():
     for function in (execute, module.carry_out):
         assert not signature(function).parameters["progress"].default
-    assert signature(execute).parameters["minutes"].default == 0
+    for name in ("minutes", "rehearse"):
+        assert not signature(execute).parameters[name].default
 
 
 def test_the_photo_network_goes_on_from_the_first_front_end_of_animals():

@@ -100,9 +100,11 @@ def test_weights_of_another_network_are_called_by_their_published_name(
     cache, monkeypatch
 ):
     weights = VGG16_Weights.IMAGENET1K_FEATURES
-    plant(cache, weights, {"features.0.weight": torch.ones(2)}, monkeypatch)
-    with pytest.raises(ValueError, match=r"^IMAGENET1K_FEATURES must hold the 13"):
-        dl.front_end(4, "imagenet", fc_channels=8)
+    for number in (0, 2):
+        foreign = {f"features.{number}.weight": torch.ones(2)}
+        plant(cache, weights, foreign, monkeypatch)
+        with pytest.raises(ValueError, match=r"^IMAGENET1K_FEATURES must hold the 13"):
+            dl.front_end(4, "imagenet", fc_channels=8)
 
 
 def test_a_file_is_fetched_once_and_quietly(tmp_path, monkeypatch, capfd):

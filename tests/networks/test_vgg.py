@@ -17,7 +17,7 @@ from torchvision import models
 import dilated_lib as dl
 from dilated_lib.networks import imagenet
 from dilated_lib.networks.architecture import Architecture
-from dilated_lib.networks.vgg import _CONVOLUTIONS
+from dilated_lib.networks.vgg import _CONVOLUTIONS, fill
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +157,13 @@ def test_reflection_is_not_padding_with_zeros():
     assert zeros.std((2, 3)).max() > 1e-2 * zeros.abs().max()
 
 
+def test_a_front_end_with_batch_norm_takes_no_weights():
+    front = dl.front_end(2, fc_channels=4, batch_norm=True)
+    with pytest.raises(ValueError, match=r"batch_norm=True .* from scratch"):
+        fill(front, "imagenet")
+    assert inspect.signature(fill).parameters["channel_order"].default == "bgr"
+
+
 def test_reflection_needs_thirteen_cells_and_says_so():
     sky = {"sky": (128, 128, 128)}
     kind = Architecture(padding="reflect", context="basic", width=4, fc_channels=4)
@@ -206,7 +213,8 @@ def test_a_download_that_begins_as_caffes_weights_is_not_flipped(vgg, monkeypatc
     """Whoever put the file there may not have turned it, whatever is said of it."""
     torchvision, _ = states(vgg)
     caffes = torchvision["0.weight"].clone()
-    caffes[0, :, 0, 0] = torch.tensor([0.4294, 0.5503, 0.4800])
+    first = torch.tensor([0.4294, 0.5503, 0.4800])
+    caffes[0, :, 0, 0] = first.half().float()  # as far as they are known
     for first, wanted in ((caffes, caffes), (caffes.flip(1), caffes)):
         state = {f"features.{name}": one for name, one in torchvision.items()}
         state["features.0.weight"] = first

@@ -97,6 +97,7 @@ def test_a_network_predicts_where_its_loss_was(loss_at, upsampling):
     config = TINY.changed(recipe=replace(RECIPE, loss_at=loss_at))
     network, _ = setup.build_network(config, dl.open_data("shapes"))
     assert network.upsampling == upsampling
+    assert network.input_size == (1200, 1200)  # 480 x 360 at 1.5 is one tile
 
 
 @pytest.mark.parametrize("tested", [True, False])
