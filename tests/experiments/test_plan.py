@@ -285,10 +285,24 @@ def small_plan(weights="imagenet"):
     yield Planned("shapes/small", "small", small)
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_bars_are_shown_where_they_were_asked_for(tmp_path, monkeypatch, progress):
+    shown = []
+
+    def carried_out(*_, progress, **__):
+        shown.append(progress)
+
+    monkeypatch.setattr(module, "planned", small_plan)
+    monkeypatch.setattr(module, "carry_out", carried_out)
+    execute("imagenet", runs=tmp_path, out=tmp_path, progress=progress)
+    assert {*shown} == {progress}
+
+
 def test_a_plan_is_done_once_and_gathers_records(tmp_path, monkeypatch):
     monkeypatch.setattr("dilated_lib.experiments.plan.planned", small_plan)
     runs, out = tmp_path / "runs", tmp_path / "out"
     first = execute("imagenet", runs=runs, out=out)
+    assert not (out / "small.safetensors").exists()  # it is of another tier
     assert [one.experiment for one in first] == ["shapes/front", "shapes/front + basic"]
     assert str(runs) in first[1].config["start"]
     other = replace(first[0], experiment="shapes/of another run")
