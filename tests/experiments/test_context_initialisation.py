@@ -302,3 +302,16 @@ def test_the_books_record_has_every_training_on_a_clean_commit():
         len(context_initialisation.LEARNING_RATES) + 1
     )
     assert len(seeds) == 2 * (1 + grid)
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
+def test_a_module_is_fitted_by_the_optimizer_asked_for(monkeypatch, optimizer):
+    def fitted(*_, optimizer, **__):
+        raise LookupError(optimizer)
+
+    monkeypatch.setattr(context_initialisation, "fit", fitted)
+    config = {"steps": 1, "learning_rate": 0.1}
+    with pytest.raises(LookupError, match=optimizer):
+        context_initialisation._trained(
+            {"train": STORED}, optimizer, "identity", 0, config
+        )
