@@ -79,6 +79,16 @@ def test_positions_all_over_the_picture_are_taken_together(sides, dim, size):
     assert sizes(added) == size
 
 
+def test_zeros_between_positions_all_over_the_picture_change_nothing():
+    def every_third_row(x, _):
+        pieces = [*x.cumsum(3).flatten(2).split(36, 2)]
+        pieces.insert(2, torch.zeros(1, 2, 36))
+        mean = torch.stack(pieces, 2).mean(2, keepdim=True)
+        return x + mean.expand(1, 2, 4, 36).flatten(2).unflatten(2, (12, 12))
+
+    assert sizes(every_third_row) == [inf, inf]
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -117,6 +127,19 @@ def test_maps_that_repeat_every_2_and_every_3_units_repeat_every_6(turned):
     for found in fields(both):
         hulls = [(found.start(unit), found.end(unit)) for unit in range(6)]
         assert [(a - n, b - n) for n, (a, b) in enumerate(hulls)] == wanted
+
+
+def test_of_four_million_pairs_nobody_asks_which_is_which():
+    def pairs(x, row):
+        every = x.flatten(2)[..., :row]
+        return (every.mT @ every).softmax(-1).unflatten(1, (row, 1)).flatten(1, 2)
+
+    def strides(row):
+        net = Net(lambda x: pairs(x, row))
+        return [one.stride for one in dl.receptive_field(net, (1, 48, 48))]
+
+    assert strides(2048) == [1, 1]
+    assert strides(2049) == [0, 0]
 
 
 def test_units_that_see_everything_still_run():

@@ -17,7 +17,7 @@ maximum, on the real tensors with their real borders: differentiated, it gives t
 set of positions that a unit reads, holes included.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -208,11 +208,8 @@ class Hulls:
         wide = [*dict.fromkeys(one for n, one in enumerate(wide) if n not in aside)]
         if len(wide) == 1:
             return wide[0]
-        for order in (wide, sorted(wide, key=lambda one: -len(one.homes))):
-            wide, columns = order, [_paced(one, met=True) for one in _by_axis(order)]
-            homes = [max(terms, key=_leads).dim for terms in columns]
-            if all(homes.count(home) == 1 for home in homes if home is not None):
-                break  # no two axes run along one dimension
+        wide.sort(key=lambda one: -len(one.homes))  # the first leads for all axes
+        columns = [_paced(terms, met=True) for terms in _by_axis(wide)]
         periods: dict[int, int] = {}
         for axis in (axis for column in columns for axis in column):
             if axis.dim is not None:
@@ -700,15 +697,19 @@ def _spans(unit: Tensor) -> dict[int, float]:
     return {dim: far for dim, far in spans.items() if far > 0}
 
 
-def _track(axis: Axis) -> Track | None:
+def _track(axis: Axis, taken: Container[int]) -> Track | None:
     """Return how units run along a dimension, if they do so evenly.
 
     They do if the unit ``count`` elements further on is always the same number of units
     ahead. After a view that cuts an axis in pieces, units run along several dimensions:
     they are then those of the longest stride, and the others are channels of them.
+    Along a dimension that another axis has ``taken``, as rows take that of tokens from
+    columns, they are not looked for.
     """
     unit, spans = axis.data[2], _spans(axis.data[2])
     dim = max(spans, key=lambda one: spans[one])
+    if dim in taken:
+        return None
     size = unit.shape[dim]
     row = most(unit, [d for d in range(unit.dim()) if d != dim]).flatten()
     row = row[row.isfinite().nonzero()[0, 0] :]  # what is constant before it aside
@@ -745,7 +746,7 @@ def _settled(
         for own in numbered:
             if axes[n].dim is not None:
                 break
-            track = _track(own) if own.runs else alone
+            track = _track(own, others) if own.runs else alone
             if track and track.dim not in others:
                 there = [*axes[:n], own, *axes[n + 1 :]]
                 axes = _folded(there, n, track, shape[track.dim]) or axes

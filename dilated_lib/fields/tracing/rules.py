@@ -277,8 +277,7 @@ def _recurrent(call: Call) -> list[Map]:
     steps = 1 if call["batch_first"] else 0
     seen = call.algebra.reduce(call.map("input"), [2])
     if call["bidirectional"]:
-        whole = call.algebra.reduce(seen, [steps])
-        seen = call.union(whole, shape=seen.shape)
+        seen = call.algebra.reduce(seen, [steps])
     else:
         seen = call.algebra.scan(seen, steps)
     last = call.algebra.reduce(seen, [steps])
