@@ -111,7 +111,7 @@ def hdc_distances(dilations: Sequence[int]) -> tuple[int, ...]:
     read. With r_i for the dilations, M_n = r_n, and going down
     M_i = max(M_{i+1} − 2 r_i, 2 r_i − M_{i+1}, r_i). The design asks for M_2 ≤ K, where
     K is the number of taps. That is not sufficient for a field without holes, which
-    also takes r_1 = 1 and three taps; nor is it necessary.
+    also takes r_1 = 1 and K ≥ 3; nor is it necessary.
 
     Raises ValueError for an empty list or a dilation below 1, and TypeError for one
     that is not a whole number.
