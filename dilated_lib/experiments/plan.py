@@ -27,11 +27,12 @@ __all__ = [
     "state",
 ]
 
-# each with its question; the first four are for a CPU, the others for a GPU
+# each with its question; the first five are for a CPU, the others for a GPU
 TIERS = {
     "padded": "How good is a front end that pads zeros, trained on two CPU cores?",
     "animals": "And one that knows six animals, from 850 photographs?",
     "photos": "How well are animals named by a network that is trained for longer?",
+    "streets": "How well are streets labelled by a network of ten megabytes?",
     "fronts": "Does simplifying the front end help, on the same photographs?",
     "imagenet": "What does a context module add behind a front end from ImageNet?",
     "together": "Is it better to train front end and module together from the start?",
@@ -80,6 +81,7 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
     yield Planned(
         "voc_animals/photos", "photos", _PHOTOS, "voc_animals/imagenet/padded front"
     )
+    yield Planned("camvid/streets", "streets", replace(_STREETS, start=weights))
     for seed in _SEEDS:
         yield from _fronts(replace(_ANIMALS, start=weights, seed=seed))
     for seed in _SEEDS:
@@ -235,6 +237,14 @@ _PHOTOS = replace(
     recipe=replace(_ANIMALS.recipe, trained_rate=0.3),
     steps=5000,
 )
+_STREETS = replace(
+    _PADDED,
+    stage="joint",
+    architecture=replace(
+        _PADDED.architecture, front="conv4", fc_channels=88, context="basic"
+    ),
+    steps=2000,
+)
 _SMALL = Config(
     data="camvid",
     stage="joint",
@@ -265,8 +275,9 @@ def execute(
     """Train the runs of a tier, and return their records, as far as they are done.
 
     A run that is done is not done again, and one that was stopped goes on. After each
-    run the records of all are written, and after the small network small.safetensors,
-    in half precision.
+    run the records of all are written. The networks that come with the library are
+    stored beside them: photos.safetensors and streets.safetensors with a byte for each
+    weight, and small.safetensors in half precision.
 
     Raises ValueError for an unknown tier, else as
     :func:`~dilated_lib.training.loop.train`.
@@ -350,9 +361,11 @@ def carry_out(
     if record is None:
         return None
     _gather(runs, out)
-    if one.tier == "small":
+    if one.tier in ("photos", "streets", "small"):  # which come with the library
         network, architecture = open_network(folder / "network.safetensors")
-        save_network(network.half(), architecture, out / "small.safetensors")
+        int8 = one.tier != "small"
+        network = network if int8 else network.half()
+        save_network(network, architecture, out / f"{one.tier}.safetensors", int8=int8)
     return record
 
 

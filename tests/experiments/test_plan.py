@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch.utils.flop_counter import FlopCounterMode
 from training_runs import TINY
 
 import dilated_lib as dl
 from dilated_lib.cli import plan
+from dilated_lib.data.palettes import CAMVID
 from dilated_lib.dilation.cost import Timing
 from dilated_lib.experiments import plan as module
 from dilated_lib.experiments.plan import (
@@ -24,6 +26,7 @@ from dilated_lib.experiments.plan import (
     state,
 )
 from dilated_lib.experiments.throughput import operations, throughput, training_step
+from dilated_lib.networks.architecture import save_network
 from dilated_lib.networks.weights import read_weights
 from dilated_lib.prediction.bfloat16 import has_bfloat16
 from dilated_lib.training.config import MODERN, PAPER, Config, read_config
@@ -176,7 +179,7 @@ def test_runs_for_a_gpu_differ_in_what_their_question_asks(seed):
         assert (runs[name].tier, runs[name].after) == (tier, after)
         assert settings(runs[name].config) == first | changes
     others = {one.tier for name, one in runs.items() if name not in GPU}
-    single = {"photos", "paper", "small"} if seed == 0 else set()
+    single = {"photos", "streets", "paper", "small"} if seed == 0 else set()
     assert others == {"padded", "animals", "fronts"} | single
 
 
@@ -216,6 +219,19 @@ def test_the_photo_network_goes_on_from_the_first_front_end_of_animals():
     slower = replace(animals.config.recipe, trained_rate=0.3)
     changes = {"start": None, "stage": "joint", "context": "basic", "steps": 5000}
     assert photos.config == animals.config.changed(recipe=slower, **changes)
+
+
+def test_the_network_for_streets_has_no_conv5_and_ten_megabytes(tmp_path):
+    (streets,) = (one for one in planned() if one.tier == "streets")
+    padded = next(one for one in planned() if one.tier == "padded")
+    layers = {"front": "conv4", "fc_channels": 88, "context": "basic"}
+    assert (streets.name, streets.after) == ("camvid/streets", None)
+    assert streets.config == padded.config.changed(stage="joint", steps=2000, **layers)
+    architecture = streets.config.architecture
+    network = architecture.build(CAMVID, (0.0, 0.0, 0.0))
+    stored = tmp_path / "streets.safetensors"
+    save_network(network, architecture, stored, int8=True)
+    assert 9.5e6 < stored.stat().st_size < 10e6
 
 
 @pytest.mark.parametrize("name", ["camvid/imagenet/padded front", "camvid/small"])
@@ -316,6 +332,20 @@ def test_a_plan_is_done_once_and_gathers_records(tmp_path, monkeypatch):
     state = read_weights(out / "small.safetensors")
     assert state["conv1_1.weight"].dtype == torch.float16
     assert network.front.conv1_1.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("tier", ["photos", "streets"])
+def test_networks_that_come_with_the_library_have_a_byte_a_weight(tmp_path, tier):
+    one = Planned("shapes/any", tier, TINY)
+    assert module.carry_out(one, runs=tmp_path, out=tmp_path)
+    trained, _ = dl.open_network(tmp_path / "shapes/any/seed-0/network.safetensors")
+    stored, _ = dl.open_network(tmp_path / f"{tier}.safetensors")
+    with safe_open(tmp_path / f"{tier}.safetensors", "pt") as file:
+        assert file.get_tensor("conv1_1.weight").dtype == torch.int8
+    rows = zip(trained.parameters(), stored.parameters(), strict=True)
+    for one, other in rows:
+        step = one.detach().abs().max() / 127
+        torch.testing.assert_close(one, other, rtol=0, atol=float(step / 2) * 1.001)
 
 
 def test_a_plan_stops_in_time_and_goes_on(tmp_path, monkeypatch):
