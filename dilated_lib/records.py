@@ -20,7 +20,15 @@ import torch
 
 from dilated_lib.whole_files import written_whole
 
-__all__ = ["Record", "device_name", "read", "read_file", "results", "write"]
+__all__ = [
+    "Record",
+    "device_name",
+    "peak_gib",
+    "read",
+    "read_file",
+    "results",
+    "write",
+]
 
 _HOME = Path(__file__).parent
 
@@ -88,6 +96,24 @@ def device_name(device: torch.device) -> str:
     vectors = torch.backends.cpu.get_cpu_capability()
     threads = torch.get_num_threads()
     return f"CPU ({platform.machine()}, {vectors}, threads: {threads})"
+
+
+def peak_gib(device: torch.device) -> float:
+    """Return the most memory that this process has taken so far, in GiB.
+
+    It is that of the GPU, or the main memory, and 0 on Windows, which does not tell.
+
+    >>> peak_gib(torch.device("cpu")) < 1000
+    True
+    """
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+    if sys.platform == "win32":
+        return 0.0
+    from resource import RUSAGE_SELF, getrusage
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(getrusage(RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
 
 
 def write(path: Path, records: Iterable[Record]) -> None:

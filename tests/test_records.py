@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,6 +67,24 @@ def test_a_gpu_is_named_by_its_maker(monkeypatch):
     names = {torch.device("cuda:1"): "H200"}
     monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
     assert records.device_name(torch.device("cuda:1")) == "H200"
+
+
+def test_the_most_memory_is_that_of_the_device_or_of_the_process(monkeypatch):
+    cpu = torch.device("cpu")
+    before = records.peak_gib(cpu)
+    much = torch.ones(int((before + 0.25) * 2**28))  # four bytes each
+    assert before + 0.2 < records.peak_gib(cpu) < 2 * before + 0.5
+    del much
+    assert records.peak_gib(cpu) > before + 0.2
+    taken = {torch.device("cuda:1"): 1.236 * 2**30}
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", taken.__getitem__)
+    assert records.peak_gib(torch.device("cuda:1")) == 1.24
+    monkeypatch.setattr(
+        "resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=2**22)
+    )
+    for system, peak in (("linux", 4), ("darwin", 0), ("win32", 0)):
+        monkeypatch.setattr(sys, "platform", system)  # a Mac tells bytes
+        assert records.peak_gib(cpu) == peak
 
 
 def test_what_is_not_given_is_filled_in(monkeypatch):

@@ -16,6 +16,7 @@ from dilated_lib.data.palettes import CAMVID, PASCAL_VOC, VOC_ANIMALS
 from dilated_lib.data.sets import open_data
 from dilated_lib.dilation.cost import measure
 from dilated_lib.experiments.recorder import Recorder
+from dilated_lib.records import peak_gib
 from dilated_lib.training.config import Config
 from dilated_lib.training.loss import Stage, layout
 from dilated_lib.training.optimizer import build_optimizer
@@ -83,8 +84,7 @@ def throughput(
             "relative": round(times[name].median_ms / reference, 3),
         }
         if device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(device)
-            metrics["peak_gib"] = round(peak / 2**30, 2)
+            metrics["peak_gib"] = peak_gib(device)
         described = {
             "batch": config.batch,
             "cells": config.cells,

@@ -19,7 +19,7 @@ from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.networks.weights import file_state
 from dilated_lib.prediction.metric import evaluate
 from dilated_lib.prediction.segmentation import probabilities
-from dilated_lib.records import Record, device_name, write
+from dilated_lib.records import Record, device_name, peak_gib, write
 from dilated_lib.training import checkpoints
 from dilated_lib.training.config import Config
 from dilated_lib.training.first_batch import check_start
@@ -299,6 +299,7 @@ def _finish(run: Run, experiment: str) -> Record | None:
             for first in range(0, len(run.losses), part)
         ]
         metrics["waited"] = round(100 * run.waited / run.seconds, 1)
+        metrics["peak_gib"] = peak_gib(run.fabric.device)
         if isinstance(network, DilatedNetwork):
             save_network(network, config.architecture, run.out / "network.safetensors")
         record = Record(

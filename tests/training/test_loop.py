@@ -10,7 +10,7 @@ import torch
 from training_runs import RECIPE, TINY
 
 import dilated_lib as dl
-from dilated_lib.records import read_file
+from dilated_lib.records import peak_gib, read_file
 from dilated_lib.training import loop
 from dilated_lib.training.optimizer import learning_rate
 
@@ -40,6 +40,7 @@ def test_the_record_has_every_split_and_the_means_of_fifty_parts(run):
     with patch.object(loop, "_measure", measured):
         record = loop._finish(run, "shapes/tiny")
     metrics = dict(record.metrics)
+    assert metrics.pop("peak_gib") == peak_gib(torch.device("cpu"))
     # 51 losses in parts of two, for at most fifty of them
     means = [n / 32 + 1 / 64 for n in range(0, 50, 2)] + [50 / 32]
     assert metrics.pop("loss") == [round(one, 4) for one in means]

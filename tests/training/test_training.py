@@ -73,7 +73,7 @@ def test_a_run_leaves_a_network_and_a_record(tiny):
     assert done.experiment == "shapes/tiny" and done.config["cells"] == [3, 4]
     assert len(done.metrics["loss"]) == 6
     assert done.seconds > 0 and done.device.startswith("CPU (")
-    assert set(done.metrics) == {"val", "val_flip", "loss", "waited"}
+    assert set(done.metrics) == {"val", "val_flip", "loss", "waited", "peak_gib"}
     network, architecture = dl.open_network(tiny / "network.safetensors")
     assert architecture.width == 4 and network.scale == 1
     found = dl.evaluate(
@@ -164,6 +164,7 @@ def test_a_run_that_stops_and_goes_on_ends_in_the_same_bits(tiny, tmp_path):
     ]
     for one in read:
         assert 0 <= one[0]["metrics"].pop("waited") < 100
+        assert one[0]["metrics"].pop("peak_gib") > 0.1
     assert read[0][0]["metrics"] == read[1][0]["metrics"]
 
 
