@@ -364,7 +364,7 @@ class Sums:
 
     def input(self, shape: Shape) -> Sum:
         """Return the map in which every position reads itself."""
-        self.leaf = torch.ones((1, 1, *shape[2:])).double().requires_grad_()
+        self.leaf = torch.ones((1, 1, *shape[2:])).requires_grad_()
         return Sum(self.leaf, shape)
 
     def union(
@@ -494,7 +494,7 @@ def _inside(how: Along, size: int, length: int) -> tuple[Tensor, Tensor]:
 @lru_cache(1024)
 def _matrix(how: Along, size: int, length: int) -> Tensor:
     """Return a matrix with 1 where a unit (row) reads a position (column)."""
-    matrix = torch.zeros(length, size).double()
+    matrix = torch.zeros(length, size)
     for places, real in zip(*_inside(how, size, length), strict=True):
         matrix[torch.arange(length)[real], places[real]] = 1
     return matrix

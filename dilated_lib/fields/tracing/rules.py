@@ -512,7 +512,7 @@ def _moved(target: OpOverload, call: Call) -> Any:
 
         def plane(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return torch.tensor(blank).double().expand(value.shape)
+                return planes[0].new_tensor(blank).expand(value.shape)
             return next(present) if is_map(value) else value
 
         return target(**{**pytree.tree_map(plane, args), **places})
