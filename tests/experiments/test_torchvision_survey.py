@@ -218,6 +218,19 @@ def test_a_network_with_too_many_weights_is_not_compared_at_its_output(
     ]
 
 
+def test_a_network_with_too_many_pairs_of_tokens_is_not_compared_at_its_output(
+    compared, monkeypatch
+):
+    sizes, _ = compared
+    sizes["1"] = (3, 3)
+    name = torchvision_survey.MANY_PAIRS
+    asked_at = [f"agrees, to 1 of {PICTURE} on one of (160, 224)"]
+    assert verified("resnet18", None) != asked_at
+    monkeypatch.setattr(torchvision_survey, "MANY_PAIRS", "resnet18")
+    assert verified("resnet18", None) == asked_at
+    assert name in networks()
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that shows 10 and then 12.5 seconds."""
