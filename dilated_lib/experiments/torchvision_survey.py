@@ -64,20 +64,22 @@ def verified(name: str, module: str | None) -> list[str]:
     too. That is why two layers on the way are compared as well: ``module``, the last
     before everything is read, and the last that sees 100 positions or fewer, on a wider
     input. Networks of over 400 million weights are not asked at their output, which
-    would take over 24 GiB; nor is MANY_PAIRS.
+    would take over 24 GiB, and MANY_PAIRS is not asked at all.
     """
+    if name == MANY_PAIRS:
+        return []
     network = named_network(name, device="cpu")
     size = input_size(name)
     *_, side = size
     layers = receptive_field(network, size, to=module or output(name)).layers
+    modules = dict(network.named_modules())
     near = [
         layer.module
         for layer in layers
-        if max(field.size for field in layer.fields) <= 100
+        if max(field.size for field in layer.fields) <= 100 and layer.module in modules
     ]
     tried = []
-    weights = sum(weight.numel() for weight in network.parameters())
-    if weights < MANY_WEIGHTS and name != MANY_PAIRS:
+    if sum(weight.numel() for weight in network.parameters()) < MANY_WEIGHTS:
         tried.append(agreement(network, size, output(name), (64, 96, 128, side)))
     if module is not None:
         tried.append(agreement(network, size, module, (64, 96, 128, side)))
