@@ -364,7 +364,7 @@ class Sums:
 
     def input(self, shape: Shape) -> Sum:
         """Return the map in which every position reads itself."""
-        self.leaf = torch.ones((1, 1, *shape[2:])).requires_grad_()
+        self.leaf = torch.ones((1, 1, *shape[2:])).float().requires_grad_()
         return Sum(self.leaf, shape)
 
     def union(
@@ -416,8 +416,8 @@ class Sums:
             (found,) = torch.autograd.grad(element, self.leaf, retain_graph=True)
             if not bool(found.all()):
                 raise TracingError("has no rule, so what one unit reads is not known")
-        total = sum(one.value.sum() for one in maps) * torch.ones((1,) * len(shape))
-        return Sum(_Level.apply(total), shape)
+        total = torch.stack([one.value.sum() for one in maps]).sum()
+        return Sum(_Level.apply(total.view((1,) * len(shape))), shape)
 
 
 # --- tensors with length 1 where all elements are alike -------------------------------
@@ -494,7 +494,7 @@ def _inside(how: Along, size: int, length: int) -> tuple[Tensor, Tensor]:
 @lru_cache(1024)
 def _matrix(how: Along, size: int, length: int) -> Tensor:
     """Return a matrix with 1 where a unit (row) reads a position (column)."""
-    matrix = torch.zeros(length, size)
+    matrix = torch.zeros(length, size).float()
     for places, real in zip(*_inside(how, size, length), strict=True):
         matrix[torch.arange(length)[real], places[real]] = 1
     return matrix
