@@ -230,7 +230,9 @@ def test_the_network_for_streets_has_no_conv5_and_ten_megabytes(tmp_path):
     architecture = streets.config.architecture
     network = architecture.build(CAMVID, (0.0, 0.0, 0.0))
     for part, size in ((network.front, 284), (network, 812)):
-        assert [one.size for one in dl.receptive_field(part, (3, 480, 480))] == [size] * 2
+        assert [one.size for one in dl.receptive_field(part, (3, 480, 480))] == [
+            size
+        ] * 2
     stored = tmp_path / "streets.safetensors"
     save_network(network, architecture, stored, int8=True)
     assert 9.5e6 < stored.stat().st_size < 10e6
