@@ -78,9 +78,7 @@ def planned(weights: Literal["imagenet"] | Path = "imagenet") -> Iterator[Planne
     for seed in _SEEDS:
         run = replace(_ANIMALS, start=weights, seed=seed)
         yield Planned("voc_animals/imagenet/padded front", "animals", run)
-    yield Planned(
-        "voc_animals/photos", "photos", _PHOTOS, "voc_animals/imagenet/padded front"
-    )
+    yield Planned("voc_animals/photos", "photos", replace(_PHOTOS, start=weights))
     yield Planned("camvid/streets", "streets", replace(_STREETS, start=weights))
     for seed in _SEEDS:
         yield from _fronts(replace(_ANIMALS, start=weights, seed=seed))
@@ -234,8 +232,8 @@ _PHOTOS = replace(
     _ANIMALS,
     stage="joint",
     architecture=replace(_ANIMALS.architecture, context="basic"),
-    recipe=replace(_ANIMALS.recipe, trained_rate=0.3),
-    steps=5000,
+    frozen=2,
+    steps=4500,
 )
 _STREETS = replace(
     _PADDED,

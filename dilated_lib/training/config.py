@@ -128,6 +128,10 @@ class Config:
             convolutions for BGR pixels, a network of an earlier stage (.safetensors),
             or none: from scratch.
         architecture: The layers of the paper's network.
+        frozen: How many stages of VGG-16, from the first, keep the weights that they
+            start with. Two are the choice of Girshick (Fast R-CNN, ICCV 2015): their
+            features are edges and textures, which serve any task, and on two cores
+            their gradients take a quarter of a step.
         recipe: What the loop does in each step.
         steps: How many steps to train.
         batch: How many pictures a step takes, over all processes together.
@@ -149,6 +153,7 @@ class Config:
     network: Literal["dilated", "fcn_resnet50", "deeplabv3_resnet50"] = "dilated"
     start: Literal["imagenet"] | Path | None = None
     architecture: Architecture = field(default_factory=Architecture)
+    frozen: int = 0
     recipe: Recipe = MODERN
     steps: int = 2000
     batch: int = 8
@@ -170,7 +175,7 @@ class Config:
         _check_choices(self)
         for name in ("steps", "batch", "checkpoint_every"):
             object.__setattr__(self, name, whole(name, getattr(self, name), 1))
-        for name in ("pictures", "seed", "workers", "validate_every"):
+        for name in ("frozen", "pictures", "seed", "workers", "validate_every"):
             object.__setattr__(self, name, whole(name, getattr(self, name), 0))
         if min(self.cells) < 1:
             raise ValueError(f"cells must be above 0, got {self.cells}")
@@ -179,6 +184,11 @@ class Config:
         if (context == "none") != (self.stage == "front"):
             raise ValueError(
                 f"with context {context} the stage must be {needs}, got {self.stage}"
+            )
+        if self.network != "dilated" and self.frozen:
+            raise ValueError(
+                f"{self.network} has no stages of VGG-16: frozen must be 0, got "
+                f"{self.frozen}"
             )
         if self.network != "dilated" and self.stage != "front":
             raise ValueError(

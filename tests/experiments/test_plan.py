@@ -212,13 +212,12 @@ def test_unless_asked_nothing_is_shown_and_nothing_stops():
         assert not signature(execute).parameters[name].default
 
 
-def test_the_photo_network_goes_on_from_the_first_front_end_of_animals():
+def test_the_photo_network_is_trained_for_longer_and_its_first_stages_are_kept():
     (photos,) = (one for one in planned() if one.tier == "photos")
     animals = next(one for one in planned() if one.tier == "animals")
-    assert (photos.name, photos.after) == ("voc_animals/photos", animals.name)
-    slower = replace(animals.config.recipe, trained_rate=0.3)
-    changes = {"start": None, "stage": "joint", "context": "basic", "steps": 5000}
-    assert photos.config == animals.config.changed(recipe=slower, **changes)
+    assert (photos.name, photos.after) == ("voc_animals/photos", None)
+    changes = {"stage": "joint", "context": "basic", "frozen": 2, "steps": 4500}
+    assert photos.config == animals.config.changed(**changes)
 
 
 def test_the_network_for_streets_has_no_conv5_and_ten_megabytes(tmp_path):
