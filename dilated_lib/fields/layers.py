@@ -27,14 +27,17 @@ class Along(NamedTuple):
         layer: The positions that each unit reads.
         border: What a position outside the map stands for: nothing ("blank"), or one
             inside it, as torch names its paddings.
-        idle: The same reads, and those whose weight is exactly zero: no output depends
-            on them, but a NaN passes.
+        weighted: Those of them with a weight, where the kernel has zeros: no output
+            depends on the others, but a NaN passes.
+        idle: Where torch reads more with weight zero, but near a border alone: the
+            reads as they are there.
         places: For a period of units, the point of the map on which each is centred;
             empty where that is the middle of what it reads.
     """
 
     layer: Sampling
     border: str = "blank"
+    weighted: Sampling | None = None
     idle: Sampling | None = None
     places: tuple[Fraction, ...] = ()
 
@@ -176,14 +179,14 @@ def resampled(
     if smooth and ratio > 1:  # the kernel is as much wider; it ends at the border
         far = ratio * reach
         wide = [range(floor(n - far) + 1, floor(n + far) + 1) for n in places]
-        idle = Sampling(ratio.numerator, tuple(map(tuple, wide)))
+        table = Sampling(ratio.numerator, tuple(map(tuple, wide)))
         # a whole number of units away from its middle the kernel is zero
         inner = (
             tuple(one for one in row if one == n or (one - n) % ratio)
             for n, row in zip(places, wide, strict=True)
         )
-        table = Sampling(ratio.numerator, tuple(inner))
-        return Along(table, idle=idle, places=tuple(places))
+        weighted = Sampling(ratio.numerator, tuple(inner))
+        return Along(table, weighted=weighted, places=tuple(places))
     low = [floor(place) for place in places]
     rows = [[*range(n - reach + 1, n + reach + 1)] if reach else [n] for n in low]
     exact = [
@@ -198,7 +201,7 @@ def resampled(
             for n, row in zip(low, rows, strict=True)
         ]
         idle = Sampling(ratio.numerator, tuple(map(tuple, more)))
-        return Along(table, "replicate", idle, tuple(places))
+        return Along(table, "replicate", idle=idle, places=tuple(places))
     by: Any = {"size": out} if scale is None else {"scale_factor": scale}
     line = torch.arange(size, dtype=torch.float32)[None, None]
     theirs = F.interpolate(line, **by, mode=kind.replace("_", "-")).flatten().tolist()

@@ -65,11 +65,12 @@ def test_a_resized_map_reads_what_torch_weights(kind, mode, size, out, corners, 
         positions, pads = F.pad(positions, (3, 3), mode=how.border), 3
     stands_for = dict(enumerate(positions.flatten().tolist(), -pads))
     for unit in range(out):
-        read, passed = (
+        weighted, passed = (
             {stands_for[n] for n in layer.inputs(unit) if n in stands_for}
-            for layer in (how.layer, how.idle or how.layer)
+            for layer in (how.weighted or how.layer, how.idle or how.layer)
         )
-        assert read == {*(weights[unit].abs() > 1e-12).nonzero().flatten().tolist()}
+        heavy = weights[unit].abs() > 1e-12
+        assert weighted == {*heavy.nonzero().flatten().tolist()}
         theirs = {*touched[unit].nonzero().flatten().tolist()}
         assert theirs == passed if out < size else theirs <= passed
     units = range(len(how.centres))

@@ -703,6 +703,19 @@ def test_a_position_with_weight_zero_is_not_read():
     assert field.phases == ((-1, 0), (0, 0), (0, 1))
 
 
+def test_a_smoothed_field_ends_where_torch_reads_and_a_region_where_weights_do():
+    model = Net(
+        lambda x, a: a(F.interpolate(x, (8, 8), mode="bilinear", antialias=True)),
+        conv(p=1),
+    )
+    answer = dl.receptive_field(model, (2, 24, 24))
+    assert (answer[0].start(4), answer[0].end(4)) == (8, 19)
+    for idle, last in ((False, 18), (True, 19)):
+        seen = answer.region(4, 4, idle=idle).any(1).nonzero()[0]
+        assert (seen[0], seen[-1]) == (8, last)
+    assert dl.verify(model, (2, 24, 24)) is None
+
+
 def test_joins_name_where_centres_differ():
     good = Net(lambda x, a, b: a(x) + b(x), conv(3, 2, p=1), conv(1, 2))
     bad = Net(lambda x, a, b: a(x)[..., 1:, 1:] + b(x), conv(3, 2, p=1), conv(2, 2))

@@ -389,9 +389,8 @@ class Sums:
     def gather(self, one: Sum, dim: int, how: Along, length: int) -> Sum:
         """Apply a layer along a dimension: each of its units is a sum of its reads."""
         dim %= len(one.shape)
-        if self.idle and how.idle:
-            how = how._replace(layer=how.idle)
-        matrix = _matrix(how, one.shape[dim], length)
+        layer = (how.idle if self.idle else how.weighted) or how.layer
+        matrix = _matrix(how._replace(layer=layer), one.shape[dim], length)
         if one.value.shape[dim] < one.shape[dim]:  # all are alike
             matrix = matrix.amax(1, keepdim=True)
         value = (one.value.movedim(dim, -1) @ matrix.T).movedim(-1, dim)
