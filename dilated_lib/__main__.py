@@ -19,6 +19,7 @@ from dilated_lib.experiments.context_effect import changes
 from dilated_lib.experiments.context_evidence import context
 from dilated_lib.experiments.context_reach import reach
 from dilated_lib.experiments.far_evidence import far
+from dilated_lib.experiments.model_card import card
 from dilated_lib.experiments.real_starts import real_starts
 from dilated_lib.experiments.speed import speed
 from dilated_lib.experiments.vgg_erf import erf
@@ -39,6 +40,7 @@ if __name__ == "__main__":
         "starts": context_initialisation.measure,
         "real-starts": real_starts,
         "traps": traps.measure,
+        "card": card,
         "changes": changes,
         "throughput": cli.throughput,
         "speed": speed,
