@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from dilated_lib.data.labelled import VOID, Sample
 
-__all__ = ["Scores", "evaluate", "scores"]
+__all__ = ["Scores", "evaluate", "evaluate_both", "scores"]
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,59 @@ def evaluate(
     >>> evaluate(lambda images: road, data, ("road", "sky"))
     Scores(miou=33.33, accuracy=66.67, per_class={'road': 66.67, 'sky': 0.0})
     """
-    metric = MulticlassJaccardIndex(
-        len(classes),
-        average=None,
-        ignore_index=VOID,
-        validate_args=False,
-        sync_on_compute=False,
-    ).to(device)
+    seen = _seen(
+        probabilities,
+        data,
+        classes,
+        device=device,
+        flip=flip,
+        workers=workers,
+        progress=progress,
+    )
+    return scores(seen[-1], classes)
+
+
+def evaluate_both(
+    probabilities: Callable[[Tensor], Tensor],
+    data: Dataset[Sample],
+    classes: tuple[str, ...],
+    **options: Any,
+) -> tuple[Scores, Scores]:
+    """Measure a network on a split, alone and averaged with the mirrored image.
+
+    That takes two predictions of each picture, where :func:`evaluate` without and with
+    ``flip`` would take three. Its arguments and errors are those of evaluate.
+
+    >>> data = [(torch.zeros(3, 1, 2), torch.tensor([[0, 1]]))]
+    >>> left = torch.tensor([[0.9, 0.6], [0.1, 0.4]]).view(1, 2, 1, 2)
+    >>> [one.accuracy for one in evaluate_both(lambda images: left, data, ("a", "b"))]
+    [50.0, 50.0]
+    """
+    alone, averaged = _seen(probabilities, data, classes, flip=True, **options)
+    return scores(alone, classes), scores(averaged, classes)
+
+
+def _seen(
+    probabilities: Callable[[Tensor], Tensor],
+    data: Dataset[Sample],
+    classes: tuple[str, ...],
+    *,
+    device: torch.device | str = "cpu",
+    flip: bool,
+    workers: int = 0,
+    progress: bool = False,
+) -> list[MulticlassJaccardIndex]:
+    """Show a split to a metric, and with ``flip`` the averaged answers to another."""
+    metrics = [
+        MulticlassJaccardIndex(
+            len(classes),
+            average=None,
+            ignore_index=VOID,
+            validate_args=False,
+            sync_on_compute=False,
+        ).to(device)
+        for _ in range(1 + flip)
+    ]
     loader = DataLoader(data, batch_size=None, num_workers=workers)
     for picture, labels in tqdm(loader, "pictures", disable=not progress, leave=False):
         unknown = (labels < 0) | (labels >= len(classes)) & (labels != VOID)
@@ -89,12 +136,14 @@ def evaluate(
                 f"a picture of {tuple(labels.shape)} pixels must have as many "
                 f"probabilities, got {tuple(shares.shape[2:])}"
             )
+        answers = [shares]
         if flip:  # the sum is largest where the mean is
-            shares = shares + probabilities(images.flip(3)).flip(3)
-        if not shares.isfinite().all():
-            raise ValueError("probabilities must be finite, got NaN or infinity")
-        metric.update(shares.argmax(1), labels[None].to(device))
-    return scores(metric, classes)
+            answers.append(shares + probabilities(images.flip(3)).flip(3))
+        for metric, answer in zip(metrics, answers, strict=True):
+            if not answer.isfinite().all():
+                raise ValueError("probabilities must be finite, got NaN or infinity")
+            metric.update(answer.argmax(1), labels[None].to(device))
+    return metrics
 
 
 def scores(metric: MulticlassJaccardIndex, classes: tuple[str, ...]) -> Scores:

@@ -1,6 +1,7 @@
 """Training: one loop for the paper's three stages, from scratch, and for baselines."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from dilated_lib.data.labelled import Sample
 from dilated_lib.networks.architecture import save_network
 from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.networks.weights import file_state
-from dilated_lib.prediction.metric import evaluate
+from dilated_lib.prediction.metric import evaluate, evaluate_both
 from dilated_lib.prediction.segmentation import probabilities
 from dilated_lib.records import Record, device_name, peak_gib, write
 from dilated_lib.training import checkpoints
@@ -239,20 +240,18 @@ def _save(run: Run) -> None:
     run.fabric.barrier()
 
 
-def _measure(run: Run, split: str, *, flip: bool = False) -> dict[str, Any]:
+def _measure(run: Run, split: str, measure: Callable[..., Any]) -> Any:
     """Measure the network on a split, in float32; a GPU may use TF32."""
     torch.backends.cudnn.benchmark = False  # pictures differ in size
     network = run.stage.network
-    scores = evaluate(
+    return measure(
         partial(probabilities, network, scale=network.scale),
         run.split(split),
         tuple(run.data.palette),
         device=run.fabric.device,
-        flip=flip,
         workers=run.config.workers,
         progress=run.progress,
     )
-    return asdict(scores)
 
 
 def _validate(run: Run) -> str:
@@ -262,7 +261,7 @@ def _validate(run: Run) -> str:
     """
     score = ""
     if run.fabric.global_rank == 0:
-        scores, network = _measure(run, "val"), run.stage.network
+        scores, network = asdict(_measure(run, "val", evaluate)), run.stage.network
         score = f", validation {scores['miou']:.1f} mean IoU"
         logged = {f"val/{key}": scores[key] for key in ("miou", "accuracy")}
         run.fabric.log_dict(logged, run.step)
@@ -291,8 +290,8 @@ def _finish(run: Run, experiment: str) -> Record | None:
         config, network = run.config, run.stage.network
         metrics: dict[str, Any] = {}
         for split in ("val", "test") if config.test else ("val",):
-            metrics[split] = _measure(run, split)
-            metrics[f"{split}_flip"] = _measure(run, split, flip=True)
+            alone, averaged = _measure(run, split, evaluate_both)
+            metrics[split], metrics[f"{split}_flip"] = asdict(alone), asdict(averaged)
         part = -(-len(run.losses) // 50)
         metrics["loss"] = [
             round(float(np.mean(run.losses[first:][:part])), 4)

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 
 from dilated_lib.data.labelled import class_counts
 from dilated_lib.data.scenes import ShapeScenes
-from dilated_lib.prediction.metric import Scores, evaluate, scores
+from dilated_lib.prediction.metric import Scores, evaluate, evaluate_both, scores
 
 
 class Split(Dataset):
@@ -158,6 +158,9 @@ def test_the_mirrored_picture_is_averaged_in():
     # 0.55 and 0.525 once each is turned back
     assert evaluate(shares, split, ("a", "b"), flip=True).accuracy == 100
     assert seen[1:] == [[[5, 6, 7, 8]], [[8, 7, 6, 5]]]
+    both = evaluate_both(shares, split, ("a", "b"))
+    assert [one.accuracy for one in both] == [50, 100]
+    assert seen[3:] == seen[1:3]  # one prediction less than two measurements take
 
 
 def test_where_no_pixel_has_a_label_there_is_nothing_to_measure():

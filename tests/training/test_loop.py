@@ -10,6 +10,7 @@ import torch
 from training_runs import RECIPE, TINY
 
 import dilated_lib as dl
+from dilated_lib.prediction.metric import Scores, evaluate_both
 from dilated_lib.records import peak_gib, read_file
 from dilated_lib.training import loop
 from dilated_lib.training.optimizer import learning_rate
@@ -34,8 +35,11 @@ def run(tmp_path):
 
 
 def test_the_record_has_every_split_and_the_means_of_fifty_parts(run):
-    def measured(run, split, *, flip=False):
-        return [split, flip]
+    def measured(run, split, measure):
+        assert measure is evaluate_both
+        return (Scores(n, 10 * n, {"sky": n}) for n in numbers[split])
+
+    numbers = {"val": (1.0, 2.0), "test": (3.0, 4.0)}
 
     with patch.object(loop, "_measure", measured):
         record = loop._finish(run, "shapes/tiny")
@@ -46,10 +50,8 @@ def test_the_record_has_every_split_and_the_means_of_fifty_parts(run):
     assert metrics.pop("loss") == [round(one, 4) for one in means]
     assert metrics.pop("waited") == 1.5  # 1.234 of 80.06 seconds, in percent
     assert metrics == {
-        "val": ["val", False],
-        "val_flip": ["val", True],
-        "test": ["test", False],
-        "test_flip": ["test", True],
+        name: {"miou": n, "accuracy": 10 * n, "per_class": {"sky": n}}
+        for n, name in enumerate(("val", "val_flip", "test", "test_flip"), 1)
     }
     assert (record.experiment, record.seed, record.seconds) == ("shapes/tiny", 3, 80.1)
     assert (record.config, record.data) == ({"steps": 6}, {"train": "abc"})
@@ -97,10 +99,12 @@ def test_settings_go_to_the_loader_to_measuring_and_to_torch(tmp_path, determini
         patch.object(loop, "_seed", seeds),
         patch.object(loop, "batches", without_processes(loop.batches)),
         patch.object(loop, "evaluate", without_processes(loop.evaluate)),
+        patch.object(loop, "evaluate_both", without_processes(loop.evaluate_both)),
         patch.object(loop, "probabilities", wraps=loop.probabilities) as answers,
     ):
         dl.train(config.changed(seed=5), tmp_path)
-    assert searched == [torch.backends.cudnn.benchmark, False, False, False]
+    # the crops, a validation on the way, and the end
+    assert searched == [torch.backends.cudnn.benchmark, False, False]
     assert {one.kwargs["scale"] for one in answers.call_args_list} == {1.25}
     drawn = [(5, 0)]  # new weights, and in each step two crops and the dropout
     for step in range(2):
