@@ -1,7 +1,7 @@
 """What the welcome page shows: a photograph, its label map, and the explorer.
 
-`make notebooks` runs it. The photograph is scikit-learn's china.jpg at CamVid's width,
-by Daniel Büchele, CC BY 2.0.
+`make notebooks` runs it. The photograph is scikit-image's chelsea.png, by Stéfan van
+der Walt, who waived all rights (CC0).
 """
 
 from pathlib import Path
@@ -13,11 +13,11 @@ from dilated_lib.data.pictures import read_picture
 from dilated_lib.prediction.segmentation import Segmentation
 
 BOOK = Path(__file__).parent
-PHOTO = BOOK / "assets" / "pagoda.jpg"
+PHOTO = BOOK / "assets" / "cat.jpg"
 
 
 def label_map() -> Segmentation:
-    """The photograph through the small trained network."""
+    """The photograph through the library's network for photographs."""
     return dl.predict(PHOTO)
 
 
@@ -27,24 +27,11 @@ def explorer() -> str:
 
 
 def main() -> None:
-    found = label_map()
-    colours = np.array([*found.palette.values()], np.uint8)
-    figure = dl.plot.pictures(
-        {
-            "a photograph": read_picture(PHOTO),
-            "a label for each pixel": colours[found.labels],
-        }
-    )
-    names = [*found.palette]
-    for number in np.unique(found.labels):
-        mask = found.labels == number
-        if mask.mean() < 0.02:
-            continue
-        row = int(np.median(np.nonzero(mask)[0]))  # where the class is widest
-        column = int(np.median(np.nonzero(mask[row])[0]))
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-        style = {"ha": "center", "va": "center", "size": "x-large", "bbox": box}
-        figure.axes[1].text(column, row, names[number], **style)
+    found, photo = label_map(), read_picture(PHOTO)
+    cat = found.labels == [*found.palette].index("cat")
+    shown = np.where(cat[..., None], photo, photo // 4 + 191)  # all else is pale
+    figure = dl.plot.pictures({"a photograph": photo, "what is called cat": shown})
+    figure.axes[1].contour(cat, [0.5], colors="#d55e00", linewidths=2)
     # a fifth of a PNG's size, and sharp on a dense screen
     figure.savefig(BOOK / "assets" / "segmented.webp", pil_kwargs={"quality": 90})
     (BOOK / "explorer.html").write_text(explorer() + "\n")

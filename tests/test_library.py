@@ -127,7 +127,7 @@ def test_every_public_function_and_class_shows_an_example():
         "dilated_lib.networks.weights.fits",
         "dilated_lib.plot.bars",
     } < things.keys()
-    assert "dilated_lib.networks.architecture.small_network" in things
+    assert "dilated_lib.networks.architecture.street_network" in things
     public = [(name, getattr(dl, name)) for name in dl.__all__]
     things |= {n: one for n, one in public if is_function(one) or inspect.isclass(one)}
     lacking = [*without_example(things.items())]

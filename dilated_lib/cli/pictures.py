@@ -10,7 +10,7 @@ import torch
 from dilated_lib import networks
 from dilated_lib.cli.errors import one_sentence
 from dilated_lib.cli.scores import rows
-from dilated_lib.networks.architecture import open_network, small_network
+from dilated_lib.networks.architecture import open_network
 from dilated_lib.networks.weights import load
 from dilated_lib.prediction import bfloat16
 from dilated_lib.prediction.segmentation import predict, probabilities
@@ -24,6 +24,8 @@ def segment(
     *,
     output: Path,
     network: Literal[
+        "photos",
+        "streets",
         "dilation8_pascal_voc",
         "dilation8_camvid",
         "dilation7_kitti",
@@ -46,8 +48,9 @@ def segment(
     Args:
         image: The picture.
         output: The PNG to write; one that is there is replaced.
-        network: One of the paper's; without it the weights' own, and without weights
-            the small one for streets that comes with the library.
+        network: One of the two that come with the library, for photographs of animals
+            or for streets, or one of the paper's, which takes weights. By default the
+            weights' own, and without weights the one for photographs.
         weights: A network of this library (train writes network.safetensors), or
             weights for the paper's: a .caffemodel as released, .safetensors, or a state
             dict.
@@ -70,13 +73,21 @@ def segment(
                 f"{output} is the picture itself, which stays: choose "
                 "another name for the label map"
             )
-        if network and not weights:
+        own = {"photos": networks.photo_network, "streets": networks.street_network}
+        if network in own and weights:
+            raise ValueError(
+                f"--network {network} has weights of its own: leave out one of "
+                "--network and --weights"
+            )
+        if network and network not in own and not weights:
             raise ValueError(f"{network} needs its weights: --weights FILE")
-        if network and weights:
+        if not weights:
+            built = own[network or "photos"]()
+        elif network:
             built = getattr(networks, network)(fc_channels=fc_channels)
             load(built, weights)
         else:
-            built = open_network(weights)[0] if weights else small_network()
+            built, _ = open_network(weights)
         if quick and device == "cpu":
             built = bfloat16.quick(built)
         built.to(device)
@@ -112,15 +123,22 @@ def evaluate(
     Args:
         data: camvid, voc2012, voc_animals, shapes, or the path of a folder.
         split: Which pictures. The test split is for the end.
-        weights: A network of this library; the small one by default.
+        weights: A network that train wrote. By default one that comes with the library:
+            the one for photographs where the data have its classes, else for streets.
         flip: Average with the mirrored picture.
     """
+    from dilated_lib.data.palettes import VOC_ANIMALS
     from dilated_lib.data.sets import open_data
     from dilated_lib.prediction import metric
 
     with one_sentence():
         found = open_data(data)
-        network = open_network(weights)[0] if weights else small_network()
+        if weights:
+            network, _ = open_network(weights)
+        elif [*found.palette] == [*VOC_ANIMALS]:
+            network = networks.photo_network()
+        else:
+            network = networks.street_network()
         found.require_classes(tuple(network.palette))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network.to(device)

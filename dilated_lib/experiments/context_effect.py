@@ -14,7 +14,7 @@ from dilated_lib.data.labelled import VOID, Sample
 from dilated_lib.data.sets import open_data
 from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.experiments.scores_by_drive import DriveMeter, drive_of
-from dilated_lib.networks.architecture import open_network, small_network
+from dilated_lib.networks.architecture import open_network, street_network
 from dilated_lib.networks.dilated import DilatedNetwork
 from dilated_lib.prediction.segmentation import probabilities
 
@@ -26,7 +26,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 def without_context(network: DilatedNetwork) -> DilatedNetwork:
     """Return the front end as a network of its own, made of the same layers.
 
-    >>> network = small_network()
+    >>> network = street_network()
     >>> network.context.num_classes, without_context(network).context
     (11, Identity())
     """
@@ -60,10 +60,10 @@ def changes(
     Args:
         out: The file of records to write.
         data: A data set with the network's classes.
-        weights: A network that was trained jointly; the small one by default.
+        weights: A network that was trained jointly; that for streets by default.
         every: Keep every so many rows and columns of the label maps.
     """
-    network = open_network(weights)[0] if weights else small_network()
+    network = open_network(weights)[0] if weights else street_network()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)
     files = open_data(data)

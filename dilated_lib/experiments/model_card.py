@@ -38,8 +38,8 @@ def card(
     The record has its scores on a split; for each class, how many percent of its pixels
     are called what; how many percent of all pixels get the label that the original
     gives; and what the pictures show. That is, apart from background, the class with
-    most pixels of a picture. It is named if most of them are called so. Ten of these
-    pictures are drawn with the seed and listed.
+    most pixels of a picture. It is named if more of them are called so than anything
+    else. Ten of these pictures are drawn with the seed and listed.
 
     Args:
         stored: The network in bytes.

@@ -42,7 +42,7 @@ TIERS = {
     "peers": "How do FCN and DeepLab v3 do from scratch, with as many steps?",
     "paper": "What does the paper's recipe give in a quarter of its 20,000 steps?",
     "voc": "And on photographs of animals: front end, basic, large?",
-    "small": "The small network that comes with the library.",
+    "small": "The small network for streets that comes with the library.",
 }
 _SEEDS = (0, 1, 2)
 
@@ -273,9 +273,9 @@ def execute(
     """Train the runs of a tier, and return their records, as far as they are done.
 
     A run that is done is not done again, and one that was stopped goes on. After each
-    run the records of all are written. The networks that come with the library are
-    stored beside them: photos.safetensors and streets.safetensors with a byte for each
-    weight, and small.safetensors in half precision.
+    run the records of all are written. Beside them the networks of three tiers are
+    stored, as the library brings them: photos.safetensors and streets.safetensors with
+    a byte for each weight, and small.safetensors in half precision.
 
     Raises ValueError for an unknown tier, else as
     :func:`~dilated_lib.training.loop.train`.

@@ -3,7 +3,7 @@
 This belongs to Part III of the book. Nothing here knows how a network is trained.
 """
 
-from dilated_lib.networks.architecture import small_network
+from dilated_lib.networks.architecture import photo_network, street_network
 from dilated_lib.networks.released import (
     dilation7_kitti,
     dilation8_camvid,
@@ -16,5 +16,6 @@ __all__ = [
     "dilation8_camvid",
     "dilation8_pascal_voc",
     "dilation10_cityscapes",
-    "small_network",
+    "photo_network",
+    "street_network",
 ]

@@ -20,7 +20,7 @@ from dilated_lib.data.pictures import Picture, read_picture
 from dilated_lib.evaluation_mode import evaluating
 from dilated_lib.fields.arithmetic import compose
 from dilated_lib.fields.input_sizes import InputSizes
-from dilated_lib.networks.architecture import small_network
+from dilated_lib.networks.architecture import photo_network
 from dilated_lib.networks.context import ContextModule
 from dilated_lib.networks.dilated import (
     DilatedNetwork,
@@ -128,9 +128,9 @@ def predict(
             PIL image, an array or a tensor. A list gives a list of results.
         network: Any module or function that takes images (N, 3, H, W), RGB, 0 to 255,
             and gives logits (N, C, h, w) of any stride. One that was trained on
-            normalised images is wrapped, as below. None stands for the small network
-            that comes with the library, for streets, of 11 classes:
-            :func:`~dilated_lib.networks.architecture.small_network`.
+            normalised images is wrapped, as below. None stands for the library's own
+            network for photographs, which names six animals:
+            :func:`~dilated_lib.networks.architecture.photo_network`.
         tile: As for :func:`probabilities`.
         context: As for :func:`probabilities`.
         upsampling: As for :func:`probabilities`.
@@ -149,7 +149,7 @@ def predict(
     """
     options: dict[str, Any] = {"tile": tile, "context": context, "scale": scale}
     options |= {"upsampling": upsampling, "progress": progress}
-    network = small_network() if network is None else network
+    network = photo_network() if network is None else network
     if isinstance(image, list | tuple):
         return [_segmented(network, one, probabilities, options) for one in image]
     return _segmented(network, image, probabilities, options)  # type: ignore[arg-type]  # not a list
@@ -234,8 +234,8 @@ def probabilities(
             probabilities are brought back to (H, W) by interpolation.
         progress: Show a bar on stderr.
 
-    >>> probabilities(small_network(), torch.zeros(1, 3, 16, 24)).shape
-    torch.Size([1, 11, 16, 24])
+    >>> probabilities(photo_network(), torch.zeros(1, 3, 16, 24)).shape
+    torch.Size([1, 7, 16, 24])
     """
     rows = _rows(network, images, tile, context, upsampling, scale, progress)
     first = rows(0, 1)

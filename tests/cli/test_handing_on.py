@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dilated_lib.cli import download, evaluate, plan, segment, throughput, train
+from dilated_lib.data.palettes import VOC_ANIMALS
 from dilated_lib.experiments.plan import planned
 from dilated_lib.prediction.metric import Scores
 from dilated_lib.prediction.segmentation import probabilities
@@ -19,10 +20,11 @@ def pictures():
     """All that the commands for pictures call, and a label map as their result."""
     labels = np.array([[0, 0, 0, 2]] * 2)
     palette = {"sky": (1, 1, 1), "road": (2, 2, 2), "car": (3, 3, 3)}
-    names = ("small_network", "open_network", "networks", "load", "bfloat16", "predict")
+    names = ("open_network", "networks", "load", "bfloat16", "predict")
     inside = {name: Mock() for name in names}
     inside["open_network"].return_value = (Mock(palette=palette), "architecture")
-    inside["small_network"].return_value.palette = palette
+    inside["networks"].photo_network.return_value.palette = {"cat": (4, 4, 4)}
+    inside["networks"].street_network.return_value.palette = palette
     inside["predict"].return_value = Mock(labels=labels, palette=palette)
     with patch.multiple("dilated_lib.cli.pictures", **inside):
         yield SimpleNamespace(**inside)
@@ -52,7 +54,7 @@ def test_segment_hands_its_options_on_and_tells_what_it_saw(
     segment(image, output=output, **options)
     pictures.predict.assert_called_once_with(
         image,
-        pictures.small_network.return_value,
+        pictures.networks.photo_network.return_value,
         **USUAL | options,
         probabilities=False,
         progress=True,
@@ -62,7 +64,7 @@ def test_segment_hands_its_options_on_and_tells_what_it_saw(
     assert capsys.readouterr().out == told
 
 
-def test_segment_takes_a_network_of_the_paper_or_a_file_or_the_small_one(
+def test_segment_takes_a_network_of_the_paper_or_a_file_or_one_that_is_there(
     pictures, tmp_path
 ):
     image, weights = tmp_path / "image.jpg", tmp_path / "weights"
@@ -75,11 +77,13 @@ def test_segment_takes_a_network_of_the_paper_or_a_file_or_the_small_one(
     pictures.load.assert_called_with(built.return_value, weights)
     segment(image, **to, weights=weights)
     pictures.open_network.assert_called_once_with(weights)
-    segment(image, **to)
+    for named in ({}, {"network": "photos"}, {"network": "streets"}):
+        segment(image, **to, **named)
     taken = [called.args[1] for called in pictures.predict.call_args_list]
-    opened, small = pictures.open_network, pictures.small_network
-    own = [opened.return_value[0], small.return_value]
-    assert taken == [built.return_value] * 2 + own
+    file, _ = pictures.open_network.return_value
+    photos = pictures.networks.photo_network.return_value
+    streets = pictures.networks.street_network.return_value
+    assert taken == [built.return_value] * 2 + [file, photos, photos, streets]
 
 
 @pytest.mark.parametrize("gpu", [True, False])
@@ -87,7 +91,7 @@ def test_segment_takes_a_network_of_the_paper_or_a_file_or_the_small_one(
 def test_segment_runs_on_a_gpu_or_quickly_on_a_cpu(gpu, quick, pictures, tmp_path):
     with patch("torch.cuda.is_available", return_value=gpu):
         segment(Path("image.jpg"), output=tmp_path / "labels.png", **quick)
-    network = pictures.small_network.return_value
+    network = pictures.networks.photo_network.return_value
     if quick and not gpu:
         pictures.bfloat16.quick.assert_called_once_with(network)
         network = pictures.bfloat16.quick.return_value
@@ -104,6 +108,11 @@ def test_segment_runs_on_a_gpu_or_quickly_on_a_cpu(gpu, quick, pictures, tmp_pat
         ("no/labels.png", {}, "labels.png must be a .png file in a folder that is"),
         ("image.png", {}, "image.png is the picture itself, which stays"),
         ("a.png", {"network": "dilation7_kitti"}, "kitti needs its weights: --weights"),
+        (
+            "a.png",
+            {"network": "streets", "weights": Path("w")},
+            "streets has weights of its own: leave out one of --network and --weights",
+        ),
     ],
 )
 def test_segment_refuses_before_it_works(
@@ -119,16 +128,22 @@ def test_segment_refuses_before_it_works(
 
 @pytest.mark.parametrize("gpu", [True, False])
 @pytest.mark.parametrize(
-    ("options", "split", "flip"),
+    ("options", "classes", "split", "flip"),
     [
-        ({}, "val", False),
-        ({"split": "test", "flip": True, "weights": Path("w")}, "test", True),
+        ({}, ("sky", "car"), "val", False),
+        ({}, (*VOC_ANIMALS,), "val", False),
+        (
+            {"split": "test", "flip": True, "weights": Path("w")},
+            (*VOC_ANIMALS,),
+            "test",
+            True,
+        ),
     ],
 )
 def test_evaluate_measures_a_network_on_a_split(
-    gpu, options, split, flip, pictures, capsys
+    gpu, options, classes, split, flip, pictures, capsys
 ):
-    data = Mock(palette={"sky": (1, 1, 1), "car": (3, 3, 3)})
+    data = Mock(palette=dict.fromkeys(classes))
     scores = Scores(40.0, 62.5, {"sky": 40.0, "car": None})
     with (
         patch("torch.cuda.is_available", return_value=gpu),
@@ -137,17 +152,20 @@ def test_evaluate_measures_a_network_on_a_split(
     ):
         evaluate("shapes", **options)
     opened.assert_called_once_with("shapes")
-    network = pictures.small_network.return_value
     if "weights" in options:
         pictures.open_network.assert_called_once_with(options["weights"])
-        network = pictures.open_network.return_value[0]
-    data.require_classes.assert_called_once_with(("sky", "road", "car"))
+        network, _ = pictures.open_network.return_value
+    elif "cow" in classes:
+        network = pictures.networks.photo_network.return_value
+    else:
+        network = pictures.networks.street_network.return_value
+    data.require_classes.assert_called_once_with((*network.palette,))
     data.split.assert_called_once_with(split)
     device = "cuda" if gpu else "cpu"
     network.to.assert_called_once_with(device)
     of, *rest = measure.call_args.args
     assert (of.func, of.args, of.keywords) == (probabilities, (network,), {})
-    assert rest == [data.split.return_value, ("sky", "car")]
+    assert rest == [data.split.return_value, classes]
     assert measure.call_args.kwargs == {
         "device": device,
         "flip": flip,

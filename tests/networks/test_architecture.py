@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import dilated_lib as dl
-from dilated_lib.data.palettes import CAMVID
+from dilated_lib.data.palettes import CAMVID, VOC_ANIMALS
 from dilated_lib.networks import architecture as files
 from dilated_lib.networks.architecture import Architecture, open_network, save_network
 from dilated_lib.networks.weights import save
@@ -409,12 +409,26 @@ def test_a_network_in_int8_opens_as_any_other(tmp_path):
     assert 0 < (one - other).abs().max() <= one.abs().max() / 250
 
 
-def test_the_network_that_comes_along_is_for_streets_and_the_callers_own():
-    network = files.small_network()
-    other = files.small_network()
+def test_the_network_for_photographs_fits_what_is_promised_of_it():
+    network = files.photo_network()
+    assert [*network.palette.items()] == [*VOC_ANIMALS.items()]
+    assert sum(one.numel() for one in network.parameters()) <= 24e6
+    file = results() / "photos.safetensors"
+    assert file.stat().st_size <= 25e6
+    with safe_open(file, "pt") as one:
+        assert one.get_tensor("conv5_3.weight").dtype == torch.int8
+    assert network.margin == 0 and network.upsampling == "half_pixel"
+    network.front.final.bias.data += 100  # the caller's own
+    other = files.photo_network().front.final.bias
+    assert not torch.equal(network.front.final.bias, other)
+
+
+def test_the_network_for_streets_is_narrow_and_the_callers_own():
+    network = files.street_network()
+    other = files.street_network()
     other.front.final.bias.data += 100
     other.mean = (0.0, 0.0, 0.0)
-    again = files.small_network()
+    again = files.street_network()
     assert torch.equal(again.front.final.bias, network.front.final.bias)
     assert again.mean == network.mean
     assert [*network.palette.items()] == [*CAMVID.items()]

@@ -52,7 +52,7 @@ def test_a_networks_weights_keep_their_precision(tmp_path):
 
 def test_in_int8_a_weight_is_off_by_half_a_step_at_most(tmp_path):
     path = tmp_path / "net.safetensors"
-    made, read = network(), network(seed=1)
+    made, read = (nn.Sequential(nn.Conv2d(64, 64, 1)) for _ in range(2))
     with torch.no_grad():
         made[0].weight[0] = 0.0  # a channel without a largest weight
         made[0].weight[1] *= 100.0  # and one whose steps are coarse
@@ -68,6 +68,16 @@ def test_in_int8_a_weight_is_off_by_half_a_step_at_most(tmp_path):
         assert off.max() > 0.2 * step.max()  # so it was rounded
 
 
+@pytest.mark.parametrize(("rows", "kind"), [(63, torch.float16), (64, torch.int8)])
+def test_small_layers_beside_those_in_int8_are_in_half_precision(rows, kind, tmp_path):
+    made, read = nn.Linear(64, rows), nn.Linear(64, rows)
+    dl.save(made, tmp_path / "net.safetensors", int8=True)
+    assert load_file(tmp_path / "net.safetensors")["weight"].dtype == kind
+    dl.load(read, tmp_path / "net.safetensors")
+    same = torch.equal(read.weight, made.weight.half().float())
+    assert same == (kind == torch.float16) and read.weight.dtype == torch.float32
+
+
 @pytest.mark.parametrize("layer", [nn.Conv2d(64, 64, 3), nn.Linear(576, 64)])
 def test_a_network_in_int8_takes_a_byte_a_weight(layer, tmp_path):
     path = tmp_path / "net.safetensors"
@@ -77,11 +87,11 @@ def test_a_network_in_int8_takes_a_byte_a_weight(layer, tmp_path):
 
 def test_scales_of_another_number_of_channels_are_refused(tmp_path):
     path = tmp_path / "net.safetensors"
-    dl.save(nn.Conv2d(2, 3, 1), path, int8=True)
+    dl.save(nn.Conv2d(64, 64, 1), path, int8=True)
     state = load_file(path)
     save_file(state | {"weight.scale": torch.ones(2)}, path)
-    with pytest.raises(ValueError, match=r"weight has shape \(3, 2, 1, 1\), and .*2"):
-        dl.load(nn.Conv2d(2, 3, 1), path)
+    with pytest.raises(ValueError, match=r"weight has shape \(64, 64, 1, 1\), .*2"):
+        dl.load(nn.Conv2d(64, 64, 1), path)
 
 
 def test_what_only_looks_like_int8_is_read_as_it_is(tmp_path):

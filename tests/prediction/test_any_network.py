@@ -189,7 +189,7 @@ def test_arrays_tensors_and_lists_are_pictures(tmp_path):
     for one in [*others, dl.predict((PHOTO,), network)[0]]:
         assert (one.labels == first.labels).all()
     assert dl.predict([], network) == []
-    assert len(dl.predict([PHOTO, PHOTO[:8]])) == 2  # and the small network, too
+    assert len(dl.predict([PHOTO, PHOTO[:8]])) == 2  # and the default network, too
     grey = dl.predict(PHOTO[..., 0], network)
     assert (
         grey.labels == dl.predict(PHOTO[..., :1].repeat(3, 2), network).labels
