@@ -117,3 +117,23 @@ def test_the_smallest_crop_is_one_cell():
     assert TINY.changed(cells=(1, 1)).cells == (1, 1)
     with pytest.raises(ValueError, match=r"cells must be above 0, got \(3, 0\)"):
         TINY.changed(cells=(3, 0))
+
+
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_the_first_stages_keep_their_weights_if_they_are_frozen(frozen):
+    config = TINY.changed(frozen=frozen)
+    network, _ = setup.build_network(config, dl.open_data(config.data))
+    kept = {
+        name.split("_")[0]
+        for name, one in network.front.named_parameters()
+        if not one.requires_grad
+    }
+    assert kept == {f"conv{stage}" for stage in range(1, frozen + 1)}
+    groups = setup.build_optimizer(network, config, set()).param_groups
+    learned = sum(len(group["params"]) for group in groups)
+    assert learned == sum(one.requires_grad for one in network.parameters())
+
+
+def test_a_baseline_has_no_stages_to_freeze():
+    with pytest.raises(ValueError, match=r"fcn_resnet50 has no stages .*, got 2"):
+        Config(network="fcn_resnet50", frozen=2)
