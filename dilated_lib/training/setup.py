@@ -165,7 +165,8 @@ def build_network(
     network.input_size = (1200, 1200)  # one tile for CamVid, enlarged by 1.5
     kept = tuple(f"conv{stage}_" for stage in range(1, config.frozen + 1))
     for name, parameter in network.front.named_parameters():
-        parameter.requires_grad_(not name.startswith(kept))
+        if name.startswith(kept):
+            parameter.requires_grad_(False)
     if not isinstance(start, Path) or not earlier:
         filled = fill(network.front, start) if start else set()
         return network, {f"front.{name}" for name in filled}
