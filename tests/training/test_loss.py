@@ -280,6 +280,7 @@ def test_the_modern_recipe_is_what_runs_do_unless_more_is_said():
     assert asdict(Config()) == {
         "data": "camvid",
         "stage": "front",
+        "frozen": 0,
         "network": "dilated",
         "start": None,
         "architecture": asdict(Architecture()),
