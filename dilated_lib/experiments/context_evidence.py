@@ -102,7 +102,7 @@ def context(
     the command goes on where it was stopped. The modules' weights are kept in ``runs``.
 
     Args:
-        front: The trained network whose front end it is; that for streets by default.
+        front: The trained network whose front end it is; the small one by default.
         data: A data set with the network's classes.
         seeds: Trainings of each module, with the seeds 0, 1, …
         steps: Steps of training, eight maps each.

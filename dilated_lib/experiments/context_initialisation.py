@@ -22,7 +22,7 @@ from dilated_lib.data.shapes import Shapes
 from dilated_lib.experiments import stored_logits
 from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.experiments.shape_training import FRONT_ENDS, Maps, fit, front_end
-from dilated_lib.networks.architecture import street_network
+from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.context import ContextModule
 
 __all__ = ["STARTS", "initialised", "judge", "largest", "measure"]
@@ -233,7 +233,7 @@ def _trained(
 
 def _small_network(data: str) -> dict[str, Any]:
     """Count the cells of the small network's front end; score it after max(x, 0)."""
-    network, files = street_network(), open_data(data)
+    network, files = small_network(), open_data(data)
     classes = tuple(network.palette)
     files.require_classes(classes)
     metrics: dict[str, Any] = {}

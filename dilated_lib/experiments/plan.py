@@ -42,7 +42,7 @@ TIERS = {
     "peers": "How do FCN and DeepLab v3 do from scratch, with as many steps?",
     "paper": "What does the paper's recipe give in a quarter of its 20,000 steps?",
     "voc": "And on photographs of animals: front end, basic, large?",
-    "small": "The small network for streets that comes with the library.",
+    "small": "How good is a small one from random weights, built like the paper's?",
 }
 _SEEDS = (0, 1, 2)
 

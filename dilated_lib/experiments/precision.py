@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from dilated_lib.data.labelled import Sample
 from dilated_lib.dilation.layer import DilatedConv2d
-from dilated_lib.networks.architecture import street_network
+from dilated_lib.networks.architecture import small_network
 from dilated_lib.prediction.bfloat16 import quick
 from dilated_lib.prediction.segmentation import probabilities
 
@@ -77,7 +77,7 @@ def same_labels(pictures: Dataset[Sample], count: int) -> list[float]:
     >>> all(percent > 90 for percent in same_labels(ShapeScenes(2), 2))
     True
     """
-    networks = street_network(), quick(street_network())
+    networks = small_network(), quick(small_network())
     same = []
     for index in range(count):
         image = pictures[index][0][None]

@@ -20,7 +20,7 @@ from dilated_lib.dilation.five_ways import dilated_conv2d
 from dilated_lib.dilation.layer import DilatedConv2d, convolve
 from dilated_lib.experiments.precision import gradient_errors, same_labels
 from dilated_lib.experiments.recorder import Recorder
-from dilated_lib.networks.architecture import street_network
+from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.context import ContextModule, Variant
 from dilated_lib.networks.released import dilation8_pascal_voc
 from dilated_lib.prediction.bfloat16 import has_bfloat16, quick
@@ -174,7 +174,7 @@ def _experiments(device: torch.device, small: bool) -> Iterator[Experiment]:
             )
     if device.type == "cpu":
         yield from _cliffs(kinds, small)
-        network = street_network() if small else dilation8_pascal_voc().eval()
+        network = small_network() if small else dilation8_pascal_voc().eval()
         size = network.sizes[0].size(1 if small else 66)
         x = torch.randn(1, 3, size, size)
         things = _both_layouts("plain", network, x)

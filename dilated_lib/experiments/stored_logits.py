@@ -65,9 +65,9 @@ def store(
         mirrored: Store the mirror image of each picture, too, right after it.
         progress: Show a bar.
 
-    >>> from dilated_lib.networks.architecture import street_network
+    >>> from dilated_lib.networks.architecture import small_network
     >>> from dilated_lib.data.scenes import ShapeScenes
-    >>> stored = store(street_network(), ShapeScenes(1), mirrored=True)
+    >>> stored = store(small_network(), ShapeScenes(1), mirrored=True)
     >>> [one.shape for one in stored.maps]
     [torch.Size([11, 8, 12]), torch.Size([11, 8, 12])]
     """

@@ -21,7 +21,7 @@ from dilated_lib.data.sets import open_data
 from dilated_lib.experiments.context_effect import as_text
 from dilated_lib.experiments.recorder import Recorder
 from dilated_lib.experiments.scores_by_drive import DriveMeter
-from dilated_lib.networks.architecture import street_network
+from dilated_lib.networks.architecture import small_network
 from dilated_lib.networks.dilated import DilatedNetwork, Upsampling
 from dilated_lib.prediction.segmentation import upsampled
 
@@ -155,7 +155,7 @@ def probabilities(
     picture whose sides are no multiples of 8 above the margin.
 
     >>> picture = Image.new("RGB", (200, 192))
-    >>> probabilities(street_network(), picture, "RGB instead of BGR").shape
+    >>> probabilities(small_network(), picture, "RGB instead of BGR").shape
     torch.Size([11, 192, 200])
     """
     if trap and trap not in TRAPS:
@@ -195,7 +195,7 @@ def measure(
         data: A data set with the network's classes.
     """
     begin = time.perf_counter()
-    network = street_network()
+    network = small_network()
     files = open_data(data)
     classes = tuple(network.palette)
     files.require_classes(classes)

@@ -21,8 +21,8 @@ def quick(network: DilatedNetwork) -> DilatedNetwork:
 
     Weights keep their names; the copy is in evaluation and is not meant for training.
 
-    >>> from dilated_lib.networks.architecture import street_network
-    >>> quick(street_network()).front.conv1_1.weight.dtype
+    >>> from dilated_lib.networks.architecture import small_network
+    >>> quick(small_network()).front.conv1_1.weight.dtype
     torch.float32
     """
     ready = copy.deepcopy(network).float().eval()

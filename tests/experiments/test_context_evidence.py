@@ -14,7 +14,7 @@ import dilated_lib as dl
 from dilated_lib.data.palettes import CAMVID
 from dilated_lib.experiments import stored_logits
 from dilated_lib.experiments.context_evidence import MODULES, context, mistakes
-from dilated_lib.networks.architecture import Architecture, street_network
+from dilated_lib.networks.architecture import Architecture, small_network
 from dilated_lib.prediction.bfloat16 import quick
 
 SEES = {  # cells to each side that a module reads
@@ -159,7 +159,7 @@ def test_without_a_file_the_front_end_is_that_of_the_small_network(
     names = [one["experiment"].rpartition("/")[2] for one in found]
     assert names == ["nothing", *few, *few]
     assert [one["seed"] for one in found] == [0] + [0] * 3 + [1] * 3
-    network = quick(street_network())
+    network = quick(small_network())
     data = dl.open_data(str(streets))
     for split in ("val", "test"):
         stored = stored_logits.store(network, data.split(split))

@@ -21,7 +21,7 @@ from dilated_lib.experiments.context_initialisation import (
 )
 from dilated_lib.experiments.shape_training import FRONT_ENDS, Maps, front_end
 from dilated_lib.experiments.stored_logits import Logits
-from dilated_lib.networks.architecture import street_network
+from dilated_lib.networks.architecture import small_network
 
 PICTURES = Maps.of(Shapes(12))
 
@@ -263,7 +263,7 @@ def test_the_small_networks_cells_are_counted_on_val_and_test(monkeypatch):
     assert after == pytest.approx(share, abs=0.01)
     assert found["test"]["front end"] == found["val"]["front end"]
     front = Logits(maps, labels, ("a_0", "b_0"))
-    classes = tuple(street_network().palette)
+    classes = tuple(small_network().palette)
     score = stored_logits.measure(nn.Identity(), front, classes).compute()
     assert found["val"]["front end"] == {
         "miou": score.miou,

@@ -135,7 +135,7 @@ def test_labels_are_compared_on_the_first_pictures(monkeypatch):
         one_hot = nn.functional.one_hot(labels, 3).view(1, 2, 2, 3)
         return one_hot.permute(0, 3, 1, 2).float()
 
-    monkeypatch.setattr(precision, "street_network", lambda: "exact")
+    monkeypatch.setattr(precision, "small_network", lambda: "exact")
     monkeypatch.setattr(precision, "quick", {"exact": "quick"}.get)
     monkeypatch.setattr(precision, "probabilities", probabilities)
     assert precision.same_labels(pictures, 3) == [75.0, 100.0, 50.0]

@@ -268,7 +268,7 @@ def small():
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as replaced, torch.no_grad():
         replaced.setattr(speed, "has_bfloat16", lambda: True)
-        replaced.setattr(speed, "street_network", lambda: tiny(classes=3))
+        replaced.setattr(speed, "small_network", lambda: tiny(classes=3))
         replaced.setattr(torch, "randn_like", torch.ones_like)
         replaced.setattr(speed, "DILATIONS", (1, 2))
         return [

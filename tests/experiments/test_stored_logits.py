@@ -16,7 +16,7 @@ from dilated_lib.data.labelled import VOID
 from dilated_lib.data.scenes import ShapeScenes
 from dilated_lib.experiments import stored_logits
 from dilated_lib.experiments.context_effect import without_context
-from dilated_lib.networks.architecture import Architecture, street_network
+from dilated_lib.networks.architecture import Architecture, small_network
 from dilated_lib.prediction.segmentation import probabilities
 
 CLASSES = ("ground", "disc", "square", "triangle")
@@ -38,7 +38,7 @@ def drawn(*shape, seed=0):
 
 
 def test_stored_are_the_front_ends_logits_of_a_picture_and_its_mirror_image():
-    network, data = street_network(), ShapeScenes(2, seed=3)
+    network, data = small_network(), ShapeScenes(2, seed=3)
     stored = stored_logits.store(network, data, mirrored=True)
     assert len(stored.maps) == len(stored.labels) == 4
     assert {one.shape for one in stored.maps} == {(11, 8, 12)}
@@ -60,7 +60,7 @@ def test_stored_are_the_front_ends_logits_of_a_picture_and_its_mirror_image():
 
 
 def test_without_mirror_images_there_is_one_map_a_picture():
-    stored = stored_logits.store(street_network(), ShapeScenes(2))
+    stored = stored_logits.store(small_network(), ShapeScenes(2))
     assert len(stored.maps) == len(stored.labels) == 2
 
 
@@ -143,7 +143,7 @@ def test_all_maps_are_used_before_one_comes_again():
 
 def test_scores_are_those_of_predictions_up_to_the_last_cell():
     """``probabilities`` has one cell more to interpolate towards, at two borders."""
-    network = without_context(street_network())
+    network = without_context(small_network())
     data = ShapeScenes(3)
     found = stored_logits.measure(
         nn.Identity(), stored_logits.store(network, data), (*network.palette,)
@@ -206,7 +206,7 @@ def test_the_loss_is_a_mean_over_the_cells_of_all_sizes():
 
 
 def test_a_network_that_enlarges_its_pictures_is_refused():
-    network = street_network()
+    network = small_network()
     network.scale = 1.5
     with pytest.raises(ValueError, match=r"scale must be 1, got 1\.5"):
         stored_logits.store(network, ShapeScenes(1))

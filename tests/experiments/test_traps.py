@@ -220,7 +220,7 @@ def streets(tmp_path, monkeypatch):
             for split, pairs in files.items()
         },
     )
-    monkeypatch.setattr("dilated_lib.experiments.traps.street_network", lambda: NETWORK)
+    monkeypatch.setattr("dilated_lib.experiments.traps.small_network", lambda: NETWORK)
     monkeypatch.setattr(
         "dilated_lib.experiments.traps.open_data", lambda name: {"camvid": data}[name]
     )

@@ -423,12 +423,24 @@ def test_the_network_for_photographs_fits_what_is_promised_of_it():
     assert not torch.equal(network.front.final.bias, other)
 
 
-def test_the_network_for_streets_is_narrow_and_the_callers_own():
+def test_the_network_for_streets_ends_with_conv4_in_ten_megabytes():
     network = files.street_network()
-    other = files.street_network()
+    assert [*network.palette.items()] == [*CAMVID.items()]
+    assert network.margin == 0 and network.upsampling == "half_pixel"
+    named = [name for name, _ in network.front.named_children()]
+    assert "conv4_3" in named and "conv5_1" not in named
+    file = results() / "streets.safetensors"
+    assert file.stat().st_size <= 10e6
+    with safe_open(file, "pt") as one:
+        assert one.get_tensor("conv4_3.weight").dtype == torch.int8
+
+
+def test_the_small_network_is_built_like_the_papers_and_the_callers_own():
+    network = files.small_network()
+    other = files.small_network()
     other.front.final.bias.data += 100
     other.mean = (0.0, 0.0, 0.0)
-    again = files.street_network()
+    again = files.small_network()
     assert torch.equal(again.front.final.bias, network.front.final.bias)
     assert again.mean == network.mean
     assert [*network.palette.items()] == [*CAMVID.items()]
